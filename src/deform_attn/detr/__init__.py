@@ -1,0 +1,1 @@
+"""A compact Deformable DETR on top of `deform_attn`."""
