@@ -35,7 +35,7 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
     def to_coco(self, image_id: int, categories: Sequence[Category]) -> list[dict[str, Any]]:
-        """Return COCO result records: `bbox` is (left, top, width, height) in pixels, `category_id` that of the label."""
+        """Return COCO result records: `bbox` is (left, top, width, height) in pixels, `category_id` by label."""
         return [
             {
                 "image_id": image_id,
