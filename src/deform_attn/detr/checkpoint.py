@@ -8,14 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deform_attn.detr.config import ModelConfig
+from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.model import DeformableDetr, build_model
@@ -41,19 +41,18 @@ class Detector:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands: epochs done, its config as a dictionary, its history, and the optimiser's tensors by name."""
+    """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name."""
 
-    epoch: int
-    config: dict[str, Any]
+    config: TrainConfig
     history: list[dict[str, float]]
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor]
 
 
 def save(path: str | os.PathLike[str], detector: Detector, training: TrainingState | None = None) -> None:
     """Write a checkpoint to the directory `path`, in place of the one that is there.
 
-    Everything is first written to `path.new`; then two renames exchange old and new. Killed at any moment, this leaves a
-    checkpoint that loads: the new one, or the old one under `path` or `path.old`, where loading looks, too.
+    Everything is first written to `path.new`; then two renames exchange old and new. Killed at any moment, this leaves
+    a checkpoint that loads: the new one, or the old one under `path` or `path.old`, where loading looks, too.
     """
     with detr_extra():
         from safetensors.torch import save_file
@@ -73,8 +72,7 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
     _write_json(fresh / "config.json", config)
     if training is not None:
         save_file({k: v.cpu().contiguous() for k, v in training.optimizer.items()}, fresh / "training.safetensors")
-        values = {"epoch": training.epoch, "config": training.config, "history": training.history}
-        _write_json(fresh / "training.json", values)
+        _write_json(fresh / "training.json", {"config": training.config.to_dict(), "history": training.history})
     if path.exists():
         _remove(old)
         path.rename(old)
@@ -97,7 +95,9 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
     file = folder / "config.json"
     config = _read_json(file)
     if config.get("format") != FORMAT:
-        raise CheckpointError(f"{file}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}")
+        raise CheckpointError(
+            f"{file}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}"
+        )
     try:
         model = build_model(ModelConfig.from_dict(config["model"]))
         categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in config["categories"])
@@ -117,10 +117,10 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     file = folder / "training.json"
     values = _read_json(file)
     try:
-        epoch, config, history = int(values["epoch"]), dict(values["config"]), list(values["history"])
+        config, history = TrainConfig.from_dict(values["config"]), [dict(record) for record in values["history"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    return TrainingState(epoch, config, history, _read_tensors(folder / "training.safetensors"))
+        raise CheckpointError(f"{file}: no state of a training ({error})") from error
+    return TrainingState(config, history, _read_tensors(folder / "training.safetensors"))
 
 
 def _load_state(model: torch.nn.Module, file: Path) -> None:

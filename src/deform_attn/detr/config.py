@@ -9,7 +9,7 @@ AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ValueError naming the field if it is not one."""
+    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ValueError naming it if it is none."""
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
         return kind.from_dict(value)
@@ -47,7 +47,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -95,9 +95,9 @@ class TransformerConfig(Config):
 
     `attention` is the one difference between the three kinds of detector: deformable on all levels, deformable on one,
     or dense on that one as in DETR. `two_stage` takes the queries from the encoder's best proposals instead of learning
-    them; a proposal's box has the side `proposal_size * 2**level` (in widths of the picture). With `refine` each decoder
-    layer starts from the boxes of the one before. The sine encoding's frequencies run from `position_periods` waves
-    across the picture down by the factor `position_temperature`.
+    them; a proposal's box has sides of `proposal_size * 2**level`, as fractions of the picture. With `refine` each
+    decoder layer starts from the boxes of the one before. The sine encoding's frequencies run from `position_periods`
+    waves across the picture down by the factor `position_temperature`.
     """
 
     attention: AttentionKind = "deformable"
@@ -120,7 +120,9 @@ class TransformerConfig(Config):
         for name in ("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         self.require(self.encoder_layers >= 0, "encoder_layers: must not be negative")
-        self.require(self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}")
+        self.require(
+            self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
+        )
         self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
         self.require(0 <= self.dropout < 1, "dropout: must be in [0, 1)")
 
@@ -129,8 +131,8 @@ class TransformerConfig(Config):
 class ModelConfig(Config):
     """A detector: `num_classes`, the `strides` of its feature levels, its backbone and its transformer.
 
-    A stride beyond the backbone's is made from its last map by a stride-2 convolution. The kinds of attention that see a
-    single level see the one of `single_stride`.
+    A stride beyond the backbone's is made from its last map by a stride-2 convolution. The kinds of attention that see
+    a single level see the one of `single_stride`.
     """
 
     num_classes: int

@@ -32,7 +32,7 @@ class Criterion:
         self.matcher = Matcher(config)
 
     def class_loss(self, logits: Tensor, expected: Tensor) -> Tensor:
-        """Return the sum of the sigmoid focal losses (Lin et al. 2017) of `logits` with `expected` 0 or 1, both `[..., K]`."""
+        """Return the sum of the sigmoid focal losses (Lin et al. 2017) of `logits`, where `expected` is 0 or 1."""
         alpha, gamma = self.config.alpha, self.config.gamma
         cross_entropy = F.binary_cross_entropy_with_logits(logits, expected, reduction="none")
         missed = (logits.sigmoid() - expected).abs()  # 1 - p of the right answer

@@ -16,8 +16,7 @@ from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.base import DetectionData
 from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.evaluation import evaluate
-from deform_attn.detr.extra import detr_extra
-from deform_attn.detr.model import DeformableDetr, evaluating
+from deform_attn.detr.model import DeformableDetr
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def fit(
         if validation is not None:
             record |= evaluate_model(model, validation, config.batch_size)
         history.append(record)
-        state = TrainingState(epoch + 1, config.to_dict(), history, checkpoints.named_state(optimizer, names))
+        state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)
     return history
 
@@ -172,7 +171,7 @@ def _restore(
 ) -> History:
     """Put model and optimiser where the checkpoint at `path` left them, and return the history up to there."""
     saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
-    pairs = {"model": (saved.model.config, model.config), "training": (TrainConfig.from_dict(training.config), config)}
+    pairs = {"model": (saved.model.config, model.config), "training": (training.config, config)}
     for what, (before, now) in pairs.items():
         for name, value in now.to_dict().items():
             if (stored := before.to_dict()[name]) != value:

@@ -12,7 +12,7 @@ from deform_attn.detr.heads import Prediction
 
 
 class Targets(NamedTuple):
-    """The objects of a batch, padded to the same number: `labels [N, T]`, `boxes [N, T, 4]`, and `counts`, one a picture."""
+    """The objects of a batch, padded to T for each picture: `labels [N, T]`, `boxes [N, T, 4]`, and how many count."""
 
     labels: Tensor
     boxes: Tensor
@@ -46,7 +46,7 @@ class Matcher:
         self.config = config
 
     def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return `[G, N, Q, T]`: the focal loss of calling query q the class of object t, less that of calling it nothing."""
+        """Return `[G, N, Q, T]`: the focal loss of giving query q the class of object t less that of none."""
         alpha, gamma = self.config.alpha, self.config.gamma
         score = logits.sigmoid()
         present = alpha * (1 - score) ** gamma * -torch.nn.functional.logsigmoid(logits)
@@ -56,7 +56,10 @@ class Matcher:
 
     def cost(self, prediction: Prediction, targets: Targets) -> Tensor:
         """Return the weighted sum of class, L1 and GIoU costs `[G, N, Q, T]`."""
-        boxes, objects = prediction.boxes[..., :, None, :], targets.boxes[None, :, None]  # [G, N, Q, 1, 4], [1, N, 1, T, 4]
+        boxes, objects = (
+            prediction.boxes[..., :, None, :],
+            targets.boxes[None, :, None],
+        )  # [G, N, Q, 1, 4], [1, N, 1, T, 4]
         return (
             self.config.class_weight * self.class_cost(prediction.logits, targets.labels)
             + self.config.box_weight * (boxes - objects).abs().sum(-1)

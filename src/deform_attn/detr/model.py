@@ -75,7 +75,8 @@ class DeformableDetr(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         transformer, strides = config.transformer, config.levels
-        self.backbone: Backbone = build_backbone(config.backbone, strides).to(memory_format=torch.channels_last)
+        self.backbone: Backbone = build_backbone(config.backbone, strides)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _check_strides(strides, self.backbone.strides)
         if isinstance(self.backbone, TransformersBackbone):
             config = replace(config, backbone=replace(config.backbone, source=self.backbone.source))
@@ -108,7 +109,7 @@ class DeformableDetr(nn.Module):
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last), padding_mask)
         projected: list[Level] = []
         for i, projection in enumerate(self.projections):
-            # Beyond the backbone: the first additional level comes from its last map, each later one from the one before.
+            # The first level beyond the backbone comes from its last map, each later one from the level before.
             source = levels[i] if i < len(levels) else levels[-1] if i == len(levels) else projected[-1]
             projected.append(projection(source))
         config = self.config.transformer
@@ -120,7 +121,8 @@ class DeformableDetr(nn.Module):
             config.position_temperature,
         )
         predictions, proposed = self.transformer(features, pyramid)
-        return Output(*predictions[-1], tuple(predictions[:-1]), proposed)
+        *auxiliary, (logits, boxes) = predictions
+        return Output(logits, boxes, tuple(auxiliary), proposed)
 
     @torch.inference_mode()
     def detect(self, batch: Batch, limit: int = 100) -> list[Detections]:

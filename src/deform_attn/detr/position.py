@@ -9,8 +9,8 @@ from torch import Tensor, nn
 def sine_encoding(coordinates: Tensor, width: int, periods: float, temperature: float) -> Tensor:
     """Encode each coordinate by sines and cosines of geometrically falling frequencies (Vaswani et al. 2017).
 
-    The highest frequency makes `periods` waves from 0 to 1, the lowest almost `temperature` times fewer. DETR's values, 1
-    and 10000, leave neighbours on a map of ten pixels nearly alike, so small maps want more periods and less spread.
+    The highest frequency makes `periods` waves from 0 to 1, the lowest almost `temperature` times fewer. DETR's values,
+    1 and 10000, leave neighbours on a map of ten pixels nearly alike: small maps want more periods and less spread.
 
     Args:
         coordinates: `[..., k]`, fractions of the picture.

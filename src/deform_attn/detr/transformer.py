@@ -49,7 +49,7 @@ class EncoderLayer(nn.Module):
         """Return the new features `[N, S, C]`."""
         read = self.attention(features, pyramid.position, pyramid.centres, features, pyramid)
         features = self.attention_residual(features, read)
-        return self.feedforward_residual(features, self.feedforward(features))  # type: ignore[no-any-return]
+        return self.feedforward_residual(features, self.feedforward(features))
 
 
 class DecoderLayer(nn.Module):
@@ -72,7 +72,7 @@ class DecoderLayer(nn.Module):
         content = self.self_residual(content, self.self_attention(placed, placed, content, need_weights=False)[0])
         read = self.attention(content, position, boxes, features, pyramid)
         content = self.attention_residual(content, read)
-        return self.feedforward_residual(content, self.feedforward(content))  # type: ignore[no-any-return]
+        return self.feedforward_residual(content, self.feedforward(content))
 
 
 class Queries(nn.Module):
