@@ -56,9 +56,7 @@ def test_matches_are_the_cheapest_of_all_assignments(seed: int) -> None:
             truth: list[int] = truth,
             wanted: list[list[float]] = wanted,
         ) -> float:
-            return sum(
-                cost_by_hand(config, logits[q], found[q], truth[t], wanted[t]) for t, q in enumerate(queries)
-            )
+            return sum(cost_by_hand(config, logits[q], found[q], truth[t], wanted[t]) for t, q in enumerate(queries))
 
         cheapest = min(itertools.permutations(range(Q), counts[i]), key=total)
         actual = {t: q for layer, picture, q, t in pairs if (layer, picture) == (g, i)}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.detr.config import BackboneConfig
+from deform_attn.detr.extra import detr_extra
 
 
 class Level(NamedTuple):
@@ -114,7 +115,8 @@ class TransformersBackbone(Backbone):
 
     def __init__(self, source: Mapping[str, Any] | str, strides: Sequence[int]) -> None:
         super().__init__()
-        from transformers import AutoBackbone, AutoConfig
+        with detr_extra():
+            from transformers import AutoConfig
 
         if isinstance(source, str):
             if not os.path.isdir(source):
@@ -125,14 +127,13 @@ class TransformersBackbone(Backbone):
             if "model_type" not in entries:
                 raise ValueError("BackboneConfig.source: the dictionary needs the model_type of its configuration")
             config = AutoConfig.for_model(**entries)
-        stages = _stages_by_stride(config)
+        network_class, stages = _network_and_stages(config)
         self.strides = tuple(stride for stride in strides if stride in stages)
-        chosen = [stages[stride] for stride in self.strides]
+        config.out_features = [stages[stride] for stride in self.strides]
         if isinstance(source, str):
-            self.network = AutoBackbone.from_pretrained(source, out_features=chosen, local_files_only=True)
+            self.network = network_class.from_pretrained(source, config=config, local_files_only=True)
         else:
-            config.out_features = chosen
-            self.network = AutoBackbone.from_config(config)
+            self.network = network_class(config)
         self.channels = tuple(self.network.channels)
         # Loading a checkpoint must not need the directory that the weights first came from.
         self.source: dict[str, Any] = config.to_dict()
@@ -149,8 +150,8 @@ class TransformersBackbone(Backbone):
         return levels
 
 
-def _stages_by_stride(config: Any) -> dict[int, str]:
-    """Return the deepest stage at each stride, found by a trial on the meta device, which costs nothing."""
+def _network_and_stages(config: Any) -> tuple[Any, dict[int, str]]:
+    """Return the class for `config` and the deepest stage at each stride, found by a trial without data."""
     from transformers import AutoBackbone
 
     side, trial_config = 256, type(config).from_dict(config.to_dict())
@@ -158,7 +159,8 @@ def _stages_by_stride(config: Any) -> dict[int, str]:
     with torch.device("meta"):
         trial = AutoBackbone.from_config(trial_config).eval()
         maps = trial(torch.zeros(1, 3, side, side)).feature_maps
-    return {side // features.shape[-1]: name for name, features in zip(config.stage_names, maps, strict=True)}
+    stages = {side // features.shape[-1]: name for name, features in zip(config.stage_names, maps, strict=True)}
+    return type(trial), stages
 
 
 def build_backbone(config: BackboneConfig, strides: Sequence[int]) -> Backbone:

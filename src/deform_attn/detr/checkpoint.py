@@ -101,10 +101,13 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
     try:
         model = build_model(ModelConfig.from_dict(config["model"]))
         categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in config["categories"])
+        max_size = None if config.get("max_size") is None else int(config["max_size"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: no configuration of a detector ({error})") from error
+        raise CheckpointError(f"{file}: no configuration of a detector ({error!r})") from error
+    if len(categories) != model.config.num_classes:
+        raise CheckpointError(f"{file}: {len(categories)} categories for {model.config.num_classes} classes")
     _load_state(model, folder / "model.safetensors")
-    return Detector(model.eval(), categories, config.get("max_size"))
+    return Detector(model.eval(), categories, max_size)
 
 
 def load_training(path: str | os.PathLike[str]) -> TrainingState:
@@ -119,7 +122,7 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     try:
         config, history = TrainConfig.from_dict(values["config"]), [dict(record) for record in values["history"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: no state of a training ({error})") from error
+        raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
     return TrainingState(config, history, _read_tensors(folder / "training.safetensors"))
 
 
@@ -193,10 +196,17 @@ def load_named_state(optimizer: torch.optim.Optimizer, names: Sequence[str], ten
     Raises:
         CheckpointError: the tensors belong to another model or optimiser.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        parameter, _, key = name.rpartition(".")
-        if parameter not in names:
+        owner, _, key = name.rpartition(".")
+        if owner not in names:
             raise CheckpointError(f"training.safetensors: {name} belongs to no parameter of the model")
-        state.setdefault(names.index(parameter), {})[key] = tensor
+        index = names.index(owner)
+        if tensor.dim() > 0:
+            if tensor.shape != parameters[index].shape:
+                raise CheckpointError(f"training.safetensors: {name} has another shape than its parameter")
+            # The fused optimiser walks through both in memory order, which channels_last changes.
+            tensor = torch.empty_like(parameters[index]).copy_(tensor)
+        state.setdefault(index, {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -139,7 +139,7 @@ def fit(
         on_step: called after every step.
 
     Returns:
-        For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
+        For each epoch its number (from 1), losses, seconds and, with `validation`, those metrics that are defined.
 
     Raises:
         CheckpointError: the checkpoint to resume from is damaged, or from another model or another config.
@@ -155,7 +155,8 @@ def fit(
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
         if validation is not None:
-            record |= evaluate_model(model, validation, config.batch_size)
+            metrics = evaluate_model(model, validation, config.batch_size)
+            record |= {name: value for name, value in metrics.items() if not math.isnan(value)}
         history.append(record)
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy, generalized_iou
 from deform_attn.detr.config import LossConfig
+from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.heads import Prediction
 
 
@@ -80,7 +81,8 @@ class Matcher:
         Raises:
             ValueError: a cost is not finite, because the training has diverged or an input was NaN.
         """
-        from scipy.optimize import linear_sum_assignment
+        with detr_extra():
+            from scipy.optimize import linear_sum_assignment
 
         costs = self.cost(prediction, targets).cpu()  # one transfer for all layers and pictures
         if not costs.isfinite().all():

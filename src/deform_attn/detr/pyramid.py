@@ -41,8 +41,9 @@ class Pyramid:
 
 
 def _per_pixel(per_level: Tensor, spatial_shapes: Sequence[tuple[int, int]], dim: int = 0) -> Tensor:
-    sizes = torch.tensor([height * width for height, width in spatial_shapes], device=per_level.device)
-    return per_level.repeat_interleave(sizes, dim=dim)
+    sizes = [height * width for height, width in spatial_shapes]
+    repeats = torch.tensor(sizes, device=per_level.device)
+    return per_level.repeat_interleave(repeats, dim=dim, output_size=sum(sizes))
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
