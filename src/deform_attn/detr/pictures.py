@@ -32,6 +32,8 @@ _OF_CATEGORIES = (
     "#ff7f6b",
 )
 _MARKERS = "osD^v<>p*hXP"  # of the heads, in turn
+_POINTS: dict[str, Any] = {"cmap": "YlOrRd", "edgecolors": "black", "linewidths": 0.6, "zorder": 3}
+_CROSS: dict[str, Any] = {"marker": "+", "markersize": 13, "markeredgewidth": 2, "color": _RIGHT, "zorder": 4}
 _MOST_GRID_LINES = 48  # of a level; a denser grid is only grey
 _FARTHEST = 0.25  # beyond the border that sampling points are drawn, as a share of the picture
 
@@ -166,10 +168,6 @@ def draw_attention(
     save(figure, path)
 
 
-_POINTS: dict[str, Any] = {"cmap": "YlOrRd", "edgecolors": "black", "linewidths": 0.6, "zorder": 3}
-_CROSS: dict[str, Any] = {"marker": "+", "markersize": 13, "markeredgewidth": 2, "color": _RIGHT, "zorder": 4}
-
-
 def _grid(panel: "Axes", size: tuple[int, int], shape: tuple[int, int]) -> None:
     """Draw the borders between the pixels of a level of `shape` (H, W) on a picture of `size` (H, W)."""
     if max(shape) > _MOST_GRID_LINES:
@@ -188,7 +186,7 @@ def _view(points: Tensor, *, zoom: bool) -> Tensor:
     first = torch.zeros_like(low).where(low >= 0, low - margin)
     last = torch.ones_like(high).where(high <= 1, high + margin)
     if zoom:
-        side = ((high - low).amax() * 1.3).clamp(min=0.2).minimum((last - first).amin())
+        side = ((high - low).amax() * 1.3).clamp(min=0.2).minimum(last - first)
         # Around the points, yet with no more beside the picture than they need.
         first = ((low + high - side) / 2).maximum(first).minimum(last - side)
         last = first + side
