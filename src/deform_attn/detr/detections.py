@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.data.base import Category
+from deform_attn.detr.data.batch import Sample
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,13 @@ class Detections:
                 "Detections: expected boxes [k, 4], scores [k] and labels [k], got "
                 f"{list(self.boxes.shape)}, {list(self.scores.shape)} and {list(self.labels.shape)}"
             )
+
+    @classmethod
+    def of_sample(cls, sample: Sample) -> "Detections":
+        """Return what is to be found in `sample`, as if a perfect detector had found it, with scores of 1."""
+        height, width = sample.original_size
+        boxes = cxcywh_to_xyxy(sample.boxes) * sample.boxes.new_tensor([width, height, width, height])
+        return cls(boxes, torch.ones(len(sample.labels)), sample.labels)
 
     def above(self, min_score: float) -> "Detections":
         """Return those whose score is at least `min_score`."""
