@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 
-# From where to where each split reaches: in the shuffled digits, and across the width of each photograph. The test scenes
-# get its busiest part, half a pagoda and half a flower, since before plain darkness any detector looks good.
+# From where to where each split reaches: in the shuffled digits, and across the width of each photograph. The test
+# scenes get its busiest part, half a pagoda and half a flower: before plain darkness any detector looks good.
 _DIGIT_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}
 _PHOTOGRAPH_SHARES: dict[Split, tuple[float, float]] = {"train": (0.5, 1.0), "val": (0.0, 0.22), "test": (0.22, 0.5)}
 
