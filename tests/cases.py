@@ -108,6 +108,12 @@ def case_id(case: Case) -> str:
     return case.name.replace(" ", "-").replace(",", "")
 
 
+def named(name: str) -> Case:
+    """Return the case of this name."""
+    (case,) = [case for case in CASES + SMALL_CASES if case.name == name]
+    return case
+
+
 def level_sizes(case: Case) -> Tensor:
     """Return (W, H) of the level of each point, `[T, 2]`."""
     levels = oracle.level_of_each_point(case.num_points)
