@@ -1,1 +1,20 @@
-"""Deformable attention for everyone."""
+"""Deformable attention for everyone: every device, every model that uses it, and code that reads like the paper.
+
+Zhu et al. 2020, *Deformable DETR: Deformable Transformers for End-to-End Object Detection*
+(https://arxiv.org/abs/2010.04159).
+"""
+
+from deform_attn.functional import deformable_attention, explain, multi_scale_deformable_attention, use_backend
+from deform_attn.modules import DeformableAttention, MultiScaleDeformableAttention, encoder_reference_points
+from deform_attn.recording import record
+
+__all__ = [
+    "DeformableAttention",
+    "MultiScaleDeformableAttention",
+    "deformable_attention",
+    "encoder_reference_points",
+    "explain",
+    "multi_scale_deformable_attention",
+    "record",
+    "use_backend",
+]

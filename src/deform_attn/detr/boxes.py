@@ -33,15 +33,16 @@ def _intersection_and_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tens
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
-    """Return intersection over union `[...]` of corner-form boxes `[..., 4]` that broadcast; 0 where the union is empty."""
+    """Return intersection over union `[...]` of corner-form boxes `[..., 4]` that broadcast; 0 for an empty union."""
     intersection, union = _intersection_and_union(first, second)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Return the generalised IoU `[...]` in [-1, 1] of corner-form boxes `[..., 4]` that broadcast (Rezatofighi et al. 2019).
+    """Return the generalised IoU `[...]` in [-1, 1] of corner-form boxes `[..., 4]` that broadcast.
 
-    IoU less the share of the smallest enclosing box that neither of the two covers.
+    Rezatofighi et al. 2019 (https://arxiv.org/abs/1902.09630): IoU less the share of
+    the smallest enclosing box that neither of the two covers.
     """
     tiny = torch.finfo(first.dtype).tiny
     intersection, union = _intersection_and_union(first, second)

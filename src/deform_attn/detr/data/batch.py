@@ -25,7 +25,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of any sizes together: `images [N, 3, H, W]`, `padding_mask [N, H, W]` bool (True = padding), `samples`."""
+    """Samples of any sizes together.
+
+    `images [N, 3, H, W]`, `padding_mask [N, H, W]` bool (True = padding), and the `samples` themselves.
+    """
 
     images: Tensor
     padding_mask: Tensor

@@ -1,0 +1,95 @@
+"""The backend `grid_sample`: torch's own grid_sample, one call a level, in float32 or float64.
+
+Its arithmetic differs from ours where NaN or infinity is involved: it multiplies an unread neighbour's NaN by 0. Such
+calls, which only a look at the numbers can tell, are read by reference.py instead, so that the result is the same.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deform_attn import reference
+from deform_attn.backends.base import Backend
+from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+
+
+def _unavailable_reasons() -> list[str]:
+    return []
+
+
+def _unsupported_reasons(inputs: Inputs) -> list[str]:
+    reasons = []
+    if torch.compiler.is_compiling():
+        reasons.append("torch.compile and export cannot trace its look at the numbers for NaN")
+    elif inputs.value.device.type == "meta":
+        reasons.append("meta tensors have no numbers to look at for NaN")
+    points = inputs.sampling_offsets if isinstance(inputs, AttentionInputs) else inputs.sampling_locations
+    if inputs.value.numel() == 0 or points.numel() == 0:
+        reasons.append("torch's grid_sample refuses empty tensors")
+    return reasons
+
+
+def _sample(inputs: SamplingInputs) -> Tensor:
+    if inputs.sampling_locations.isfinite().all():
+        output = _read_levels(inputs)
+        if output.isfinite().all():
+            return output
+    return reference.multi_scale_deformable_attention(*inputs)
+
+
+def _attend(inputs: AttentionInputs) -> Tensor:
+    locations, weights = reference.sampling(
+        inputs.spatial_shapes,
+        inputs.reference_points,
+        inputs.sampling_offsets,
+        inputs.attention_logits,
+        inputs.num_points,
+        inputs.offset_scale,
+    )
+    value = inputs.value
+    if inputs.padding_mask is not None:
+        value = value.masked_fill(inputs.padding_mask[:, :, None, None], 0)
+    options = inputs.num_points, inputs.interpolation, inputs.padding_mode
+    return _sample(SamplingInputs(value, inputs.spatial_shapes, locations, weights, *options))
+
+
+def _read_levels(inputs: SamplingInputs) -> Tensor:
+    """Return the output `[N, Q, M*D]` for finite locations."""
+    value, shapes, locations, weights, num_points, interpolation, padding_mode = inputs
+    dtype = reference.compute_dtype(value, locations, weights)
+    N, _, M, D = value.shape
+    Q = locations.shape[1]
+    maps = value.to(dtype).split([H * W for H, W in shapes], dim=1)
+    points = locations.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P, 2]
+    shares = weights.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P]
+    output = value.new_zeros((N * M, D, Q), dtype=dtype)
+    for (H, W), P, x, point, share in zip(shapes, num_points, maps, points, shares, strict=True):
+        if H * W * P == 0:
+            continue
+        x = x.permute(0, 2, 3, 1).reshape(N * M, D, H, W)
+        grid = _grid(point.reshape(N * M, Q, P, 2), H, W, interpolation, padding_mode)
+        corners = F.grid_sample(x, grid, interpolation, "zeros", align_corners=False)  # [N*M, D, Q, P]
+        output = output + (corners * share.reshape(N * M, 1, Q, P)).sum(-1)
+    return output.reshape(N, M * D, Q).transpose(1, 2).contiguous().to(value.dtype)
+
+
+def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: str) -> Tensor:
+    """Return finite `locations` in [0, 1] in grid_sample's units, -1 to 1, where it makes the choices that we make."""
+    size = locations.new_tensor([W, H])
+    if interpolation == "nearest":
+        # At the pixel's centre, where its rounding of halves to even cannot matter.
+        locations = ((locations * size).floor() + 0.5) / size
+    if padding_mode == "border":
+        locations = torch.minimum(torch.maximum(locations, 0.5 / size), 1 - 0.5 / size)
+    # Beyond one map's width everything is off the map, and huge numbers overflow when scaled.
+    return 2 * locations.clamp(-1, 2) - 1
+
+
+GRID_SAMPLE = Backend(
+    name="grid_sample",
+    summary="torch's grid_sample: every device with that op; first derivatives",
+    unavailable_reasons=_unavailable_reasons,
+    unsupported_reasons=_unsupported_reasons,
+    sample=_sample,
+    attend=_attend,
+)

@@ -1,0 +1,71 @@
+"""The backends in order of preference, and who runs a call."""
+
+from dataclasses import dataclass
+
+from deform_attn.backends.base import Backend
+from deform_attn.backends.grid_sample import GRID_SAMPLE
+from deform_attn.backends.plain import REFERENCE
+from deform_attn.checks import Inputs, backend_name
+
+BACKENDS: tuple[Backend, ...] = (GRID_SAMPLE, REFERENCE)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which backend runs, and why each other one does not; `str()` gives a table.
+
+    `backend` is the name of the one that runs (None where the one that was asked for cannot, or where no call was
+    given), `reasons` maps each name, in order of preference, to what speaks against it (an empty list: nothing).
+    """
+
+    backend: str | None
+    reasons: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        rows = []
+        for backend in BACKENDS:
+            reasons = self.reasons[backend.name]
+            mark = "->" if backend.name == self.backend else "  "
+            verdict = "no: " + "; ".join(reasons) if reasons else "yes"
+            rows.append(f"{mark} {backend.name:<12} {verdict}")
+            rows.append(f"{'':16}{backend.summary}")
+        return "\n".join(rows)
+
+
+def get(name: str) -> Backend:
+    """Return the backend called `name`, or raise the ValueError that lists the names."""
+    backend_name(name, [backend.name for backend in BACKENDS])
+    return next(backend for backend in BACKENDS if backend.name == name)
+
+
+def reasons_against(backend: Backend, inputs: Inputs | None) -> list[str]:
+    """Return what keeps `backend` from running `inputs`, or, without them, from running at all."""
+    reasons = backend.unavailable_reasons()
+    return reasons if reasons or inputs is None else backend.unsupported_reasons(inputs)
+
+
+def select(inputs: Inputs, name: str | None = None) -> Backend:
+    """Return the backend that runs `inputs`: the one called `name`, or else the first that can.
+
+    Raises:
+        ValueError: `name` is unknown, or the backend of that name cannot run this call.
+    """
+    if name is None:
+        # The last one, reference, has never anything against a call.
+        return next(backend for backend in BACKENDS if not reasons_against(backend, inputs))
+    backend = get(name)
+    reasons = reasons_against(backend, inputs)
+    if reasons:
+        message = (
+            f"backend: {name!r} cannot run this call: {'; '.join(reasons)}. Leave backend out to take one that can."
+        )
+        raise ValueError(message)
+    return backend
+
+
+def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
+    """Return who runs `inputs` (or, without them, what is available), given that `name` was asked for."""
+    reasons = {backend.name: reasons_against(backend, inputs) for backend in BACKENDS}
+    candidates = [name] if name is not None else list(reasons)
+    chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
+    return Explanation(chosen if inputs is not None else None, reasons)

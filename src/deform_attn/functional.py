@@ -1,0 +1,223 @@
+"""The two entry points of the op, and the choice of who computes it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+from deform_attn import checks
+from deform_attn.backends import registry
+
+_asked_for: ContextVar[str | None] = ContextVar("deform_attn_backend", default=None)
+
+
+def deformable_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    *,
+    num_points: int | Sequence[int] | None = None,
+    padding_mask: Tensor | None = None,
+    offset_scale: float = 0.5,
+    interpolation: str = "bilinear",
+    padding_mode: str = "zeros",
+    backend: str | None = None,
+) -> Tensor:
+    r"""Deformable attention from raw offsets and logits, as a linear map of the query gives them.
+
+    For each query and head, with :math:`A` the softmax of the logits over all T points of all levels,
+
+    .. math:: \sum_l \sum_k A_{mlqk} \cdot x^l(\phi_l(\hat p_q) + \Delta p_{mlqk})
+
+    (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 3 between the two projections of `value` and output).
+
+    Args:
+        value: the projected maps of all L levels, one after the other, `[N, S, M, D]`, S = sum of H*W.
+        spatial_shapes: L pairs (H, W) of ints. An integer tensor `[L, 2]` is accepted in eager mode.
+        reference_points: `[N, Q, L or 1, 2]` as (x, y), or `[N, Q, L or 1, 4]` as boxes (cx, cy, w, h), both as
+            fractions of the map's width and height: [0, 1] spans it. The level axis may be left out.
+        sampling_offsets: `[N, Q, M, L, P, 2]` in (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. Beside 2-d
+            references in pixels of their level: location = reference + offset / (W, H). Beside boxes relative to them:
+            location = (cx, cy) + offset / P_l * (w, h) * offset_scale.
+        attention_logits: `[N, Q, M, T]`, always flat, level by level; any range.
+        num_points: points of each level (T is their sum), or one int for all levels.
+        padding_mask: `[N, S]` bool, True = padding: such a pixel reads 0, whatever it holds. Weights stay as they are.
+        offset_scale: see `sampling_offsets`; used beside boxes only.
+        interpolation: "bilinear", or "nearest", the pixel that the location lies in.
+        padding_mode: off the map lies 0 ("zeros") or the nearest pixel of the map ("border").
+        backend: name of the backend that must run; by default the first that can (see `explain`).
+
+    Returns:
+        `[N, Q, M*D]` in value's dtype. Coordinates and sums are float32, or float64 if any input is.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it, what was expected, what came, and a fix.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import deformable_attention
+        >>> N, Q, M, D, P = 2, 5, 4, 8, 3
+        >>> shapes = [(12, 18), (6, 9)]
+        >>> value = torch.randn(N, 12 * 18 + 6 * 9, M, D)
+        >>> reference_points = torch.rand(N, Q, 2)
+        >>> offsets, logits = torch.randn(N, Q, M, 2, P, 2), torch.randn(N, Q, M, 2 * P)
+        >>> deformable_attention(value, shapes, reference_points, offsets, logits).shape
+        torch.Size([2, 5, 32])
+    """
+    inputs = checks.attention_inputs(
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        num_points,
+        padding_mask,
+        offset_scale,
+        interpolation,
+        padding_mode,
+    )
+    return registry.select(inputs, _name(backend)).attend(inputs)
+
+
+def multi_scale_deformable_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]] | Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    num_points: int | Sequence[int] | None = None,
+    interpolation: str = "bilinear",
+    padding_mode: str = "zeros",
+    backend: str | None = None,
+) -> Tensor:
+    """The classic op: read `value` at ready-made locations and add up by ready-made weights.
+
+    What the extensions of Deformable DETR and mmcv compute (Zhu et al. 2020, https://arxiv.org/abs/2010.04159).
+
+    Args:
+        value: the projected maps of all L levels, one after the other, `[N, S, M, D]`, S = sum of H*W.
+        spatial_shapes: L pairs (H, W) of ints. An integer tensor `[L, 2]` is accepted in eager mode.
+        sampling_locations: `[N, Q, M, L, P, 2]` as (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. [0, 1] spans
+            the map, the centre of pixel i is (i + 0.5) / W; outside is allowed.
+        attention_weights: `[N, Q, M, L, P]`, or flat `[N, Q, M, T]`; any range, used as they are.
+        num_points: points of each level (T is their sum), or one int for all levels.
+        interpolation: "bilinear", or "nearest", the pixel that the location lies in.
+        padding_mode: off the map lies 0 ("zeros") or the nearest pixel of the map ("border").
+        backend: name of the backend that must run; by default the first that can (see `explain`).
+
+    Returns:
+        `[N, Q, M*D]` in value's dtype. Coordinates and sums are float32, or float64 if any input is.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it, what was expected, what came, and a fix.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import multi_scale_deformable_attention
+        >>> value = torch.randn(2, 12 * 18 + 6 * 9, 4, 8)
+        >>> locations, weights = torch.rand(2, 5, 4, 2, 3, 2), torch.rand(2, 5, 4, 2, 3)
+        >>> multi_scale_deformable_attention(value, [(12, 18), (6, 9)], locations, weights).shape
+        torch.Size([2, 5, 32])
+    """
+    inputs = checks.sampling_inputs(
+        value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
+    )
+    return registry.select(inputs, _name(backend)).sample(inputs)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Let the backend called `name` run every call inside the block; one that it cannot run raises.
+
+    A call's own `backend` argument goes first. The choice holds for the current thread (or asynchronous task) only.
+
+    Args:
+        name: a name that `explain()` lists.
+
+    Raises:
+        ValueError: the name is unknown; inside the block, a call is one that this backend cannot run.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import multi_scale_deformable_attention, use_backend
+        >>> with use_backend("reference"):
+        ...     output = multi_scale_deformable_attention(
+        ...         torch.ones(1, 6, 1, 1), [(2, 3)], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+        ...     )
+        >>> output
+        tensor([[[1.]]])
+    """
+    token = _asked_for.set(registry.get(name).name)
+    try:
+        yield
+    finally:
+        _asked_for.reset(token)
+
+
+def explain(
+    value: Tensor | None = None,
+    spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
+    *tensors: Tensor,
+    num_points: int | Sequence[int] | None = None,
+    padding_mask: Tensor | None = None,
+    offset_scale: float = 0.5,
+    interpolation: str = "bilinear",
+    padding_mode: str = "zeros",
+    backend: str | None = None,
+) -> registry.Explanation:
+    """Say which backend would run a call, and why each other one would not; without arguments, what is available here.
+
+    Args:
+        value: this and all others as you would pass them to one of the two entry points.
+        spatial_shapes: as there.
+        *tensors: `reference_points, sampling_offsets, attention_logits` as in `deformable_attention`, or
+            `sampling_locations, attention_weights` as in `multi_scale_deformable_attention`.
+        num_points: as there.
+        padding_mask: as there.
+        offset_scale: as there.
+        interpolation: as there.
+        padding_mode: as there.
+        backend: as there.
+
+    Returns:
+        An `Explanation` with `backend`, the name of the one that runs, and `reasons`, for each name what speaks
+        against it; `print` it for a table.
+
+    Raises:
+        ValueError, TypeError: as the entry point does, and for another number of tensors.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import explain
+        >>> value, locations, weights = torch.ones(1, 6, 1, 1), torch.rand(1, 4, 1, 1, 2, 2), torch.rand(1, 4, 1, 1, 2)
+        >>> explain(value, [(2, 3)], locations, weights, backend="reference").backend
+        'reference'
+    """
+    inputs: checks.Inputs | None = None
+    checks.explained_tensors(value, spatial_shapes, tensors, padding_mask)
+    if value is not None and len(tensors) == 2:
+        inputs = checks.sampling_inputs(
+            value, spatial_shapes, tensors[0], tensors[1], num_points, interpolation, padding_mode
+        )
+    elif value is not None:
+        inputs = checks.attention_inputs(
+            value,
+            spatial_shapes,
+            tensors[0],
+            tensors[1],
+            tensors[2],
+            num_points,
+            padding_mask,
+            offset_scale,
+            interpolation,
+            padding_mode,
+        )
+    name = _name(backend)
+    return registry.explanation(inputs, None if name is None else registry.get(name).name)
+
+
+def _name(backend: str | None) -> str | None:
+    return _asked_for.get() if backend is None else backend

@@ -1,0 +1,366 @@
+"""The two modules: deformable attention with its projections, on one map and on several."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deform_attn import checks, reference
+from deform_attn.functional import deformable_attention
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+class Sampling(NamedTuple):
+    """Where a module looked and how much each point counted.
+
+    `locations [N, Q, M, L, P, 2]` as (x, y), [0, 1] spanning the map, and `weights [N, Q, M, L, P]`, which add up to 1
+    over (L, P). If the levels' point counts differ, both are flat: `[N, Q, M, T, 2]` and `[N, Q, M, T]`.
+    """
+
+    locations: Tensor
+    weights: Tensor
+
+
+class DeformableAttention(nn.Module):
+    r"""The deformable attention module on one feature map.
+
+    .. math::
+        \mathrm{DeformAttn}(z_q, p_q, x) =
+            \sum_{m=1}^M W_m \Big[\sum_{k=1}^K A_{mqk} \cdot W'_m x(p_q + \Delta p_{mqk})\Big]
+
+    (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 2)
+
+    ==================  ====================  =====================================================================
+    symbol              shape                 meaning
+    ==================  ====================  =====================================================================
+    z_q                 [C]                   content of the query, a row of `query [N, Q, C]`
+    p_q                 [2]                   its reference point (x, y), a row of `reference_points [N, Q, 2]`
+    x                   [C, H, W]             the feature map, from `features [N, C, H, W]`
+    m, k                                      the M = num_heads heads, the K = num_points points a head
+    Delta p_mqk         [2]                   sampling offset in pixels, `query_proj(z_q)[: 2*M*K]` as (M, K, 2)
+    A_mqk               scalar in [0, 1]      attention weight, softmax over k of `query_proj(z_q)[2*M*K :]` as (M, K)
+    W'_m                [C/M, C]              `value_proj`, its M blocks of rows
+    W_m                 [C, C/M]              `output_proj`, its M blocks of columns
+    ==================  ====================  =====================================================================
+
+    `query_proj` is the one linear projection of 3*M*K channels. x(p) is bilinear, and 0 off the map. The three
+    projections have biases. At the start all offsets of a head point in its own direction, k pixels far, and all
+    weights are 1/K.
+
+    Unlike the published multi-scale modules, whose offsets and weights come from two linear maps, this one follows the
+    paper's text to the letter with one.
+
+    Args:
+        embed_dim: C, channels of query, features and output; a multiple of num_heads.
+        num_heads: M.
+        num_points: K.
+
+    Raises:
+        ValueError, TypeError: a size that does not fit; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import DeformableAttention
+        >>> attention = DeformableAttention(embed_dim=32, num_heads=4)
+        >>> query, reference_points, features = torch.randn(2, 5, 32), torch.rand(2, 5, 2), torch.randn(2, 32, 12, 18)
+        >>> attention(query, reference_points, features).shape
+        torch.Size([2, 5, 32])
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int = 8, num_points: int = 4) -> None:
+        super().__init__()
+        checks.module_sizes(embed_dim, num_heads, num_points=num_points)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_points = num_points
+        self.query_proj = nn.Linear(embed_dim, 3 * num_heads * num_points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        offsets = directional_offsets(self.num_heads, (self.num_points,))
+        with torch.no_grad():
+            nn.init.zeros_(self.query_proj.weight)
+            nn.init.zeros_(self.query_proj.bias)
+            self.query_proj.bias[: offsets.numel()] = offsets.flatten()
+        _reset_projections(self.value_proj, self.output_proj)
+
+    def forward(self, query: Tensor, reference_points: Tensor, features: Tensor) -> Tensor:
+        """Return what each query found.
+
+        Args:
+            query: `[N, Q, C]`.
+            reference_points: (x, y) as fractions of the map, in [0, 1], `[N, Q, 2]`.
+            features: `[N, C, H, W]`.
+
+        Returns:
+            `[N, Q, C]`.
+
+        Raises:
+            ValueError, TypeError: a tensor that does not fit; the message names it.
+        """
+        offsets, logits = self._offsets_and_logits(query, reference_points)
+        checks.module_tensor("features", features, "N C H W", {"N": query.shape[0], "C": self.embed_dim})
+        value = self.value_proj(features.flatten(2).transpose(1, 2))  # [N, H*W, C]
+        value = value.unflatten(-1, (self.num_heads, -1))  # [N, H*W, M, D]
+        H, W = features.shape[-2:]
+        heads = deformable_attention(value, [(H, W)], reference_points, offsets, logits)
+        return self.output_proj(heads)
+
+    def compute_sampling(self, query: Tensor, reference_points: Tensor, features: Tensor) -> tuple[Sampling, Shapes]:
+        """Return where `forward` looks for the same arguments, with L = 1, and the map's size."""
+        offsets, logits = self._offsets_and_logits(query, reference_points)
+        shapes = ((features.shape[-2], features.shape[-1]),)
+        return _sampling(shapes, reference_points, offsets.flatten(3, 4), logits, (self.num_points,)), shapes
+
+    def extra_repr(self) -> str:
+        """Return the sizes for `repr`."""
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_points={self.num_points}"
+
+    def _offsets_and_logits(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor]:
+        checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
+        N, Q, _ = query.shape
+        checks.module_tensor("reference_points", reference_points, "N Q 2", {"N": N, "Q": Q, "2": 2})
+        M, K = self.num_heads, self.num_points
+        projected = self.query_proj(query)  # [N, Q, 3*M*K]
+        offsets = projected[..., : 2 * M * K].reshape(N, Q, M, 1, K, 2)
+        logits = projected[..., 2 * M * K :].reshape(N, Q, M, K)
+        return offsets, logits
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    r"""The multi-scale deformable attention module of Deformable DETR.
+
+    .. math::
+        \mathrm{MSDeformAttn}(z_q, \hat p_q, \{x^l\}_{l=1}^L) =
+            \sum_{m=1}^M W_m \Big[\sum_{l=1}^L \sum_{k=1}^K
+            A_{mlqk} \cdot W'_m x^l(\phi_l(\hat p_q) + \Delta p_{mlqk})\Big]
+
+    (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 3)
+
+    ==================  ====================  =====================================================================
+    symbol              shape                 meaning
+    ==================  ====================  =====================================================================
+    z_q                 [C]                   content of the query, a row of `query [N, Q, C]`
+    \hat p_q            [2] or [4]            its reference point (x, y), or box (cx, cy, w, h), in [0, 1]
+    x^l                 [C_v, H_l, W_l]       map of level l; all of them flat are `features [N, S, C_v]`
+    \phi_l                                    scales [0, 1] to the size of level l
+    m, k                                      the M = num_heads heads, the K = num_points points a head and level
+    Delta p_mlqk        [2]                   sampling offset, `sampling_offsets(z_q)` as (M, L, K, 2)
+    A_mlqk              scalar in [0, 1]      attention weight, softmax over (l, k) of `attention_weights(z_q)`
+    W'_m                [C/M, C_v]            `value_proj`, its M blocks of rows
+    W_m                 [C, C/M]              `output_proj`, its M blocks of columns
+    ==================  ====================  =====================================================================
+
+    Names and shapes of the parameters are those of every published checkpoint of the original `MSDeformAttn`, and so is
+    the initialisation. Masked features count as 0 after `value_proj`, bias included.
+
+    Args:
+        embed_dim: C, channels of query and output; a multiple of num_heads.
+        num_heads: M.
+        num_levels: L.
+        num_points: K, or one count for each level.
+        value_dim: C_v, channels of the features, if other than embed_dim.
+        bias: whether `value_proj` and `output_proj` have a bias; `sampling_offsets` and `attention_weights` always do.
+
+    Raises:
+        ValueError, TypeError: a size that does not fit; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import MultiScaleDeformableAttention
+        >>> attention = MultiScaleDeformableAttention(embed_dim=32, num_heads=4, num_levels=2)
+        >>> query, reference_points = torch.randn(2, 5, 32), torch.rand(2, 5, 2)
+        >>> maps = [torch.randn(2, 32, 12, 18), torch.randn(2, 32, 6, 9)]
+        >>> attention(query, reference_points, maps).shape
+        torch.Size([2, 5, 32])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int | Sequence[int] = 4,
+        *,
+        value_dim: int | None = None,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        value_dim = embed_dim if value_dim is None else value_dim
+        checks.module_sizes(embed_dim, num_heads, num_levels=num_levels, value_dim=value_dim)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = checks.point_counts(num_points, num_levels)
+        self.value_dim = value_dim
+        T = sum(self.num_points)
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * T * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * T)
+        self.value_proj = nn.Linear(value_dim, embed_dim, bias=bias)
+        self.output_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(directional_offsets(self.num_heads, self.num_points).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        _reset_projections(self.value_proj, self.output_proj)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        features: Tensor | Sequence[Tensor],
+        spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
+        *,
+        padding_mask: Tensor | Sequence[Tensor] | None = None,
+        return_sampling: bool = False,
+    ) -> Tensor | tuple[Tensor, Sampling]:
+        """Return what each query found on all levels.
+
+        Args:
+            query: `[N, Q, C]`.
+            reference_points: `[N, Q, L or 1, 2]` as (x, y) or `[N, Q, L or 1, 4]` as (cx, cy, w, h), as fractions of
+                the map, in [0, 1]; the level axis may be left out. Offsets are pixels of their level beside points, and
+                relative to the size of the box beside boxes (see `deformable_attention`).
+            features: `[N, S, C_v]`, the maps one after the other, or a list of L maps `[N, C_v, H, W]`.
+            spatial_shapes: L pairs (H, W); needed beside flat features.
+            padding_mask: `[N, S]` bool, True = padding; or a list of masks `[N, H, W]`.
+            return_sampling: whether to return where it looked, too.
+
+        Returns:
+            `[N, Q, C]`, or `(output, Sampling(locations, weights))`.
+
+        Raises:
+            ValueError, TypeError: a tensor that does not fit; the message names it.
+        """
+        offsets, logits = self._offsets_and_logits(query)
+        flat, shapes = self._flatten(features, spatial_shapes)
+        value = self.value_proj(flat).unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
+        mask = None if padding_mask is None else checks.module_mask(padding_mask, shapes)
+        heads = deformable_attention(
+            value, shapes, reference_points, offsets, logits, num_points=self.num_points, padding_mask=mask
+        )
+        output: Tensor = self.output_proj(heads)
+        if return_sampling:
+            return output, _sampling(shapes, reference_points, offsets, logits, self.num_points)
+        return output
+
+    def compute_sampling(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        features: Tensor | Sequence[Tensor],
+        spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
+        **_options: object,
+    ) -> tuple[Sampling, Shapes]:
+        """Return where `forward` looks for the same arguments, and the sizes of the maps."""
+        offsets, logits = self._offsets_and_logits(query)
+        _, shapes = self._flatten(features, spatial_shapes)
+        return _sampling(shapes, reference_points, offsets, logits, self.num_points), shapes
+
+    def extra_repr(self) -> str:
+        """Return the sizes for `repr`."""
+        same = len(set(self.num_points)) == 1
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_levels={self.num_levels}, "
+            f"num_points={self.num_points[0] if same else list(self.num_points)}"
+            + (f", value_dim={self.value_dim}" if self.value_dim != self.embed_dim else "")
+        )
+
+    def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
+        M, T = self.num_heads, sum(self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (M, T, 2))  # [N, Q, M, T, 2]
+        logits = self.attention_weights(query).unflatten(-1, (M, T))  # [N, Q, M, T]
+        return offsets, logits
+
+    def _flatten(self, features: Tensor | Sequence[Tensor], spatial_shapes: object) -> tuple[Tensor, Shapes]:
+        if isinstance(features, Tensor):
+            checks.module_tensor("features", features, "N S C", {"C": self.value_dim})
+            return features, checks.module_shapes(features, spatial_shapes, self.num_levels)
+        checks.feature_maps(features, self.num_levels, self.value_dim)
+        shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
+        checks.redundant_shapes(spatial_shapes, shapes)
+        return torch.cat([x.flatten(2) for x in features], dim=2).transpose(1, 2), shapes  # [N, S, C_v]
+
+
+def encoder_reference_points(
+    spatial_shapes: Sequence[tuple[int, int]] | Tensor,
+    valid_ratios: Tensor | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the centres of all pixels of all levels, where an encoder's queries look first.
+
+    Args:
+        spatial_shapes: L pairs (H, W).
+        valid_ratios: `[N, L, 2]` as (x, y): the part of each level's width and height that is picture, not padding, in
+            (0, 1]. A point keeps its place in the picture from level to level.
+        device: of the result; by default that of valid_ratios.
+        dtype: of the result; by default that of valid_ratios, else float32.
+
+    Returns:
+        `[N, S, L, 2]` as (x, y): for each query its point on each level; N = 1 without valid_ratios.
+
+    Raises:
+        ValueError, TypeError: sizes that do not fit; the message names the argument.
+
+    Example:
+        >>> from deform_attn import encoder_reference_points
+        >>> encoder_reference_points([(1, 2)])[0, :, 0]
+        tensor([[0.2500, 0.5000],
+                [0.7500, 0.5000]])
+    """
+    shapes = checks.spatial_shapes_of(spatial_shapes)
+    L = len(shapes)
+    if valid_ratios is None:
+        valid_ratios = torch.ones(1, L, 2, device=device, dtype=dtype)
+    else:
+        checks.module_tensor("valid_ratios", valid_ratios, "N L 2", {"L": L, "2": 2})
+        valid_ratios = valid_ratios.to(device=device, dtype=dtype)
+    points = []
+    for level, (H, W) in enumerate(shapes):
+        y = (torch.arange(H, device=valid_ratios.device, dtype=valid_ratios.dtype) + 0.5) / max(H, 1)
+        x = (torch.arange(W, device=valid_ratios.device, dtype=valid_ratios.dtype) + 0.5) / max(W, 1)
+        centres = torch.stack((x.expand(H, W), y[:, None].expand(H, W)), dim=-1)  # [H, W, 2]
+        points.append(centres.reshape(1, H * W, 2) / valid_ratios[:, None, level])
+    return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]  # [N, S, L, 2]
+
+
+def directional_offsets(num_heads: int, num_points: Sequence[int]) -> Tensor:
+    """Return the offsets at initialisation `[M, T, 2]`: head m in direction 2*pi*m/M, its k-th point k steps far."""
+    angles = torch.arange(num_heads) * (2 * math.pi / num_heads)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the square around the reference
+    steps = torch.cat([torch.arange(1, P + 1) for P in num_points])
+    return directions[:, None] * steps[:, None]
+
+
+def _reset_projections(*projections: nn.Linear) -> None:
+    for projection in projections:
+        nn.init.xavier_uniform_(projection.weight)
+        if projection.bias is not None:
+            nn.init.zeros_(projection.bias)
+
+
+def _sampling(
+    shapes: Shapes, reference_points: Tensor, offsets: Tensor, logits: Tensor, num_points: tuple[int, ...]
+) -> Sampling:
+    if reference_points.ndim == 3:
+        reference_points = reference_points[:, :, None]
+    locations, weights = reference.sampling(shapes, reference_points, offsets, logits, num_points)
+    if len(set(num_points)) == 1:
+        grid = (len(shapes), num_points[0])
+        locations, weights = locations.unflatten(3, grid), weights.unflatten(3, grid)
+    return Sampling(locations, weights)
