@@ -97,10 +97,15 @@ CASES = [
 
 # Small enough for a Jacobian by finite differences.
 SMALL_CASES = [
-    Case("small points", ((3, 2), (2, 5)), (2, 2), batch=1, queries=3, heads=2, channels=2, masked=True),
-    Case("small boxes", ((2, 4), (3, 1)), (2, 1), 2, 2, 1, 3, 4, "one", flat=True, offset_scale=0.75),
-    Case("small boxes, no level axis", ((4, 3),), (2,), 1, 2, 2, 1, 4, "left out"),
-    Case("small one-pixel and empty", ((1, 1), (0, 2), (2, 3)), (1, 1, 1), 1, 2, 2, 2, reference_levels="left out"),
+    Case("small points", ((3, 2), (2, 4)), (1, 1), batch=1, queries=2, heads=2, channels=2, masked=True),
+    Case("small boxes", ((2, 3), (3, 1)), (2, 1), 2, 2, 1, 2, 4, "one", flat=True, offset_scale=0.75),
+    Case("small one-pixel and empty", ((1, 1), (0, 2), (2, 3)), (1, 1, 1), 1, 2, 1, 1, reference_levels="left out"),
+]
+
+# Small enough for second derivatives by finite differences.
+TINY_CASES = [
+    Case("tiny points", ((2, 3), (2, 1)), (1, 1), 1, 1, 1, 2, reference_levels="left out", masked=True),
+    Case("tiny boxes", ((3, 2),), (2,), 1, 2, 1, 1, coordinates=4, offset_scale=0.75),
 ]
 
 
@@ -110,7 +115,7 @@ def case_id(case: Case) -> str:
 
 def named(name: str) -> Case:
     """Return the case of this name."""
-    (case,) = [case for case in CASES + SMALL_CASES if case.name == name]
+    (case,) = [case for case in CASES + SMALL_CASES + TINY_CASES if case.name == name]
     return case
 
 

@@ -94,9 +94,9 @@ def test_explain_computes_nothing(form):
 def test_explain_refuses_what_the_entry_point_refuses(form):
     tensors, options = arguments(form)
     tensors[0] = tensors[0][:, 1:]
-    with pytest.raises(ValueError, match="spatial_shapes|value") as expected:
+    with pytest.raises(ValueError, match="spatial_shapes") as expected:
         ENTRY_POINTS[form](*tensors, **options)
-    with pytest.raises(ValueError, match="spatial_shapes|value") as actual:
+    with pytest.raises(ValueError, match="spatial_shapes") as actual:
         explain(*tensors, **options)
     assert str(actual.value) == str(expected.value)
 

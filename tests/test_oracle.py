@@ -13,6 +13,7 @@ from cases import (
     CASES,
     KINK_DISTANCE,
     SMALL_CASES,
+    TINY_CASES,
     case_id,
     expected_classic_gradients,
     expected_fused_gradients,
@@ -242,7 +243,7 @@ def test_projecting_the_map_first_is_the_paper_equation():
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("form", ["fused", "classic"])
-@pytest.mark.parametrize("case", CASES + SMALL_CASES, ids=case_id)
+@pytest.mark.parametrize("case", CASES + SMALL_CASES + TINY_CASES, ids=case_id)
 def test_the_gradients_of_the_oracle_are_its_finite_differences(case, form, padding_mode):
     inputs, grad_output = inputs_of(case, torch.float64), grad_output_of(case, torch.float64)
     if form == "fused":
@@ -266,7 +267,7 @@ def test_the_gradients_of_the_oracle_are_its_finite_differences(case, form, padd
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES + SMALL_CASES, ids=case_id)
+@pytest.mark.parametrize("case", CASES + SMALL_CASES + TINY_CASES, ids=case_id)
 def test_no_case_has_a_point_on_a_kink(case, dtype):
     inputs = inputs_of(case, dtype)
     sizes = level_sizes(case)
@@ -298,7 +299,7 @@ def test_sizes_of_a_case_are_distinct_and_its_maps_are_not_square():
         assert len(set(sizes)) == len(sizes), case.name
         assert all(height != width or height == 1 for height, width in case.spatial_shapes), case.name
         assert len(set(case.spatial_shapes)) == len(case.spatial_shapes), case.name
-    assert len({case.name for case in CASES + SMALL_CASES}) == len(CASES + SMALL_CASES)
+    assert len({case.name for case in CASES + SMALL_CASES + TINY_CASES}) == len(CASES + SMALL_CASES + TINY_CASES)
 
 
 def test_a_case_is_the_same_each_time_it_is_drawn():

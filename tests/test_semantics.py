@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from cases import inputs_of, named
+from cases import inputs_of, named, oracle_classic_gradients
 from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
 from oracle import multi_scale_deformable_attention as oracle_attention
 from oracle import read, slope
@@ -246,27 +246,21 @@ def test_a_nan_location_gives_nan_for_that_query_and_head_and_nothing_else(
 @pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
 def test_a_nan_location_passes_no_gradient_to_the_value_and_gets_none(run, dtype, interpolation, padding_mode):
     case, value, locations, weights = location_inputs(dtype)
-    value.requires_grad_()
-    options = {"interpolation": interpolation, "padding_mode": padding_mode}
-
-    def gradients(locations, weights):
-        locations, weights = locations.clone().requires_grad_(), weights.clone().requires_grad_()
-        output = run(multi_scale_deformable_attention, value, case.spatial_shapes, locations, weights, **options)
-        return torch.autograd.grad(output, [value, locations, weights], torch.ones_like(output))
-
     at = (1, 4, 2, 1, 0)
-    silent = weights.clone()
-    silent[at] = 0  # the point weighs nothing: what is left is the gradient of all the others
-    expected_value, expected_locations, expected_weights = gradients(locations, silent)
-    expected_locations[at] = 0
-    expected_weights[at] = NAN  # the derivative by a weight is what was read
-    bad = locations.clone()
-    bad[at] = torch.tensor([0.5, NAN])
-    by_value, by_locations, by_weights = gradients(bad, weights)
-    assert_close(by_value, expected_value, dtype)
-    assert_close(by_locations, expected_locations, dtype)
-    assert_close(by_weights, expected_weights, dtype)
+    locations[at] = torch.tensor([0.5, NAN])
+    tensors = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    options = {"interpolation": interpolation, "padding_mode": padding_mode}
+    output = run(multi_scale_deformable_attention, value, case.spatial_shapes, locations, weights, **options)
+    grad_output = torch.ones_like(output)
+    by_value, by_locations, by_weights = torch.autograd.grad(output, tensors, grad_output)
+    expected = oracle_classic_gradients(case, tensors, grad_output, **options)
+    assert_close(by_value, expected[0], dtype)
+    assert_close(by_locations, expected[1], dtype)
+    assert_close(by_weights, expected[2], dtype)
+    assert by_value.isfinite().all()
     assert by_locations[at].tolist() == [0.0, 0.0]
+    # The derivative by a weight is what was read.
+    assert by_weights.isnan().nonzero().tolist() == [list(at)]
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
@@ -475,13 +469,25 @@ def test_levels_that_are_all_empty_give_zero(run, padding_mode):
         assert not gradient.any()
 
 
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_points_that_are_all_on_an_empty_level_give_zero_with_a_backward(run, coordinates):
+    value, reference = leaf([[[[3.0]], [[4.0]]]]), leaf([[[0.3, 0.4, 0.5, 0.25][:coordinates]]])
+    offsets, logits = leaf([[[[[1.0, 2.0]]]]]), leaf([[[[0.5]]]])
+    shapes, num_points = [(1, 2), (0, 3)], [0, 1]
+    output = run(deformable_attention, value, shapes, reference, offsets, logits, num_points=num_points)
+    assert output.tolist() == [[[0.0]]]
+    for gradient in torch.autograd.grad(output, [value, reference, offsets, logits], torch.ones_like(output)):
+        assert not gradient.any()
+
+
 # Slopes.
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-def test_off_the_map_or_at_infinity_a_location_gets_no_gradient(run, dtype, interpolation, padding_mode):
-    at = [*OFF_THE_MAP, (1e30, -1e30), (INF, 0.25), (0.375, -INF), (-INF, INF)]
+@pytest.mark.parametrize("further", [[(1e30, -1e30)], [(INF, 0.25), (0.375, -INF), (-INF, INF)]], ids=str)
+def test_off_the_map_or_at_infinity_a_location_gets_no_gradient(run, dtype, interpolation, padding_mode, further):
+    at = OFF_THE_MAP + further
     reads = Reads(run, PLANE, at, dtype, interpolation=interpolation, padding_mode=padding_mode).backward()
     if padding_mode == "zeros":
         assert torch.equal(reads.by_location, torch.zeros(len(at), 2, dtype=dtype))
@@ -641,8 +647,8 @@ def test_a_coordinate_is_not_rounded_to_the_dtype_of_the_value(run, value_dtype)
     ramp = torch.arange(400) % 128  # exact in bfloat16
     value = ramp.to(value_dtype).reshape(1, 400, 1, 1)
     pixels = torch.tensor([3.25, 100.5, 127.0, 258.75, 301.25, 399.0])
-    locations = ((pixels.double() + 0.5) / 400).float().reshape(1, -1, 1, 1, 1, 2).repeat(1, 1, 1, 1, 1, 2)
-    locations[..., 1] = 0.5
+    locations = ((pixels.double() + 0.5) / 400).float()
+    locations = torch.stack([locations, torch.full_like(locations, 0.5)], dim=-1).reshape(1, 6, 1, 1, 1, 2)
     weights = torch.ones(1, 6, 1, 1, 1)
     output = run(multi_scale_deformable_attention, value, [(1, 400)], locations, weights)
     assert_close(output, [[[3.25], [100.5], [127.0], [2.75], [45.25], [15.0]]], value_dtype)
