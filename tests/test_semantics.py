@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from cases import inputs_of, named, oracle_classic_gradients
+from cases import inputs_of, named, oracle_classic, oracle_classic_gradients, oracle_fused
 from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
 from oracle import multi_scale_deformable_attention as oracle_attention
 from oracle import read, slope
@@ -625,18 +625,19 @@ def test_a_one_pixel_level_works(run, dtype, interpolation, padding_mode):
 
 @pytest.mark.parametrize("value_dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("other_dtype", DTYPES, ids=str)
-def test_the_output_has_the_dtype_of_the_value_and_each_gradient_that_of_its_input(run, value_dtype, other_dtype):
+@pytest.mark.parametrize("form", ["fused", "classic"])
+def test_dtypes_may_be_mixed_and_the_output_has_that_of_the_value(run, form, value_dtype, other_dtype):
     case = named("small points")
-    value = inputs_of(case, value_dtype).value.clone().requires_grad_()
-    inputs = inputs_of(case, other_dtype)
-    tensors = [value, *[tensor.clone().requires_grad_() for tensor in inputs.fused_tensors[1:]]]
-    output = run(deformable_attention, value, inputs.spatial_shapes, *tensors[1:], **inputs.fused_options)
-    assert output.dtype == value_dtype
-    for gradient, tensor in zip(torch.autograd.grad(output.sum(), tensors), tensors, strict=True):
-        assert gradient.dtype == tensor.dtype
-    tensors = [value, *[tensor.clone().requires_grad_() for tensor in inputs.classic_tensors[1:]]]
-    output = run(multi_scale_deformable_attention, value, inputs.spatial_shapes, *tensors[1:])
-    assert output.dtype == value_dtype
+    value, inputs = inputs_of(case, value_dtype).value, inputs_of(case, other_dtype)
+    if form == "fused":
+        entry_point, others, options = deformable_attention, inputs.fused_tensors[1:], inputs.fused_options
+    else:
+        entry_point, others, options = multi_scale_deformable_attention, inputs.classic_tensors[1:], {}
+    tensors = [tensor.clone().requires_grad_() for tensor in (value, *others)]
+    output = run(entry_point, tensors[0], inputs.spatial_shapes, *tensors[1:], **options)
+    # A float64 value makes coordinates, softmax and sums float64, so that its tolerance is that of float64.
+    expected = oracle_fused(case, tensors, inputs.padding_mask) if form == "fused" else oracle_classic(case, tensors)
+    assert_close(output, expected, value_dtype)
     for gradient, tensor in zip(torch.autograd.grad(output.sum(), tensors), tensors, strict=True):
         assert gradient.dtype == tensor.dtype
 
