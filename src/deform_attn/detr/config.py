@@ -8,8 +8,12 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
 
 
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type, or does not go with another; the message names it."""
+
+
 def _checked(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ValueError naming it if it is none."""
+    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ConfigError naming it if it is none."""
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
         return kind.from_dict(value)
@@ -24,7 +28,7 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
     if accepted and isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool)):
         return value
     expected = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
-    raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
 class Config:
@@ -38,12 +42,12 @@ class Config:
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError if the fields, each of its right type, cannot work together."""
+        """Raise ConfigError if the fields, each of its right type, cannot work together."""
 
     def require(self, condition: bool, advice: str) -> None:
-        """Raise ValueError with `advice` unless `condition` holds."""
+        """Raise ConfigError with `advice` unless `condition` holds."""
         if not condition:
-            raise ValueError(f"{type(self).__name__}: {advice}")
+            raise ConfigError(f"{type(self).__name__}: {advice}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
@@ -54,17 +58,17 @@ class Config:
         """Return the config that `values` describe; fields left out have their defaults.
 
         Raises:
-            ValueError: `values` is no mapping, or has an unknown, missing or wrong field, which the message names.
+            ConfigError: `values` is no mapping, or has an unknown, missing or wrong field, which the message names.
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"{cls.__name__}: expected a mapping of fields, got {values!r}")
+            raise ConfigError(f"{cls.__name__}: expected a mapping of fields, got {values!r}")
         known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
         if unknown := sorted(str(name) for name in values if name not in known):
-            raise ValueError(f"{cls.__name__}: unknown field {unknown[0]!r}; the fields are {', '.join(known)}")
+            raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; the fields are {', '.join(known)}")
         try:
             return cls(**values)
         except TypeError as error:  # a field without a default is missing
-            raise ValueError(f"{cls.__name__}: {error}") from error
+            raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class BackboneConfig(Config):
     source: dict[str, Any] | str | None = None
 
     def check(self) -> None:
-        """Raise ValueError if the fields cannot work together."""
+        """Raise ConfigError if the fields cannot work together."""
         self.require(bool(self.channels) and min(self.channels) > 0, "channels: at least one, all above zero")
         self.require(
             self.name == "small" or self.source is not None,
@@ -116,7 +120,7 @@ class TransformerConfig(Config):
     position_temperature: float = 20.0
 
     def check(self) -> None:
-        """Raise ValueError if the fields cannot work together."""
+        """Raise ConfigError if the fields cannot work together."""
         for name in ("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         self.require(self.encoder_layers >= 0, "encoder_layers: must not be negative")
@@ -142,7 +146,7 @@ class ModelConfig(Config):
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def check(self) -> None:
-        """Raise ValueError if the fields cannot work together."""
+        """Raise ConfigError if the fields cannot work together."""
         self.require(self.num_classes > 0, "num_classes: must be above zero")
         self.require(bool(self.strides), "strides: at least one level is needed")
         for stride in (*self.strides, self.single_stride):
@@ -187,7 +191,7 @@ class TrainConfig(Config):
     loss: LossConfig = field(default_factory=LossConfig)
 
     def check(self) -> None:
-        """Raise ValueError if the fields cannot work together."""
+        """Raise ConfigError if the fields cannot work together."""
         for name in ("epochs", "batch_size", "lr", "clip_norm", "workers"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "seed"):

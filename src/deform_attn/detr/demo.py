@@ -16,11 +16,10 @@ from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
-from deform_attn.detr.engine import History, evaluate_model, fit
+from deform_attn.detr.engine import History, OnStep, evaluate_model, fit
 from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model import DeformableDetr, build_model, evaluating
 from deform_attn.detr.pictures import draw_attention, draw_detections
-from deform_attn.detr.progress import progress_bar
 
 _SHOWN_SCENES = 8
 
@@ -41,11 +40,12 @@ class DemoResult:
 def run_demo(
     out: str | os.PathLike[str],
     *,
+    epochs: int | None = None,
+    seed: int = 0,
     resume: bool = False,
-    train: TrainConfig | None = None,
+    on_step: OnStep | None = None,
     scenes: int = 2000,
     test_scenes: int = 200,
-    progress: bool = False,
 ) -> DemoResult:
     """Train a small Deformable DETR on fresh scenes of digits, evaluate it on unseen ones, and draw what it sees.
 
@@ -53,23 +53,24 @@ def run_demo(
 
     Args:
         out: the directory to write to, made if missing.
+        epochs: how many to train. Default: those of the tested recipe.
+        seed: of the scenes and of the weights.
         resume: go on where an earlier run into `out` was stopped; if there was none, begin.
-        train: how to train.
+        on_step: called after every training step, see `progress_bar`.
         scenes: training scenes an epoch.
         test_scenes: scenes to evaluate on.
-        progress: whether to draw a progress bar on the standard error stream.
 
     Raises:
         CheckpointError: the checkpoint to resume from is damaged or was begun with other settings.
     """
-    start, out, train = time.perf_counter(), Path(out), TrainConfig() if train is None else train
+    start, out = time.perf_counter(), Path(out)
+    train = TrainConfig(seed=seed) if epochs is None else TrainConfig(seed=seed, epochs=epochs)
     data, test = DigitScenes("train", scenes, seed=train.seed), DigitScenes("test", test_scenes)
     with torch.random.fork_rng():
         torch.manual_seed(train.seed)
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
-    with progress_bar(progress) as on_step:
-        history = fit(detector, data, train, out / "checkpoint", resume=resume, on_step=on_step)
+    history = fit(detector, data, train, out / "checkpoint", resume=resume, on_step=on_step)
     metrics = evaluate_model(model, test, train.batch_size, train.workers)
     _draw_scenes(model, test, out / "detections.png")
     _draw_best_query(model, test, out / "attention.png")

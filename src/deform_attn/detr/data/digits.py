@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 
-# From where to where each split reaches: in the shuffled digits, and across the width of each photograph.
+# From where to where each split reaches: in the shuffled digits, and across the width of each photograph. The test
+# scenes get its busiest part, half a pagoda and half a flower: before plain darkness any detector looks good.
 _DIGIT_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}
-_PHOTOGRAPH_SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.5), "val": (0.5, 0.75), "test": (0.75, 1.0)}
+_PHOTOGRAPH_SHARES: dict[Split, tuple[float, float]] = {"train": (0.5, 1.0), "val": (0.0, 0.22), "test": (0.22, 0.5)}
 
 _MOST_DIGITS = 8
 _DIGIT_SIZES = (8, 40)  # pixels, the longer side of a digit's box
