@@ -178,7 +178,7 @@ class TrainConfig(Config):
     `workers` threads share every batch on a CPU.
     """
 
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 16
     lr: float = 1e-3
     offsets_lr_factor: float = 1.0

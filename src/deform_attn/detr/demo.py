@@ -1,17 +1,15 @@
 """The demo: a detector of handwritten digits, trained from nothing in minutes on two CPU cores, and its pictures."""
 
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from deform_attn import record
-from deform_attn.detr.checkpoint import Detector
+from deform_attn.detr.checkpoint import Detector, without_nan
 from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
@@ -110,8 +108,6 @@ def _draw_best_query(model: DeformableDetr, data: DigitScenes, path: Path) -> No
 
 
 def _write_metrics(path: Path, metrics: dict[str, float], history: History, seconds: float) -> None:
-    # JSON has no NaN: a metric without a box to find is null.
-    known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-    values: dict[str, Any] = {"metrics": known, "seconds": seconds, "history": history}
+    values = {"metrics": without_nan([metrics])[0], "seconds": seconds, "history": without_nan(history)}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

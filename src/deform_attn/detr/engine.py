@@ -149,12 +149,14 @@ def fit(
         on_step: called after every step.
 
     Returns:
-        For each epoch its number (from 1), losses, seconds and, with `validation`, those metrics that are defined.
+        For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
 
     Raises:
-        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config.
+        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
+            there is something else.
         ValueError: the training has diverged.
     """
+    checkpoints.check_target(path)  # rather than after an epoch
     model = detector.model
     optimizer, names = build_optimizer(model, config)
     history: History = []
@@ -165,8 +167,7 @@ def fit(
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
         if validation is not None:
-            metrics = evaluate_model(model, validation, config.batch_size, config.workers)
-            record |= {name: value for name, value in metrics.items() if not math.isnan(value)}
+            record |= evaluate_model(model, validation, config.batch_size, config.workers)
         history.append(record)
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)
