@@ -120,9 +120,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     with progress_bar() as on_step:
         result = run_demo(options.out, epochs=options.epochs, seed=options.seed, resume=options.resume, on_step=on_step)
-    print(
-        "On 200 test scenes, of digits and parts of photographs that training did not show (AP<16: below 16 x 16 pixels)"
-    )
+    print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")
     print(format_metrics(result.metrics))
     seconds = [epoch["seconds"] for epoch in result.history]
     print(
