@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from deform_attn import explain
+from deform_attn.detr.errors import UserError
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.coco import CocoFolder
@@ -40,29 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deform-attn: stopped", file=sys.stderr)
         return 130
-    except ModuleNotFoundError as error:
-        return _failed(error)
-    except OSError as error:  # a file that cannot be read or written, a full disk
-        return _failed(error)
-    except ValueError as error:
-        if not _is_users(error):
-            raise
-        return _failed(error)
+    except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
+        print(f"deform-attn: error: {error}", file=sys.stderr)
+        return 1
     return 0
-
-
-def _failed(error: Exception) -> int:
-    print(f"deform-attn: error: {error}", file=sys.stderr)
-    return 1
-
-
-def _is_users(error: ValueError) -> bool:
-    """Return whether the message of `error` is meant for the user; any other ValueError is a bug of ours."""
-    from deform_attn.detr.checkpoint import CheckpointError
-    from deform_attn.detr.config import ConfigError
-    from deform_attn.detr.data.base import DataError
-
-    return isinstance(error, (CheckpointError, ConfigError, DataError))
 
 
 def _parser() -> argparse.ArgumentParser:

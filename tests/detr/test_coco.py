@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deform_attn.detr.data.base import Category, DataError
+from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.coco import CocoFolder
+from deform_attn.detr.errors import DataError
 
 WIDTH, HEIGHT = 50, 30
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from deform_attn.detr.checkpoint import CheckpointError, Detector, load_model, without_nan
+from deform_attn.detr.checkpoint import Detector, load_model, without_nan
 from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
+from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.model import build_model
 
 

@@ -18,15 +18,12 @@ from torch import Tensor
 
 from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
+from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.model import DeformableDetr, build_model
 
 FORMAT = 1
 _FILES = {"model.safetensors", "config.json", "training.safetensors", "training.json"}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read: one line that names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)

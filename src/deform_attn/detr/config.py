@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from deform_attn.detr.errors import ConfigError
+
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or does not go with another; the message names it."""
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.detr import checkpoint as checkpoints
-from deform_attn.detr.checkpoint import CheckpointError, Detector, TrainingState
+from deform_attn.detr.checkpoint import Detector, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.base import DetectionData
 from deform_attn.detr.data.batch import collate
+from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.evaluation import evaluate
 from deform_attn.detr.model import DeformableDetr, evaluating
 from deform_attn.detr.workers import add_gradients, replicate, share, worker_threads
@@ -76,7 +77,7 @@ def train_one_epoch(
         The mean of `loss` and of its terms over the epoch.
 
     Raises:
-        ValueError: the training has diverged.
+        DivergenceError: the training has diverged.
     """
     device = model.mean.device
     criterion = Criterion(config.loss)
@@ -154,7 +155,7 @@ def fit(
     Raises:
         CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
             there is something else.
-        ValueError: the training has diverged.
+        DivergenceError: the training has diverged.
     """
     checkpoints.check_target(path)  # rather than after an epoch
     model = detector.model

@@ -12,6 +12,7 @@ from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.batch import Batch
 from deform_attn.detr.detections import Detections
+from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.heads import Prediction
 from deform_attn.detr.pyramid import build_pyramid
 from deform_attn.detr.transformer import Transformer
@@ -137,10 +138,10 @@ class DeformableDetr(nn.Module):
 
 def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
     if not given or given != wanted[: len(given)]:
-        raise ValueError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
+        raise ConfigError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
     for before, stride in zip(wanted[len(given) - 1 :], wanted[len(given) :], strict=False):
         if stride != 2 * before:
-            raise ValueError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
+            raise ConfigError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
 
 
 @contextmanager

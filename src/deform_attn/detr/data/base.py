@@ -7,10 +7,6 @@ from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.data.batch import Sample
 
 
-class DataError(ValueError):
-    """Something is wrong with the user's data: one line that names the file and the record, and a way out."""
-
-
 class Category(NamedTuple):
     """One class: its `id` as in the annotations and its `name`. Its label is its position among the categories."""
 

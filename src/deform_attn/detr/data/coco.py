@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from deform_attn.detr.boxes import xyxy_to_cxcywh
-from deform_attn.detr.data.base import Category, DataError, coco_categories
+from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
+from deform_attn.detr.errors import DataError
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
