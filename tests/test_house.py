@@ -21,7 +21,7 @@ FLOORS = [
     {"checks", "reference"},
     {"backends"},
     {"functional"},
-    {"modules", "recording"},
+    {"modules", "recording", "reference_points"},
     {"interop", "export", "detr"},
     {"cli"},
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from deform_attn.backends.base import Backend
 from deform_attn.backends.grid_sample import GRID_SAMPLE
-from deform_attn.backends.plain import REFERENCE
+from deform_attn.backends.reference import REFERENCE
 from deform_attn.checks import Inputs, backend_name
 
 BACKENDS: tuple[Backend, ...] = (GRID_SAMPLE, REFERENCE)
