@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import math
@@ -101,10 +102,8 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
             patches.setattr(Path, name, killed(getattr(Path, name)))
         patches.setattr(shutil, "rmtree", killed(shutil.rmtree))
         patches.setattr(os, "fsync", killed(os.fsync))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             save(path, new, training(2) if with_training else None)
-        except KeyboardInterrupt:
-            pass
     assert dead == (1 <= moment <= (16 if with_training else 12)), "the loop reaches every step of a save"
     assert exists(path)
     found = load_model(path)

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detect
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
     data, model = Patches(2), detector(two_stage=two_stage).model
-    config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5, workers=1)
+    config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5)
     optimizer, _ = build_optimizer(model, config)
     losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
     assert losses[-1] < losses[0] / 5
@@ -121,6 +122,21 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(7)
     train_one_epoch(model, build_optimizer(model, config)[0], data, config, 0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_and_evaluation_run_in_the_callers_thread() -> None:
+    # Other threads would not see its use_backend, autocast and record, and would draw random numbers in any order.
+    class Watched(Patches):
+        def __getitem__(self, index: int) -> Sample:
+            threads.add(threading.get_ident())
+            return super().__getitem__(index)
+
+    threads: set[int] = set()
+    first, config = detector(), TrainConfig(epochs=1, batch_size=2)
+    first.model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
+    train_one_epoch(first.model, build_optimizer(first.model, config)[0], Watched(4), config, 0)
+    evaluate_model(first.model, Watched(2))
+    assert threads == {threading.get_ident()}
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

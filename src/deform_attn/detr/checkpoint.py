@@ -76,7 +76,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """Make the directory `path` if it is missing, and check that `save` may write there.
 
     Raises:
-        CheckpointError: at `path` there is no directory, or it holds files of another program that `save` would replace.
+        CheckpointError: at `path` there is no directory, or it holds files of another program, which `save` replaces.
         OSError: the directory cannot be made or written to.
     """
     folder = Path(path)

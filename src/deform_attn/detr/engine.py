@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deform_attn.detr import checkpoint as checkpoints
 from deform_attn.detr.checkpoint import Detector, TrainingState
@@ -19,7 +19,6 @@ from deform_attn.detr.data.batch import collate
 from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.evaluation import evaluate
 from deform_attn.detr.model import DeformableDetr, evaluating
-from deform_attn.detr.workers import add_gradients, replicate, share, worker_threads
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,7 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train on every sample of `data` once.
 
-    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone. Each of
-    `config.workers` threads takes a part of every batch; on a GPU, and with dropout, whose random numbers threads would
-    draw in any order, there is only one.
+    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone.
 
     Returns:
         The mean of `loss` and of its terms over the epoch.
@@ -81,47 +78,37 @@ def train_one_epoch(
     """
     device = model.mean.device
     criterion = Criterion(config.loss)
-    workers = config.workers if device.type == "cpu" and model.config.transformer.dropout == 0 else 1
     steps = math.ceil(len(data) / config.batch_size)
     sums = torch.zeros(4)
     data.set_epoch(epoch)
     model.train()
-    replicas = replicate(model, workers)
-
-    def loss(replica: DeformableDetr, part: Sequence[int]) -> Tensor:
-        batch = collate([data[i] for i in part])
-        losses = criterion(replica(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
-        return torch.stack([losses.total, losses.classes, losses.boxes, losses.giou])
-
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), worker_threads(workers) as executor:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(data)).tolist()
         for step in range(steps):
             for group in optimizer.param_groups:
                 rate = learning_rate(epoch * steps + step, config.epochs * steps, config)
                 group["lr"] = rate * group["lr_factor"]
+            batch = collate([data[i] for i in order[step * config.batch_size : (step + 1) * config.batch_size]])
+            losses = criterion(model(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
             optimizer.zero_grad()
-            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            sums += add_gradients(executor, replicas, share(batch, workers), loss).cpu()
+            losses.total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
             optimizer.step()
+            sums += torch.stack([losses.total, losses.classes, losses.boxes, losses.giou]).detach().cpu()
             if on_step is not None:
                 on_step(Progress(epoch + 1, config.epochs, step + 1, steps, float(sums[0]) / (step + 1)))
     return dict(zip(("loss", "class", "box", "giou"), (sums / steps).tolist(), strict=True))
 
 
-def evaluate_model(
-    model: DeformableDetr, data: DetectionData, batch_size: int = 16, workers: int = 1
-) -> dict[str, float]:
-    """Return COCO's metrics of `model` on `data`, computed by so many threads."""
-
-    def detect(start: int) -> list[dict[str, Any]]:
-        batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-        found = zip(batch.samples, model.detect(batch), strict=True)
-        return [one for sample, detections in found for one in detections.to_coco(sample.image_id, data.categories)]
-
-    with evaluating(model), worker_threads(workers) as executor:
-        found = [one for batch in executor.map(detect, range(0, len(data), batch_size)) for one in batch]
+def evaluate_model(model: DeformableDetr, data: DetectionData, batch_size: int = 16) -> dict[str, float]:
+    """Return COCO's metrics of `model` on `data`."""
+    found: list[dict[str, Any]] = []
+    with evaluating(model):
+        for start in range(0, len(data), batch_size):
+            batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
+            for sample, detections in zip(batch.samples, model.detect(batch), strict=True):
+                found += detections.to_coco(sample.image_id, data.categories)
     return evaluate(data.ground_truth(), found)
 
 
@@ -168,7 +155,7 @@ def fit(
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
         if validation is not None:
-            record |= evaluate_model(model, validation, config.batch_size, config.workers)
+            record |= evaluate_model(model, validation, config.batch_size)
         history.append(record)
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)
