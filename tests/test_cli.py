@@ -113,6 +113,17 @@ def test_a_file_in_the_place_of_the_output_folder_is_one_line(folder, capsys):
     assert (folder / "run").read_text() == "in the way"
 
 
+def test_categories_that_differ_are_one_line_before_training_and_in_evaluation(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    capsys.readouterr()
+    edit(folder / "val.json", lambda truth: truth["categories"][0].update(name="ball"))
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 1
+    assert "'ball' (id 3), the detector's is 'block' (id 3)" in error_line(capsys)
+    assert main(["train", "--data", str(folder), "--out", str(folder / "other")]) == 1
+    assert "validation data: category 1 is 'ball'" in error_line(capsys)
+    assert not (folder / "other").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -141,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     detector = load_model(options.checkpoint)
     data = _split(options.data, "val", detector.max_size)
-    print(format_metrics(evaluate_model(detector.model, data)))
+    print(format_metrics(evaluate_model(detector, data)))
 
 
 def _split(folder: Path, split: str, max_size: int | None) -> "CocoFolder":

@@ -12,7 +12,7 @@ from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, 
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
-from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.errors import CheckpointError, DataError
 from deform_attn.detr.model import build_model
 
 
@@ -61,12 +61,13 @@ def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detect
 
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
-    data, model = Patches(2), detector(two_stage=two_stage).model
+    data, learner = Patches(2), detector(two_stage=two_stage)
+    model = learner.model
     config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5)
     optimizer, _ = build_optimizer(model, config)
     losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
     assert losses[-1] < losses[0] / 5
-    assert evaluate_model(model, data)["AP50"] > 0.95
+    assert evaluate_model(learner, data)["AP50"] > 0.95
 
 
 def without_seconds(history: Sequence[dict[str, float]]) -> list[dict[str, float | None]]:
@@ -115,6 +116,33 @@ def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None
         fit(detector(two_stage=False), data, config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("categories", "difference"),
+    [
+        (
+            (Category(1, "bright"), Category(2, "dim")),
+            r"category 2 is 'dim' \(id 2\), the detector's is 'dark' \(id 2\)",
+        ),
+        ((Category(2, "dark"), Category(1, "bright")), r"category 1 is 'dark' \(id 2\), .* 'bright' \(id 1\)"),
+        ((*Patches.categories, Category(3, "grey")), r"category 3 is 'grey' \(id 3\), the detector's is missing"),
+        (Patches.categories[:1], r"category 2 is missing, the detector's is 'dark'"),
+    ],
+)
+def test_data_of_other_categories_are_refused_before_the_first_step(
+    tmp_path: Path, categories: tuple[Category, ...], difference: str
+) -> None:
+    data, other, config = Patches(2), Patches(2), TrainConfig(epochs=1, batch_size=2)
+    other.categories = categories
+    with pytest.raises(DataError, match=f"evaluation data: {difference}"):
+        evaluate_model(detector(), other)
+    with pytest.raises(DataError, match=f"training data: {difference}"):
+        fit(detector(), other, config, tmp_path / "run")
+    with pytest.raises(DataError, match=f"validation data: {difference}"):
+        fit(detector(), data, config, tmp_path / "run", validation=other)
+    assert data.epochs == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_leaves_the_global_random_state_alone() -> None:
     data, model, config = Patches(2), detector(dropout=0.1).model, TrainConfig(epochs=1, batch_size=2)
     torch.manual_seed(7)
@@ -135,7 +163,7 @@ def test_training_and_evaluation_run_in_the_callers_thread() -> None:
     first, config = detector(), TrainConfig(epochs=1, batch_size=2)
     first.model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
     train_one_epoch(first.model, build_optimizer(first.model, config)[0], Watched(4), config, 0)
-    evaluate_model(first.model, Watched(2))
+    evaluate_model(first, Watched(2))
     assert threads == {threading.get_ident()}
 
 

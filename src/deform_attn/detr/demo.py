@@ -69,7 +69,7 @@ def run_demo(
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
     history = fit(detector, data, train, out / "checkpoint", resume=resume, on_step=on_step)
-    metrics = evaluate_model(model, test, train.batch_size)
+    metrics = evaluate_model(detector, test, train.batch_size)
     _draw_scenes(model, test, out / "detections.png")
     _draw_best_query(model, test, out / "attention.png")
     seconds = time.perf_counter() - start

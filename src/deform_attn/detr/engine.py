@@ -14,7 +14,7 @@ from deform_attn.detr import checkpoint as checkpoints
 from deform_attn.detr.checkpoint import Detector, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
-from deform_attn.detr.data.base import DetectionData
+from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.evaluation import evaluate
@@ -101,13 +101,18 @@ def train_one_epoch(
     return dict(zip(("loss", "class", "box", "giou"), (sums / steps).tolist(), strict=True))
 
 
-def evaluate_model(model: DeformableDetr, data: DetectionData, batch_size: int = 16) -> dict[str, float]:
-    """Return COCO's metrics of `model` on `data`."""
+def evaluate_model(detector: Detector, data: DetectionData, batch_size: int = 16) -> dict[str, float]:
+    """Return COCO's metrics of `detector` on `data`.
+
+    Raises:
+        DataError: the categories of `data` are not the detector's.
+    """
+    check_categories(data, detector.categories, "evaluation data")
     found: list[dict[str, Any]] = []
-    with evaluating(model):
+    with evaluating(detector.model):
         for start in range(0, len(data), batch_size):
             batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-            for sample, detections in zip(batch.samples, model.detect(batch), strict=True):
+            for sample, detections in zip(batch.samples, detector.model.detect(batch), strict=True):
                 found += detections.to_coco(sample.image_id, data.categories)
     return evaluate(data.ground_truth(), found)
 
@@ -142,8 +147,12 @@ def fit(
     Raises:
         CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
             there is something else.
+        DataError: the categories of `data` or `validation` are not the detector's.
         DivergenceError: the training has diverged.
     """
+    check_categories(data, detector.categories, "training data")
+    if validation is not None:
+        check_categories(validation, detector.categories, "validation data")
     checkpoints.check_target(path)  # rather than after an epoch
     model = detector.model
     optimizer, names = build_optimizer(model, config)
@@ -155,7 +164,7 @@ def fit(
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
         if validation is not None:
-            record |= evaluate_model(model, validation, config.batch_size)
+            record |= evaluate_model(detector, validation, config.batch_size)
         history.append(record)
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)
