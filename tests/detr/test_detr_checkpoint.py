@@ -42,8 +42,10 @@ def same_weights(first: Detector, second: Detector) -> bool:
 
 
 def training(epochs: int) -> TrainingState:
-    history = [{"epoch": float(i + 1), "loss": 0.1 * i} for i in range(epochs)]
-    return TrainingState(TrainConfig(epochs=5), history, {"a.step": torch.tensor(3.0), "a.exp_avg": torch.rand(2, 3)})
+    history = [{"epoch": float(i + 1), "loss": 0.1 * i, "seconds": 2.5} for i in range(epochs)]
+    return TrainingState(
+        TrainConfig(epochs=10**9), history, {"a.step": torch.tensor(3.0), "a.exp_avg": torch.rand(2, 3)}, 7
+    )
 
 
 def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
@@ -55,14 +57,14 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert (after.categories, after.max_size) == (before.categories, 320)
     assert not after.model.training
     loaded = load_training(tmp_path / "runs" / "checkpoint")
-    assert (loaded.config, loaded.history) == (state.config, state.history)
+    assert (loaded.config, loaded.history, loaded.pictures) == (state.config, state.history, 7)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(tensor, state.optimizer[name]) for name, tensor in loaded.optimizer.items())
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["checkpoint"]
 
 
 def test_metrics_that_are_not_defined_survive_as_nan(tmp_path: Path) -> None:
-    state = TrainingState(TrainConfig(), [{"loss": 1.5, "AP>96": math.nan}], {})
+    state = TrainingState(TrainConfig(), [{"epoch": 1, "loss": 1.5, "seconds": 2, "AP>96": math.nan}], {}, 7)
     save(tmp_path / "run", detector(0), state)
     assert "NaN" not in (tmp_path / "run" / "training.json").read_text()
     history = load_training(tmp_path / "run").history
@@ -246,11 +248,23 @@ def cut(name: str) -> Callable[[Path], object]:
         (change("config.json", "categories", [{"id": 3}]), "no configuration of a detector"),
         (change("config.json", "categories", [{"id": 3, "name": "pine"}]), "1 categories for 2 classes"),
         (change("config.json", "max_size", "big"), "no configuration of a detector .*big"),
+        (change("config.json", "max_size", 0), "max_size: expected a number of pixels, at least 1"),
+        (change("config.json", "max_size", 1.5), "max_size: expected a number of pixels, at least 1"),
+        (change("config.json", "categories", [{"id": math.inf, "name": "pine"}]), "no configuration of a detector"),
+        (change("config.json", "model", {"num_classes": 10**15}), "2 categories for 1000000000000000 classes"),
+        (change("config.json", "model", {"num_classes": 2, "transformer": {"width": 8 * 10**12}}), "no configuration"),
         (change("config.json", "model", {"num_classes": 2}), r"model\.safetensors: (lacks|has|tensor)"),
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
         (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: there is no such file"),
         (write("training.json", "{}"), r"training\.json: no state of a training"),
+        (change("training.json", "pictures", None), r"training\.json: no state of a training"),
+        (change("training.json", "history", 3), r"training\.json: no state of a training"),
+        (change("training.json", "history", [3]), r"training\.json: no state of a training"),
+        (change("training.json", "history", [{}]), r"training\.json: .*no record of epoch 1"),
+        (change("training.json", "history", [{"epoch": 1, "loss": 2.0}]), r"training\.json: .*no record of epoch 1"),
+        (change("training.json", "history", [{"epoch": 2, "loss": 2.0, "seconds": 1}]), r"training\.json: .*epoch 1"),
+        (change("training.json", "history", [{"epoch": 1, "loss": "2", "seconds": 1}]), r"training\.json: .*epoch 1"),
         (cut("training.safetensors"), r"training\.safetensors: damaged"),
     ],
 )

@@ -39,11 +39,15 @@ class Detector:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name."""
+    """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name.
+
+    Each record has `epoch` (from 1), `loss` and `seconds` at least; `pictures` is how many the training has.
+    """
 
     config: TrainConfig
     history: list[dict[str, float]]
     optimizer: dict[str, Tensor]
+    pictures: int
 
 
 def save(path: str | os.PathLike[str], detector: Detector, training: TrainingState | None = None) -> None:
@@ -66,7 +70,8 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.model.state_dict().items()}
     files = {"config.json": _json(config), "model.safetensors": serialise(state)}
     if training is not None:
-        values = {"config": training.config.to_dict(), "history": without_nan(training.history)}
+        values = {"config": training.config.to_dict(), "pictures": training.pictures}
+        values["history"] = without_nan(training.history)
         files["training.json"] = _json(values)
         files["training.safetensors"] = serialise({k: v.cpu().contiguous() for k, v in training.optimizer.items()})
     replace_files(Path(path), files)
@@ -107,13 +112,16 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
             f"{file}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}"
         )
     try:
-        model = build_model(ModelConfig.from_dict(config["model"]))
+        settings = ModelConfig.from_dict(config["model"])
         categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in config["categories"])
-        max_size = None if config.get("max_size") is None else int(config["max_size"])
-    except (KeyError, TypeError, ValueError) as error:
+        max_size = config.get("max_size")
+        if max_size is not None and (not isinstance(max_size, int) or max_size < 1):
+            raise ValueError(f"max_size: expected a number of pixels, at least 1, or null, got {max_size!r}")
+        if len(categories) != settings.num_classes:
+            raise ValueError(f"{len(categories)} categories for {settings.num_classes} classes")
+        model = build_model(settings)  # RuntimeError: larger than the memory
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{file}: no configuration of a detector ({error!r})") from error
-    if len(categories) != model.config.num_classes:
-        raise CheckpointError(f"{file}: {len(categories)} categories for {model.config.num_classes} classes")
     _load_state(model, locate(Path(path), "model.safetensors"))
     return Detector(model.eval(), categories, max_size)
 
@@ -127,10 +135,11 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     file = locate(Path(path), "training.json")
     values = _read_json(file)
     try:
-        config, history = TrainConfig.from_dict(values["config"]), _with_nan(values["history"])
+        config, pictures = TrainConfig.from_dict(values["config"]), int(values["pictures"])
+        history = _checked_history(values["history"], config.epochs)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    return TrainingState(config, history, _read_tensors(locate(Path(path), "training.safetensors")))
+    return TrainingState(config, history, _read_tensors(locate(Path(path), "training.safetensors")), pictures)
 
 
 def _load_state(model: torch.nn.Module, file: Path) -> None:
@@ -177,8 +186,14 @@ def without_nan(records: Sequence[Mapping[str, float]]) -> list[dict[str, float 
     return [{name: None if math.isnan(value) else value for name, value in one.items()} for one in records]
 
 
-def _with_nan(records: Sequence[Mapping[str, float | None]]) -> list[dict[str, float]]:
-    return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+def _checked_history(records: Sequence[Mapping[str, float | None]], epochs: int) -> list[dict[str, float]]:
+    """Return `records` with NaN in the place of None; ValueError naming the epoch whose record is not one."""
+    history = [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+    for i, one in enumerate(history):
+        numbers = all(isinstance(value, int | float) for value in one.values())
+        if not numbers or not one.keys() >= {"epoch", "loss", "seconds"} or one["epoch"] != i + 1 or i >= epochs:
+            raise ValueError(f"history: no record of epoch {i + 1} of {epochs} in {one!r:.80}")
+    return history
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

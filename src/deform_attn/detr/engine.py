@@ -16,7 +16,7 @@ from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
-from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.errors import CheckpointError, ConfigError
 from deform_attn.detr.evaluation import evaluate
 from deform_attn.detr.model import DeformableDetr, evaluating
 
@@ -125,6 +125,7 @@ def fit(
     *,
     validation: DetectionData | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     on_step: OnStep | None = None,
 ) -> History:
     """Train `detector.model` and write a checkpoint to the directory `path` after every epoch.
@@ -136,20 +137,25 @@ def fit(
         detector: the model to train, in place, and what its checkpoints say beside it.
         data: what to train on.
         config: how to train.
-        path: the checkpoint's directory.
+        path: the checkpoint's directory; other files in it are left alone.
         validation: evaluated after every epoch, if given.
         resume: go on from the checkpoint at `path`; if there is none yet, begin.
+        overwrite: begin even if there is a checkpoint at `path`; the first epoch's replaces it.
         on_step: called after every step.
 
     Returns:
         For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
 
     Raises:
-        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
-            there is something else.
+        CheckpointError: there is a checkpoint and neither `resume` nor `overwrite`; the one to resume from is damaged,
+            or from another model, config or data; or at `path` there is something else.
+        ConfigError: both `resume` and `overwrite`.
         DataError: the categories of `data` or `validation` are not the detector's.
         DivergenceError: the training has diverged.
+        OSError: `path` cannot be made or written to.
     """
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other; choose one")
     check_categories(data, detector.categories, "training data")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
@@ -157,34 +163,60 @@ def fit(
     model = detector.model
     optimizer, names = build_optimizer(model, config)
     history: History = []
-    if resume and checkpoints.exists(path):
-        history = _restore(path, model, optimizer, names, config)
+    if checkpoints.exists(path):
+        if resume:
+            history = _restore(path, detector, optimizer, names, config, len(data))
+        elif not overwrite:
+            raise CheckpointError(
+                f"{path}: holds a training; go on with it (resume=True, --resume), replace it (overwrite=True, "
+                "--overwrite), or choose another directory"
+            )
+
+    def save() -> None:
+        state = TrainingState(config, history, checkpoints.named_state(optimizer, names), len(data))
+        checkpoints.save(path, detector, state)
+
+    def validate() -> None:
+        if validation is not None and history and "AP" not in history[-1]:
+            history[-1] |= evaluate_model(detector, validation, config.batch_size)
+            save()
+
+    validate()  # an earlier run may have been stopped between an epoch and the end of its evaluation
     for epoch in range(len(history), config.epochs):
         start = time.perf_counter()
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
-        if validation is not None:
-            record |= evaluate_model(detector, validation, config.batch_size)
         history.append(record)
-        state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
-        checkpoints.save(path, detector, state)
+        save()  # before the evaluation, which may fail or be stopped
+        validate()
     return history
 
 
 def _restore(
     path: str | os.PathLike[str],
-    model: DeformableDetr,
+    detector: Detector,
     optimizer: torch.optim.Optimizer,
     names: Sequence[str],
     config: TrainConfig,
+    pictures: int,
 ) -> History:
     """Put model and optimiser where the checkpoint at `path` left them, and return the history up to there."""
     saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
-    pairs = {"model": (saved.model.config, model.config), "training": (training.config, config)}
+    pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "model setting ": (saved.model.config.to_dict(), detector.model.config.to_dict()),
+        "training setting ": (training.config.to_dict(), config.to_dict()),
+        "": (
+            {"pictures": training.pictures, "categories": saved.categories, "max_size": saved.max_size},
+            {"pictures": pictures, "categories": detector.categories, "max_size": detector.max_size},
+        ),
+    }
     for what, (before, now) in pairs.items():
-        for name, value in now.to_dict().items():
-            if (stored := before.to_dict()[name]) != value:
-                raise CheckpointError(f"{path}: was begun with {what} setting {name} {stored!r}, not {value!r}")
-    model.load_state_dict(saved.model.state_dict())
+        for name, value in now.items():
+            if before[name] != value:
+                raise CheckpointError(
+                    f"{path}: was begun with {what}{name} {before[name]!r}, not {value!r}; "
+                    "resume it with what it was begun with, or train into another directory"
+                )
+    detector.model.load_state_dict(saved.model.state_dict())
     checkpoints.load_named_state(optimizer, names, training.optimizer)
     return training.history
