@@ -190,5 +190,6 @@ class TrainConfig(Config):
         """Raise ConfigError if the fields cannot work together."""
         for name in ("epochs", "batch_size", "lr", "clip_norm"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "seed"):
+        for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps"):
             self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")
