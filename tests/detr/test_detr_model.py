@@ -241,3 +241,19 @@ def test_detecting_leaves_the_model_in_its_mode_and_does_not_touch_its_statistic
     assert model.training
     assert [len(found.scores) for found in detections] == [4, 4]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_frozen_part_stays_frozen_after_detecting() -> None:
+    model = redrawn(tiny())
+    model.backbone.eval()
+    model.detect(collate([sample(64, 40)]))
+    assert model.training
+    assert model.transformer.training
+    assert not any(module.training for module in model.backbone.modules())
+
+
+def test_detections_can_take_part_in_a_gradient() -> None:
+    scores = redrawn(tiny()).detect(collate([sample(64, 40)]))[0].scores
+    weight = torch.ones(1, requires_grad=True)
+    (weight * scores).sum().backward()
+    assert weight.grad is not None

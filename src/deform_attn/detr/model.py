@@ -125,7 +125,7 @@ class DeformableDetr(nn.Module):
         *auxiliary, (logits, boxes) = predictions
         return Output(logits, boxes, tuple(auxiliary), proposed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def detect(self, batch: Batch, limit: int = 100) -> list[Detections]:
         """Return the `limit` most certain detections of each picture, in pixels of its original size.
 
@@ -159,13 +159,14 @@ def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode for a while."""
-    training = model.training
+    """Hold `model` in evaluation mode for a while; afterwards each of its modules is in its own mode again."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:
