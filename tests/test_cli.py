@@ -1,6 +1,8 @@
 """The command line: what it prints, and that bad input gives one line and no traceback."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -180,6 +182,12 @@ def test_ctrl_c_is_one_line_and_keeps_the_last_checkpoint(folder, capsys, monkey
     assert train(folder, "--queries", "5", "--overwrite") == 130
     assert error_line(capsys) == "deform-attn: stopped"
     assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+
+
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "deform_attn", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("deform-attn ")
 
 
 def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):

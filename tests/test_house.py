@@ -24,6 +24,7 @@ FLOORS = [
     {"modules", "recording"},
     {"interop", "export", "detr"},
     {"cli"},
+    {"__main__"},
 ]
 
 
