@@ -24,6 +24,7 @@ FLOORS = [
     {"modules", "recording", "reference_points"},
     {"interop", "export", "detr"},
     {"cli"},
+    {"__main__"},
 ]
 
 
