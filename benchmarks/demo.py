@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import platform
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,8 +28,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     load, cpu_before, start = os.getloadavg()[0], time.process_time(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as out, use_backend(options.backend), progress_bar() as on_step:
-        result = run_demo(Path(out) / "demo", seed=options.seed, on_step=on_step)
+    out = Path("runs") / f"demo-{options.backend}"
+    with use_backend(options.backend), progress_bar() as on_step:
+        result = run_demo(out, seed=options.seed, overwrite=True, on_step=on_step)
     report = {
         "backend": options.backend,
         "seed": options.seed,
