@@ -113,6 +113,8 @@ struct Scratch {
     F *rx, *ry, *rw, *rh;  // [padded] the query's references, one entry a point
     Int *pixel;            // [4 * padded] the items: which pixel ...
     F *share;              // [4 * padded] ... counts how much
+    Int *next_pixel;       // the items of the row after this one
+    F *next_share;
     F *dot;                // [4 * padded] backward: <grad_output, pixel>
     F *grad_a, *grad_x, *grad_y;  // [padded]
     F *grad_reference;            // [4 * L]
@@ -133,10 +135,12 @@ struct Scratch {
     void lay_out(const Plan<F> &plan, bool backward) {
         const int64_t padded = plan.padded, D = plan.call->D;
         F **const rows[] = {&x, &y, &a, &rx, &ry, &rw, &rh};
-        for (F **array : rows) *array = arena.take<F>(padded);
+        for (F **array : rows) *array = arena.take<F>(padded + Wide<F>::lanes);
         raw = arena.take<F>(2 * padded);
         pixel = arena.take<Int>(4 * padded + Wide<F>::lanes);
+        next_pixel = arena.take<Int>(4 * padded + Wide<F>::lanes);
         share = arena.take<F>(4 * padded + Wide<F>::lanes);
+        next_share = arena.take<F>(4 * padded + Wide<F>::lanes);
         sum = arena.take<F>(D);
         if (!backward) return;
         dot = arena.take<F>(4 * padded + Wide<F>::lanes);
@@ -153,19 +157,28 @@ struct Scratch {
 
 // Spread the references of query (n, q) over its points.
 template <class F>
-void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scratch<F> &scratch) {
+NOT_INLINE void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scratch<F> &s) {
+    constexpr int lanes = Wide<F>::lanes;
+    using V = Vector<F, lanes>;
     const deform_attn_call &call = *plan.call;
     const Array references{call.reference_points, call.reference_dtype};
     const int64_t offset = n * call.reference_stride_n + q * call.reference_stride_q;
-    F reference[4] = {0, 0, 0, 0};
-    for (int64_t t = 0; t < plan.T; ++t) {
-        if (t == 0 || plan.level[t] != plan.level[t - 1]) {
-            references.read(offset + plan.level[t] * call.reference_stride_l, call.reference_size, reference);
+    const bool boxes = call.reference_size == 4;
+    int64_t first = 0;
+    for (int64_t l = 0; l < call.L; ++l) {
+        F copy[4];
+        const F *reference = references.view(offset + l * call.reference_stride_l, call.reference_size, copy);
+        const int64_t end = first + call.levels[4 * l + 3];
+        // Whole vectors: what they write past a level's end is overwritten by the next level, or lies in the padding.
+        for (int64_t t = first; t < end; t += lanes) {
+            store(s.rx + t, broadcast<V>(reference[0]));
+            store(s.ry + t, broadcast<V>(reference[1]));
+            if (boxes) {
+                store(s.rw + t, broadcast<V>(reference[2]));
+                store(s.rh + t, broadcast<V>(reference[3]));
+            }
         }
-        scratch.rx[t] = reference[0];
-        scratch.ry[t] = reference[1];
-        scratch.rw[t] = reference[2];
-        scratch.rh[t] = reference[3];
+        first = end;
     }
 }
 
