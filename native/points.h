@@ -113,8 +113,6 @@ struct Scratch {
     F *rx, *ry, *rw, *rh;  // [padded] the query's references, one entry a point
     Int *pixel;            // [4 * padded] the items: which pixel ...
     F *share;              // [4 * padded] ... counts how much
-    Int *next_pixel;       // the items of the row after this one
-    F *next_share;
     F *dot;                // [4 * padded] backward: <grad_output, pixel>
     F *grad_a, *grad_x, *grad_y;  // [padded]
     F *grad_reference;            // [4 * L]
@@ -138,9 +136,7 @@ struct Scratch {
         for (F **array : rows) *array = arena.take<F>(padded + Wide<F>::lanes);
         raw = arena.take<F>(2 * padded);
         pixel = arena.take<Int>(4 * padded + Wide<F>::lanes);
-        next_pixel = arena.take<Int>(4 * padded + Wide<F>::lanes);
         share = arena.take<F>(4 * padded + Wide<F>::lanes);
-        next_share = arena.take<F>(4 * padded + Wide<F>::lanes);
         sum = arena.take<F>(D);
         if (!backward) return;
         dot = arena.take<F>(4 * padded + Wide<F>::lanes);
@@ -195,8 +191,7 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         const V next = load<V>(a + t);
         highest = next > highest ? next : highest;
     }
-    F high = highest[0];
-    for (int i = 1; i < n; ++i) high = highest[i] > high ? highest[i] : high;
+    const F high = highest_lane<F, n>(highest);
     V sums{};
     for (int64_t t = 0; t < padded; t += n) {
         // The padding's -infinity must not meet a `high` of -infinity.
@@ -205,9 +200,8 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         sums += e;
         store(a + t, e);
     }
-    F sum = 0;
-    for (int i = 0; i < n; ++i) sum += sums[i];
-    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) / sum);
+    const F share = 1 / sum_of_lanes<F, n>(sums);
+    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) * share);
 }
 
 // Fill scratch.x, .y and .a for the row of query (n, q) and head m.
