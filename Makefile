@@ -1,0 +1,42 @@
+# `make help` lists the targets. Everything is installed into .venv, which later runs reuse.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: .venv/installed-detr ## train a small detector on handwritten digits, evaluate it, draw pictures (runs/demo/)
+	$(BIN)/deform-attn demo --out runs/demo $(ARGS)
+
+test: lint ## lint, type-check, and run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed-dev ## run the tests marked slow
+	$(BIN)/python -m pytest -m slow; status=$$?; test $$status -eq 0 -o $$status -eq 5  # 5: none is marked yet
+
+lint: .venv/installed-dev ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/installed-dev ## rewrite the sources in the house's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove what the other targets made, runs/ excepted
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deform-attn needs Python 3.11 or newer; try PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# torch goes first and alone, so that no other package's wish decides which build of it comes.
+.venv/installed-%: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[$*]'
+	touch $@

@@ -1,0 +1,149 @@
+"""The house: the public names, who imports whom, what the core needs, and examples that run."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deform_attn
+
+PACKAGE = Path(deform_attn.__file__).parent
+EXTRAS = {"matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy", "sklearn", "tqdm"} | {
+    "transformers"
+}
+# Each row may import from its own row and from those above it.
+FLOORS = [
+    {"checks", "reference"},
+    {"backends"},
+    {"functional"},
+    {"modules", "recording"},
+    {"interop", "export", "detr"},
+    {"cli"},
+]
+
+
+def modules():
+    return sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+
+
+def part(parts):
+    """Return the top-level part of the package that a module belongs to."""
+    return parts[0] if parts else "__init__"
+
+
+def floor(name):
+    return next((i for i, names in enumerate(FLOORS) if name in names), None)
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(path):
+    """Yield (module imported, whether at the top of the file) of a source file."""
+    tree = ast.parse(path.read_text())
+    later = (ast.FunctionDef, ast.AsyncFunctionDef)  # what runs only when called
+    blocks = [node for node in ast.walk(tree) if isinstance(node, later) or is_type_checking(node)]
+    top = set(ast.walk(tree)) - {node for block in blocks for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node in top
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node in top
+
+
+def upward_imports(importer, imported_names):
+    """Return those of the `imported_names` that lie on a floor above that of the part `importer`."""
+    wrong = []
+    for name in imported_names:
+        segments = name.split(".")
+        if segments[0] != "deform_attn" or len(segments) == 1:
+            continue
+        imported = part(segments[1:])
+        if imported in deform_attn.__all__:
+            # Public names of the root stand on the floor of the modules.
+            if floor(importer) <= floor("modules"):
+                wrong.append(name)
+        elif floor(imported) is not None and (
+            floor(imported) > floor(importer) or (floor(importer) == floor("detr") and imported != importer)
+        ):
+            wrong.append(name)
+    return wrong
+
+
+def test_the_public_names_are_these():
+    assert deform_attn.__all__ == [
+        "DeformableAttention",
+        "MultiScaleDeformableAttention",
+        "deformable_attention",
+        "encoder_reference_points",
+        "explain",
+        "multi_scale_deformable_attention",
+        "record",
+        "use_backend",
+    ]
+    for name in deform_attn.__all__:
+        assert getattr(deform_attn, name).__doc__
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_no_module_imports_upward(module):
+    importer = part(module.parts)
+    if importer == "__init__":
+        return
+    assert floor(importer) is not None, f"{module} is on no floor"
+    names = [name for name, _ in imports(PACKAGE / module.with_suffix(".py"))]
+    assert upward_imports(importer, names) == []
+
+
+def test_the_import_order_test_sees_an_upward_import():
+    assert upward_imports("checks", ["deform_attn.functional.explain"]) == ["deform_attn.functional.explain"]
+    assert upward_imports("detr", ["deform_attn.interop.patch"]) == ["deform_attn.interop.patch"]
+    assert upward_imports("detr", ["deform_attn.record", "deform_attn.checks.x"]) == ["deform_attn.checks.x"]
+    assert upward_imports("functional", ["deform_attn.record"]) == ["deform_attn.record"]
+    assert upward_imports("functional", ["deform_attn.checks", "torch.nn"]) == []
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_packages_of_an_extra_are_imported_inside_the_function_that_needs_them(module):
+    at_top = [name for name, top in imports(PACKAGE / module.with_suffix(".py")) if top]
+    assert [name for name in at_top if name.split(".")[0] in EXTRAS] == []
+
+
+def test_importing_the_package_loads_torch_and_no_extra():
+    code = (
+        f"import sys, torch; old = set(sys.modules); import deform_attn; print({EXTRAS!r} & (set(sys.modules) - old))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(m.name for m in pkgutil.walk_packages(deform_attn.__path__, "deform_attn.")), ids=str
+)
+def test_the_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_the_public_callables_have_examples():
+    finder = doctest.DocTestFinder()
+    for name in deform_attn.__all__:
+        examples = [test for test in finder.find(getattr(deform_attn, name), name) if test.examples]
+        assert examples, f"{name} has no example"
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_a_file_says_in_its_first_line_what_it_is_and_stays_small(module):
+    source = (PACKAGE / module.with_suffix(".py")).read_text()
+    assert ast.get_docstring(ast.parse(source)), "no docstring"
+    limit = 250 if module.parts[0] == "detr" else 400
+    assert len(source.splitlines()) <= limit
