@@ -4,7 +4,7 @@ import pytest
 
 from deform_attn import explain
 
-BACKENDS = ["reference", "grid_sample"]
+BACKENDS = ["native", "grid_sample", "reference"]
 
 
 def call_on(backend, entry_point, *tensors, **options):
