@@ -36,3 +36,7 @@ def transforms_in_force() -> list[str]:
         if forward_ad._current_level >= 0:
             reasons.append("it has no forward-mode derivative")
     return reasons
+
+
+class SlowBackendWarning(UserWarning):
+    """The fast backend for this device is not available; `deform_attn.explain()` says why."""
