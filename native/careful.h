@@ -47,6 +47,7 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     const F left = floor_of_one(x), top = floor_of_one(y);
     if (nearest) {
         point.corners = 1;
+        point.x_on = point.y_on = false;
         point.pixel[0] = first + int64_t(top) * W + int64_t(left);
         point.weight[0] = 1;
         return point;

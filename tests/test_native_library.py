@@ -69,8 +69,20 @@ def test_it_takes_the_best_instruction_set_of_the_machine():
 @pytest.mark.parametrize("isa", native_cpu._library.isas[1:] if native_cpu._library else [])
 def test_a_lower_instruction_set_passes_the_same_tests(isa):
     assert python("-c", ONE_CALL, isa=isa).stdout.strip() == isa
-    files = ["test_functional.py", "test_native_numbers.py", "test_semantics.py"]
-    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "native", "-m", "not slow", *files, isa=isa)
+    files = ["test_functional.py", "test_native_numbers.py"]
+    done = python(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "native and not gradgradcheck",
+        "-m",
+        "not slow",
+        *files,
+        isa=isa,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-3000:]
 
