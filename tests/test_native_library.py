@@ -66,9 +66,17 @@ def test_it_takes_the_best_instruction_set_of_the_machine():
     assert library().isas[-1] == "baseline"
 
 
-@pytest.mark.parametrize("isa", native_cpu._library.isas[1:] if native_cpu._library else [])
-def test_a_lower_instruction_set_passes_the_same_tests(isa):
+LOWER_ISAS = native_cpu._library.isas[1:] if native_cpu._library else []
+
+
+@pytest.mark.parametrize("isa", LOWER_ISAS)
+def test_a_lower_instruction_set_can_be_asked_for(isa):
     assert python("-c", ONE_CALL, isa=isa).stdout.strip() == isa
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", LOWER_ISAS)
+def test_a_lower_instruction_set_passes_the_same_tests(isa):
     files = ["test_functional.py", "test_native_numbers.py"]
     done = python(
         "-m",
