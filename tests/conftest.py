@@ -1,8 +1,16 @@
 """Fixtures: every backend by name."""
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from every_backend import BACKENDS, call_on
+
+# The same draws in every run, so that a red run points at a change; HYPOTHESIS_PROFILE=fresh draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("fresh", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(params=BACKENDS)
