@@ -26,10 +26,12 @@ Choice choose() {
                     __builtin_cpu_supports("popcnt");
     const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+#ifdef DEFORM_ATTN_V4
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vl");
     if (v4) levels[count++] = {"x86-64-v4", &deform_attn_kernels_v4};
+#endif
     if (v3) levels[count++] = {"x86-64-v3", &deform_attn_kernels_v3};
     if (v2) levels[count++] = {"x86-64-v2", &deform_attn_kernels_v2};
 #endif
