@@ -22,7 +22,7 @@ FLOORS = [
     {"backends"},
     {"functional"},
     {"modules", "recording"},
-    {"interop", "export", "detr"},
+    {"interop", "export", "detr", "speed"},
     {"cli"},
 ]
 

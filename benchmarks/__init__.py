@@ -1,0 +1,1 @@
+"""The comparison with every rival: `python -m benchmarks.run`; docs/benchmarks.md tells how and shows the results."""
