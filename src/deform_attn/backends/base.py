@@ -23,3 +23,7 @@ class Backend:
     unsupported_reasons: Callable[[Inputs], list[str]]
     sample: Callable[[SamplingInputs], Tensor]
     attend: Callable[[AttentionInputs], Tensor]
+
+
+class SlowBackendWarning(UserWarning):
+    """The fast backend for this device is not available; `deform_attn.explain()` says why."""

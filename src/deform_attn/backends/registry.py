@@ -1,13 +1,17 @@
 """The backends in order of preference, and who runs a call."""
 
+import warnings
 from dataclasses import dataclass
 
-from deform_attn.backends.base import Backend
+import torch
+
+from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
+from deform_attn.backends.native_cpu import NATIVE
 from deform_attn.backends.plain import REFERENCE
 from deform_attn.checks import Inputs, backend_name
 
-BACKENDS: tuple[Backend, ...] = (GRID_SAMPLE, REFERENCE)
+BACKENDS: tuple[Backend, ...] = (NATIVE, GRID_SAMPLE, REFERENCE)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ def select(inputs: Inputs, name: str | None = None) -> Backend:
     """
     if name is None:
         # The last one, reference, has never anything against a call.
-        return next(backend for backend in BACKENDS if not reasons_against(backend, inputs))
+        chosen = next(backend for backend in BACKENDS if not reasons_against(backend, inputs))
+        if chosen is not NATIVE and inputs.value.device.type == "cpu":
+            _warn_of_slow_cpu(chosen)
+        return chosen
     backend = get(name)
     reasons = reasons_against(backend, inputs)
     if reasons:
@@ -69,3 +76,17 @@ def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
     candidates = [name] if name is not None else list(reasons)
     chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
     return Explanation(chosen if inputs is not None else None, reasons)
+
+
+_warned = False
+
+
+def _warn_of_slow_cpu(chosen: Backend) -> None:
+    """Say once that the CPU kernels are missing. Where they are there but cannot run a call, `explain` tells why."""
+    global _warned
+    reasons = NATIVE.unavailable_reasons()
+    if not reasons or _warned or torch.compiler.is_compiling():
+        return
+    _warned = True
+    message = f"deform_attn runs the slow backend {chosen.name!r} on the CPU: {'; '.join(reasons)}."
+    warnings.warn(message, SlowBackendWarning, stacklevel=4)

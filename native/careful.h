@@ -1,0 +1,145 @@
+// One row done with care, one number at a time, as reference.py does it: for rows whose fast sums are not finite.
+#ifndef DEFORM_ATTN_CAREFUL_H
+#define DEFORM_ATTN_CAREFUL_H
+
+#include "points.h"
+
+namespace {
+
+// What one point reads. Corners that are off the map have pixel -1.
+template <class F>
+struct CarefulPoint {
+    bool is_nan, empty;
+    int corners;
+    int64_t pixel[4];
+    F weight[4];
+    F along_x[4], along_y[4];  // derivatives of the weights by the coordinate in pixels
+};
+
+template <class F>
+F floor_of_one(F x) {
+    const F whole = F(int64_t(x));
+    return whole > x ? whole - 1 : whole;
+}
+
+template <class F>
+CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F location_y) {
+    CarefulPoint<F> point{};
+    point.empty = !plan.live[t];
+    if (point.empty) return point;
+    const F width = plan.width[t], height = plan.height[t];
+    const int64_t W = plan.row_length[t], H = int64_t(height), first = plan.first[t];
+    const bool nearest = plan.call->nearest, border = plan.call->border;
+    F x = location_x * width, y = location_y * height;
+    if (!nearest) x -= F(0.5), y -= F(0.5);
+    point.is_nan = x != x || y != y;
+    bool x_on = true, y_on = true;
+    if (border) {
+        x_on = x >= 0 && x <= width - 1, y_on = y >= 0 && y <= height - 1;
+        x = x > 0 ? x : 0, y = y > 0 ? y : 0;
+        x = x < width - 1 ? x : width - 1, y = y < height - 1 ? y : height - 1;
+    }
+    const F least = nearest ? 0 : -1;  // nearest: 0 is on the map, bilinear: -1 is not
+    const bool inside =
+        (nearest ? x >= least && y >= least : x > least && y > least) && x < width && y < height && !point.is_nan;
+    if (!inside) return point;
+    const F left = floor_of_one(x), top = floor_of_one(y);
+    if (nearest) {
+        point.corners = 1;
+        point.pixel[0] = first + int64_t(top) * W + int64_t(left);
+        point.weight[0] = 1;
+        return point;
+    }
+    point.corners = 4;
+    const F to_right = x - left, to_bottom = y - top;
+    for (int k = 0; k < 4; ++k) {
+        const bool right = k & 1, bottom = k & 2;
+        int64_t column = int64_t(left) + right, row = int64_t(top) + bottom;
+        if (border) column = column < W ? column : W - 1, row = row < H ? row : H - 1;
+        const bool on_map = column >= 0 && column < W && row >= 0 && row < H;
+        point.pixel[k] = on_map ? first + row * W + column : -1;
+        const F across = right ? to_right : 1 - to_right, down = bottom ? to_bottom : 1 - to_bottom;
+        point.weight[k] = across * down;
+        point.along_x[k] = x_on ? (right ? down : -down) : 0;
+        point.along_y[k] = y_on ? (bottom ? across : -across) : 0;
+    }
+    return point;
+}
+
+// A corner's number as it counts: masked pixels are 0, and so is what is not finite under a weight of exactly 0.
+template <class V, class F>
+F careful_number(const deform_attn_call &call, const V *base, int64_t n, int64_t pixel, int64_t d, F weight) {
+    if (call.mask && call.mask[n * call.mask_stride_n + pixel]) return 0;
+    const F number = F(to_number(base[pixel * call.value_stride_s + d]));
+    return weight == 0 && number - number != 0 ? 0 : number;
+}
+
+// `base` is pixel 0 of the row's image and head; the result goes to scratch.sum.
+template <class V, class F>
+NOT_INLINE void careful_row(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
+    const deform_attn_call &call = *plan.call;
+    for (int64_t d = 0; d < call.D; ++d) s.sum[d] = 0;
+    for (int64_t t = 0; t < plan.T; ++t) {
+        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        if (point.empty) continue;
+        for (int64_t d = 0; d < call.D; ++d) {
+            F read = point.is_nan ? F(__builtin_nan("")) : 0;
+            for (int k = 0; k < point.corners; ++k) {
+                if (point.pixel[k] < 0) continue;
+                read += point.weight[k] * careful_number(call, base, n, point.pixel[k], d, point.weight[k]);
+            }
+            s.sum[d] += s.a[t] * read;
+        }
+    }
+}
+
+// Gradients of the row's weights and of its coordinates in pixels, from scratch.grad, the row of grad_output.
+template <class V, class F>
+NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
+    const deform_attn_call &call = *plan.call;
+    for (int64_t t = 0; t < plan.T; ++t) {
+        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        F grad_a = 0, product[4] = {0, 0, 0, 0};
+        for (int64_t d = 0; d < call.D && !point.empty; ++d) {
+            F read = point.is_nan ? F(__builtin_nan("")) : 0;
+            for (int k = 0; k < point.corners; ++k) {
+                if (point.pixel[k] < 0) continue;
+                const F number = careful_number(call, base, n, point.pixel[k], d, point.weight[k]);
+                read += point.weight[k] * number;
+                product[k] += s.a[t] * s.grad[d] * number;
+            }
+            grad_a += s.grad[d] * read;
+        }
+        s.grad_a[t] = grad_a;
+        s.grad_x[t] = s.grad_y[t] = 0;
+        for (int k = 0; k < point.corners; ++k) {
+            if (point.pixel[k] < 0) continue;
+            s.grad_x[t] += point.along_x[k] * product[k];
+            s.grad_y[t] += point.along_y[k] * product[k];
+        }
+    }
+}
+
+// Add the row's part of grad_value, from scratch.grad, to those pixels that lie in [low, high).
+template <class V, class F>
+NOT_INLINE void careful_scatter(
+    const Plan<F> &plan, const V *base, F *grad_base, int64_t n, int64_t low, int64_t high, Scratch<F> &s) {
+    const deform_attn_call &call = *plan.call;
+    for (int64_t t = 0; t < plan.T; ++t) {
+        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        for (int k = 0; k < point.corners; ++k) {
+            const int64_t pixel = point.pixel[k];
+            if (pixel < low || pixel >= high || (call.mask && call.mask[n * call.mask_stride_n + pixel])) continue;
+            F *to = grad_base + pixel * call.M * call.D;
+            for (int64_t d = 0; d < call.D; ++d) {
+                const F number = F(to_number(base[pixel * call.value_stride_s + d]));
+                if (point.weight[k] == 0 && number - number != 0) continue;
+                to[d] += point.weight[k] * (s.a[t] * s.grad[d]);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+#endif

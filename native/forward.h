@@ -1,0 +1,203 @@
+// The forward pass: for each row, the shares of its pixels' channels, added up.
+#ifndef DEFORM_ATTN_FORWARD_H
+#define DEFORM_ATTN_FORWARD_H
+
+#include "careful.h"
+
+namespace {
+
+// Work shared out among threads: tasks 0, 1, ... taken one after the other by whoever is free. Which thread takes which
+// must not matter to the result.
+struct Tasks {
+    int64_t count;
+    int64_t next;
+    int32_t status;
+
+    bool take(int64_t &task) {
+        task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        return task < count;
+    }
+    void fail(int32_t why) { __atomic_store_n(&status, why, __ATOMIC_RELAXED); }
+
+    // Run body once on each thread, or here where there is little to do.
+    int32_t run(const deform_attn_call &call, void (*body)(int64_t, int64_t, void *), void *context, double work) {
+        if (!call.parallel_for || count < 2 || work < 3e5) {
+            body(0, count, context);
+        } else if (call.parallel_for(0, count, 1, body, context) != 0) {
+            return DEFORM_ATTN_PARALLEL_FAILED;
+        }
+        return status;
+    }
+};
+
+constexpr int64_t queries_a_task = 16;
+
+// Offsets of the blocks that cover D channels: block i starts at i * channels, but the last one ends at D.
+template <class Block, int blocks, bool whole>
+INLINE int64_t block_at(int i, int64_t last) {
+    return whole || i + 1 < blocks ? int64_t(i) * Block::channels : last;
+}
+
+// out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait for
+// the one before it.
+template <class Block, int blocks, bool whole, class F, class Int>
+INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, const Int *pixel, const F *share,
+                         int64_t items, int64_t last, typename Block::Value *out) {
+    using Vec = typename Block::Vec;
+    constexpr int vectors = blocks * Block::parts;
+    constexpr int chains = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
+    Vec sums[chains][vectors] = {};
+    int64_t i = 0;
+    for (; i + chains <= items; i += chains) {
+        for (int c = 0; c < chains; ++c) {
+            const typename Block::Value *from = base + int64_t(pixel[i + c]) * stride;
+            const Vec factor = broadcast<Vec>(share[i + c]);
+            for (int b = 0; b < blocks; ++b) {
+                Vec read[Block::parts];
+                Block::read(from + block_at<Block, blocks, whole>(b, last), read);
+                for (int p = 0; p < Block::parts; ++p) {
+                    Vec &sum = sums[c][b * Block::parts + p];
+                    sum = multiply_add<Vec>(factor, read[p], sum);
+                }
+            }
+        }
+    }
+    for (; i < items; ++i) {
+        const typename Block::Value *from = base + int64_t(pixel[i]) * stride;
+        const Vec factor = broadcast<Vec>(share[i]);
+        for (int b = 0; b < blocks; ++b) {
+            Vec read[Block::parts];
+            Block::read(from + block_at<Block, blocks, whole>(b, last), read);
+            for (int p = 0; p < Block::parts; ++p) {
+                Vec &sum = sums[0][b * Block::parts + p];
+                sum = multiply_add<Vec>(factor, read[p], sum);
+            }
+        }
+    }
+    Vec check{};
+    for (int v = 0; v < vectors; ++v) {
+        for (int c = 1; c < chains; ++c) sums[0][v] += sums[c][v];
+        check += sums[0][v] - sums[0][v];
+    }
+    for (int b = 0; b < blocks; ++b) {
+        Block::write(out + block_at<Block, blocks, whole>(b, last), &sums[0][b * Block::parts]);
+    }
+    return !any_not_finite(check);
+}
+
+// Call step(number of blocks, whether they are whole, first channel, offset of the last block) for runs of blocks that
+// together cover D channels. The numbers are compile-time constants of the callee.
+template <int n>
+struct Constant {
+    static constexpr int value = n;
+};
+
+template <class Block, class Step>
+INLINE void over_channels(int64_t D, Step step) {
+    // Blocks narrower than a full vector are for a D that has room for few of them.
+    constexpr int most = Block::lanes < Wide<typename Block::Number>::lanes ? 2 : 8 / Block::parts;
+    int64_t blocks = (D + Block::channels - 1) / Block::channels, at = 0;
+    const bool whole = D % Block::channels == 0;
+    while (blocks > 0) {
+        const int64_t last = D - Block::channels - at;
+        if (blocks >= most) {
+            blocks == most && !whole ? step(Constant<most>(), Constant<false>(), at, last)
+                                     : step(Constant<most>(), Constant<true>(), at, last);
+            blocks -= most, at += most * Block::channels;
+        } else if (most > 4 && blocks >= 4) {
+            blocks == 4 && !whole ? step(Constant<4>(), Constant<false>(), at, last)
+                                  : step(Constant<4>(), Constant<true>(), at, last);
+            blocks -= 4, at += 4 * Block::channels;
+        } else if (blocks >= 2) {
+            blocks == 2 && !whole ? step(Constant<2>(), Constant<false>(), at, last)
+                                  : step(Constant<2>(), Constant<true>(), at, last);
+            blocks -= 2, at += 2 * Block::channels;
+        } else {
+            step(Constant<1>(), Constant<false>(), at, last);
+            blocks -= 1, at += Block::channels;
+        }
+    }
+}
+
+template <class F>
+struct ForwardWork {
+    Plan<F> plan;
+    Tasks tasks;
+};
+
+template <class Block>
+void forward_body(int64_t, int64_t, void *context) {
+    using V = typename Block::Value;
+    using F = typename Block::Number;
+    ForwardWork<F> &work = *static_cast<ForwardWork<F> *>(context);
+    const Plan<F> &plan = work.plan;
+    const deform_attn_call &call = *plan.call;
+    Scratch<F> scratch;
+    if (!scratch.prepare(plan, false)) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
+    const int64_t N = call.N, M = call.M, Q = call.Q, D = call.D, stride = call.value_stride_s;
+    const int64_t tasks_a_batch = work.tasks.count / N;
+    for (int64_t task; work.tasks.take(task);) {
+        const int64_t n = task / tasks_a_batch, begin = task % tasks_a_batch * queries_a_task;
+        const int64_t end = begin + queries_a_task < Q ? begin + queries_a_task : Q;
+        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
+        for (int64_t q = begin; q < end; ++q) {
+            if (call.reference_points) place_references(plan, n, q, scratch);
+            for (int64_t m = 0; m < M; ++m) {
+                const V *base = image + m * call.value_stride_m;
+                V *out = static_cast<V *>(call.output) + ((n * Q + q) * M + m) * D;
+                locate(plan, n, q, m, scratch);
+                const int64_t items = corners<F, false>(plan, n, scratch);
+                bool finite = true;
+                over_channels<Block>(D, [&](auto blocks, auto whole, int64_t at, int64_t last) INLINE_LAMBDA {
+                    finite &= weighted_sum<Block, blocks.value, whole.value>(
+                        base + at, stride, scratch.pixel, scratch.share, items, last, out + at);
+                });
+                if (!finite) {
+                    careful_row(plan, base, n, scratch);
+                    for (int64_t d = 0; d < D; ++d) from_number(scratch.sum[d], out[d]);
+                }
+            }
+        }
+    }
+}
+
+// The widest block that D channels fill.
+template <class V, class F, template <class> class Body>
+auto widest(int64_t D) {
+    constexpr int n = Wide<F>::lanes;
+    if (D >= Block<V, F, n>::channels) return &Body<Block<V, F, n>>::run;
+    if constexpr (n > 8) {
+        if (D >= Block<V, F, 8>::channels) return &Body<Block<V, F, 8>>::run;
+    }
+    if constexpr (n > 4) {
+        if (D >= Block<V, F, 4>::channels) return &Body<Block<V, F, 4>>::run;
+    }
+    if constexpr (n > 2 && sizeof(F) == 8) {
+        if (D >= Block<V, F, 2>::channels) return &Body<Block<V, F, 2>>::run;
+    }
+    return &Body<Block<V, F, 1>>::run;
+}
+
+template <class Block>
+struct ForwardBody {
+    static void run(int64_t begin, int64_t end, void *context) { forward_body<Block>(begin, end, context); }
+};
+
+template <class V, class F>
+int32_t forward_of(const deform_attn_call *call) {
+    const int64_t rows = call->N * call->Q * call->M;
+    if (rows == 0 || call->D == 0) return DEFORM_ATTN_OK;
+    ForwardWork<F> work;
+    if (!work.plan.prepare(call)) return DEFORM_ATTN_NO_MEMORY;
+    if (work.plan.all_empty) {
+        memset(call->output, 0, size_t(rows) * size_t(call->D) * sizeof(V));
+        return DEFORM_ATTN_OK;
+    }
+    work.tasks = {call->N * ((call->Q + queries_a_task - 1) / queries_a_task), 0, DEFORM_ATTN_OK};
+    const double flops = double(rows) * double(call->T) * (4.0 * double(call->D) + 32.0);
+    return work.tasks.run(*call, widest<V, F, ForwardBody>(call->D), &work, flops);
+}
+
+}  // namespace
+
+#endif

@@ -1,0 +1,254 @@
+"""The backend `native`: compiled CPU kernels (native/), on torch's own threads.
+
+Deterministic to the last bit for any number of threads, on one instruction set (`DEFORM_ATTN_ISA` may lower it).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from deform_attn.backends import native_library, operators
+from deform_attn.backends.base import Backend
+from deform_attn.checks import Inputs
+
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+_library, _reasons = native_library.load()
+
+
+def _unavailable_reasons() -> list[str]:
+    return list(_reasons)
+
+
+def _unsupported_reasons(inputs: Inputs) -> list[str]:
+    reasons = []
+    value = inputs.value
+    if value.device.type != "cpu":
+        reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
+    if not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            reasons.append("torch.func transforms do not reach into it")
+        if forward_ad._current_level >= 0:
+            reasons.append("it has no forward-mode derivative")
+    if value.shape[1] >= 2**31:
+        reasons.append("more than 2^31 pixels")
+    return reasons
+
+
+def _sample(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+) -> Tensor:
+    """Return the output `[N, Q, M*D]` of the classic op."""
+    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_locations, attention_weights)
+    return call.forward()
+
+
+def _sample_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
+    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_locations, attention_weights)
+    grad_value, _, grad_locations, grad_weights = call.backward(grad_output, wanted[0], False, wanted[1], wanted[2])
+    return grad_value, grad_locations, grad_weights
+
+
+def _attend(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    padding_mask: Tensor | None,
+    offset_scale: float,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+) -> Tensor:
+    """Return the output `[N, Q, M*D]` from raw offsets and logits."""
+    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_offsets, attention_logits)
+    call.from_raw(reference_points, padding_mask, offset_scale)
+    return call.forward()
+
+
+def _attend_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    padding_mask: Tensor | None,
+    offset_scale: float,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
+    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_offsets, attention_logits)
+    call.from_raw(reference_points, padding_mask, offset_scale)
+    return call.backward(grad_output, *wanted)
+
+
+class _Call:
+    """One call, laid out as the library wants it; its fields are those of `deform_attn_call`."""
+
+    def __init__(
+        self,
+        value: Tensor,
+        spatial_shapes: Sequence[int],
+        num_points: Sequence[int],
+        interpolation: str,
+        padding_mode: str,
+        points: Tensor,
+        weights: Tensor,
+    ) -> None:
+        self.points = _dense(points, 3)  # [N, Q, M, T, 2]
+        self.weights = _dense(weights, 2)  # [N, Q, M, T]
+        self.references: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.offset_scale = 0.0
+        self.dtype = value.dtype  # of the result
+        self.value = value  # [N, S, M, D]
+        self.L = len(num_points)
+        self.options = int(interpolation == "nearest"), int(padding_mode == "border")
+        self.levels, self.keep = native_library.levels(tuple(spatial_shapes), tuple(num_points))
+
+    def from_raw(self, references: Tensor, mask: Tensor | None, offset_scale: float) -> None:
+        """Let points and weights be raw offsets and logits around these references."""
+        self.references = _dense(references, 1)  # [N, Q, L or 1, 2 or 4]
+        self.mask = None if mask is None else _dense(mask, 1)  # [N, S]
+        self.offset_scale = offset_scale
+
+    def forward(self) -> Tensor:
+        """Return the output `[N, Q, M*D]`."""
+        fields = self._fields()
+        value = self.value
+        output = torch.empty((value.shape[0], self.points.shape[1], value.shape[2] * value.shape[3]), dtype=value.dtype)
+        _loaded().forward(*fields, output.data_ptr(), 0, 0, 0, 0, 0, 0, 0)
+        return output.to(self.dtype)
+
+    def backward(
+        self, grad_output: Tensor, want_value: bool, want_references: bool, want_points: bool, want_weights: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the gradients of value, references, points and weights, empty where they are not wanted."""
+        fields = self._fields()
+        value = self.value
+        grad_output = _dense(grad_output.to(value.dtype), 1)  # [N, Q, M*D]
+        # Its sums run in float32 also where value is narrower.
+        grad_value = torch.empty(value.shape if want_value else 0, dtype=self.compute_dtype)
+        grad_points = torch.empty(self.points.shape if want_points else 0, dtype=self.points.dtype)
+        grad_weights = torch.empty(self.weights.shape if want_weights else 0, dtype=self.weights.dtype)
+        references = self.points if self.references is None else self.references
+        grad_references = torch.empty(references.shape if want_references else 0, dtype=references.dtype)
+        _loaded().backward(
+            *fields,
+            0,
+            grad_output.data_ptr(),
+            *grad_output.stride()[:2],
+            _pointer(grad_value, want_value),
+            _pointer(grad_points, want_points),
+            _pointer(grad_weights, want_weights),
+            _pointer(grad_references, want_references),
+        )
+        return grad_value.to(self.dtype), grad_references, grad_points, grad_weights
+
+    def _fields(self) -> tuple[float, ...]:
+        """Return the fields up to `output`."""
+        points, weights, references, mask = self.points, self.weights, self.references, self.mask
+        dtypes = [self.value.dtype, points.dtype, weights.dtype]
+        if references is not None:
+            dtypes.append(references.dtype)
+        double = torch.float64 in dtypes
+        self.compute_dtype = torch.float64 if double else torch.float32
+        if double:
+            self.value = self.value.double()  # rare enough for a copy, where it is not float64 itself
+        self.value = value = _dense(self.value, 1)
+        N, S, M, D = value.shape
+        _, Q, _, T, _ = points.shape
+        reference: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0)
+        if references is not None:
+            n, q, level, _ = references.stride()
+            L, size = references.shape[2:]
+            reference = (_pointer(references), _CODES[references.dtype], n, q, 0 if L == 1 else level, size, L)
+        return (
+            N,
+            S,
+            M,
+            D,
+            Q,
+            T,
+            self.L,
+            _CODES[value.dtype],
+            int(double),
+            *self.options,
+            torch.get_num_threads(),
+            _loaded().parallel_for,
+            self.levels,
+            value.data_ptr(),
+            *value.stride()[:3],
+            points.data_ptr(),
+            _CODES[points.dtype],
+            *points.stride()[:2],
+            weights.data_ptr(),
+            _CODES[weights.dtype],
+            *weights.stride()[:2],
+            *reference,
+            0 if mask is None else mask.data_ptr(),
+            0 if mask is None else mask.stride(0),
+            self.offset_scale,
+        )
+
+
+def _loaded() -> native_library.NativeLibrary:
+    if _library is None:
+        raise RuntimeError("deform_attn: " + "; ".join(_reasons))
+    return _library
+
+
+def _dense(tensor: Tensor, axes: int) -> Tensor:
+    """Return `tensor` with its last `axes` axes one after the other without gaps; a copy only where they are not."""
+    if not tensor.is_contiguous():
+        expected = 1
+        for size, stride in zip(reversed(tensor.shape[-axes:]), reversed(tensor.stride()[-axes:]), strict=True):
+            if size != 1 and stride != expected:
+                return tensor.contiguous()
+            expected *= size
+    return tensor
+
+
+def _pointer(tensor: Tensor, wanted: bool = True) -> int:
+    # Empty tensors have no memory, but to the library a null pointer says that something is not there.
+    return (tensor.data_ptr() or 1) if wanted else 0
+
+
+if _library is not None:
+    operators.LIBRARY.impl("multi_scale_deformable_attention", _sample, "CPU")
+    operators.LIBRARY.impl("multi_scale_deformable_attention_backward", _sample_backward, "CPU")
+    operators.LIBRARY.impl("deformable_attention", _attend, "CPU")
+    operators.LIBRARY.impl("deformable_attention_backward", _attend_backward, "CPU")
+
+NATIVE = Backend(
+    name="native",
+    summary="compiled CPU kernels: every option; first derivatives, higher ones through reference",
+    unavailable_reasons=_unavailable_reasons,
+    unsupported_reasons=_unsupported_reasons,
+    sample=operators.sample,
+    attend=operators.attend,
+)
