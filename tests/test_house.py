@@ -40,15 +40,16 @@ def floor(name):
     return next((i for i, names in enumerate(FLOORS) if name in names), None)
 
 
+def is_type_checking(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports(path):
     """Yield (module imported, whether at the top of the file) of a source file."""
     tree = ast.parse(path.read_text())
-    top = set(ast.walk(tree)) - {
-        node
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
-    }
+    later = (ast.FunctionDef, ast.AsyncFunctionDef)  # what runs only when called
+    blocks = [node for node in ast.walk(tree) if isinstance(node, later) or is_type_checking(node)]
+    top = set(ast.walk(tree)) - {node for block in blocks for node in ast.walk(block)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:

@@ -69,8 +69,9 @@ def deformable_attention(
 
     `reference_points [N, Q, L or 1, 2 or 4]`, `sampling_offsets [N, Q, M, T, 2]`, `attention_logits [N, Q, M, T]`.
     """
+    dtype = compute_dtype(value, reference_points, sampling_offsets, attention_logits)
     locations, weights = sampling(
-        spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points, offset_scale
+        spatial_shapes, reference_points, sampling_offsets, attention_logits, num_points, offset_scale, dtype
     )
     if padding_mask is not None:
         value = value.masked_fill(padding_mask[:, :, None, None], 0)
@@ -96,12 +97,12 @@ def multi_scale_deformable_attention(
     maps = value.to(dtype).split([H * W for H, W in spatial_shapes], dim=1)
     locations = sampling_locations.to(dtype).split(list(num_points), dim=3)
     weights = attention_weights.to(dtype).split(list(num_points), dim=3)
-    output = torch.stack(
-        [
-            (A[..., None] * read(x, size, points, interpolation, padding_mode)).sum(3)
-            for x, size, points, A in zip(maps, spatial_shapes, locations, weights, strict=True)
-        ]
-    ).sum(0)  # [N, Q, M, D]
+    levels = []
+    for x, (H, W), points, A in zip(maps, spatial_shapes, locations, weights, strict=True):
+        A = A if H * W else _ignored(A)
+        reads = read(x, (H, W), points, interpolation, padding_mode)  # [N, Q, M, P, D]
+        levels.append((A[..., None] * reads).sum(3))
+    output = torch.stack(levels).sum(0)  # [N, Q, M, D]
     return output.flatten(2).to(value.dtype)
 
 
@@ -112,16 +113,20 @@ def sampling(
     attention_logits: Tensor,
     num_points: Sequence[int],
     offset_scale: float = 0.5,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return where each head looks, `[N, Q, M, T, 2]` in (x, y), and how much each point counts, `[N, Q, M, T]`."""
-    dtype = compute_dtype(reference_points, sampling_offsets, attention_logits)
+    """Return where each head looks, `[N, Q, M, T, 2]` in (x, y), and how much each point counts, `[N, Q, M, T]`.
+
+    Both are in `dtype`, by default the one that the three tensors call for.
+    """
+    dtype = dtype or compute_dtype(reference_points, sampling_offsets, attention_logits)
     references = reference_points.to(dtype).expand(-1, -1, len(spatial_shapes), -1)
     offsets = sampling_offsets.to(dtype).split(list(num_points), dim=3)
     locations = []
     for (H, W), P, reference, offset in zip(spatial_shapes, num_points, references.unbind(2), offsets, strict=True):
         reference = reference[:, :, None, None]  # [N, Q, 1, 1, 2 or 4]
+        offset = offset if H * W else _ignored(offset)
         if reference.shape[-1] == 2:
-            # Pixels of this level to fractions of it; an empty level has no pixel, and nothing is read there.
             step = torch.stack((offset[..., 0] / max(W, 1), offset[..., 1] / max(H, 1)), -1)
         else:
             step = offset / max(P, 1) * reference[..., 2:] * offset_scale
@@ -193,6 +198,11 @@ def _nearest_pixel(locations: Tensor, H: int, W: int, padding_mode: str) -> list
     column, row = torch.where(inside, column, -2), torch.where(inside, row, -2)
     # floor's gradient is zeros, and keeping it makes that of the locations zeros rather than missing.
     return [(column, row, 1 + 0 * (column + row))]
+
+
+def _ignored(tensor: Tensor) -> Tensor:
+    """Return a stand-in for offsets or weights of an empty level, where no NaN or infinity must count: 0 for each."""
+    return tensor.nan_to_num(0, 0, 0)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -24,8 +24,9 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     elif inputs.value.device.type == "meta":
         reasons.append("meta tensors have no numbers to look at for NaN")
     points = inputs.sampling_offsets if isinstance(inputs, AttentionInputs) else inputs.sampling_locations
-    if inputs.value.numel() == 0 or points.numel() == 0:
-        reasons.append("torch's grid_sample refuses empty tensors")
+    read = any(H * W * P for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True))
+    if inputs.value.numel() == 0 or points.numel() == 0 or not read:
+        reasons.append("there is nothing to read, and torch's grid_sample refuses empty tensors")
     return reasons
 
 
@@ -38,13 +39,13 @@ def _sample(inputs: SamplingInputs) -> Tensor:
 
 
 def _attend(inputs: AttentionInputs) -> Tensor:
+    tensors = inputs.reference_points, inputs.sampling_offsets, inputs.attention_logits
     locations, weights = reference.sampling(
         inputs.spatial_shapes,
-        inputs.reference_points,
-        inputs.sampling_offsets,
-        inputs.attention_logits,
+        *tensors,
         inputs.num_points,
         inputs.offset_scale,
+        reference.compute_dtype(inputs.value, *tensors),
     )
     value = inputs.value
     if inputs.padding_mask is not None:
@@ -74,15 +75,21 @@ def _read_levels(inputs: SamplingInputs) -> Tensor:
 
 
 def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: str) -> Tensor:
-    """Return finite `locations` in [0, 1] in grid_sample's units, -1 to 1, where it makes the choices that we make."""
+    """Return finite `locations` in grid_sample's units, where [-1, 1] spans the map, without those it judges otherwise.
+
+    Its own rules for gradients at the border differ from ours, so that only locations inside of it are left to it.
+    """
     size = locations.new_tensor([W, H])
+    half = 0.5 / size  # a pixel's
     if interpolation == "nearest":
         # At the pixel's centre, where its rounding of halves to even cannot matter.
         locations = ((locations * size).floor() + 0.5) / size
     if padding_mode == "border":
-        locations = torch.minimum(torch.maximum(locations, 0.5 / size), 1 - 0.5 / size)
-    # Beyond one map's width everything is off the map, and huge numbers overflow when scaled.
-    return 2 * locations.clamp(-1, 2) - 1
+        locations = torch.where(locations < half, half, locations)
+        locations = torch.where(locations >= 1 - half, 1 - half, locations)
+    else:
+        locations = torch.where((locations <= -half) | (locations >= 1 + half), -1, locations)
+    return 2 * locations - 1
 
 
 GRID_SAMPLE = Backend(

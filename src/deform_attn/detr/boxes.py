@@ -39,10 +39,9 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Return the generalised IoU `[...]` in [-1, 1] of corner-form boxes `[..., 4]` that broadcast.
+    """Return the generalised IoU `[...]` in [-1, 1] of corner-form boxes `[..., 4]` that broadcast (Rezatofighi 2019).
 
-    Rezatofighi et al. 2019 (https://arxiv.org/abs/1902.09630): IoU less the share of
-    the smallest enclosing box that neither of the two covers.
+    IoU less the share of the smallest enclosing box that neither of the two covers.
     """
     tiny = torch.finfo(first.dtype).tiny
     intersection, union = _intersection_and_union(first, second)

@@ -25,10 +25,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of any sizes together.
-
-    `images [N, 3, H, W]`, `padding_mask [N, H, W]` bool (True = padding), and the `samples` themselves.
-    """
+    """Samples of any sizes: `images [N, 3, H, W]`, `padding_mask [N, H, W]` bool (True = padding), `samples`."""
 
     images: Tensor
     padding_mask: Tensor

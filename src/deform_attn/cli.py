@@ -1,0 +1,174 @@
+"""The `deform-attn` command: parses arguments, calls, prints."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from deform_attn import explain
+
+if TYPE_CHECKING:
+    from deform_attn.detr.data.coco import CocoFolder
+
+_EXTRA = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "matplotlib",
+    "pycocotools",
+    "safetensors",
+    "tqdm",
+    "transformers",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (those of the process by default) and return its exit status.
+
+    0: done. 1: something that the user gave or asked for does not work; one line on the standard error stream says
+    what. 2: wrong usage. 130: stopped by Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("deform-attn: stopped", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        return _failed(error)
+    except OSError as error:  # a file that cannot be read or written, a full disk
+        return _failed(error)
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        return _failed(error)
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    print(f"deform-attn: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _is_users(error: ValueError) -> bool:
+    """Return whether the message of `error` is meant for the user; any other ValueError is a bug of ours."""
+    from deform_attn.detr.checkpoint import CheckpointError
+    from deform_attn.detr.config import ConfigError
+    from deform_attn.detr.data.base import DataError
+
+    return isinstance(error, (CheckpointError, ConfigError, DataError))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deform-attn", description="Deformable attention: a detector, and what is here."
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    demo = verbs.add_parser("demo", help="train a small detector on handwritten digits and show what it learnt")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
+    demo.add_argument(
+        "--epochs", type=_positive, help="passes over 2,000 fresh scenes each (default: the tested recipe)"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: %(default)s)")
+    demo.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    demo.set_defaults(run=_demo)
+
+    train = verbs.add_parser("train", help="train a detector on pictures in COCO format")
+    train.add_argument("--data", type=Path, required=True, help="folder with train.json, train/, val.json and val/")
+    train.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
+    train.add_argument("--epochs", type=_positive, default=50, help="passes over the pictures (default: %(default)s)")
+    train.add_argument("--batch-size", type=_positive, default=8, help="pictures a step (default: %(default)s)")
+    train.add_argument(
+        "--queries", type=_positive, default=100, help="most objects in a picture (default: %(default)s)"
+    )
+    train.add_argument("--max-size", type=_positive, help="scale larger pictures to this longer side, in pixels")
+    train.add_argument("--seed", type=int, default=0, help="of the order and the weights (default: %(default)s)")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("evaluate", help="print COCO's metrics of a checkpoint")
+    evaluate.add_argument("checkpoint", type=Path, help="folder that holds model.safetensors and config.json")
+    evaluate.add_argument("--data", type=Path, required=True, help="folder with val.json and val/")
+    evaluate.set_defaults(run=_evaluate)
+
+    info = verbs.add_parser("info", help="print versions, and which backends are available and why")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return number
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from deform_attn.detr.demo import run_demo
+    from deform_attn.detr.evaluation import format_metrics
+    from deform_attn.detr.progress import progress_bar
+
+    with progress_bar() as on_step:
+        result = run_demo(options.out, epochs=options.epochs, seed=options.seed, resume=options.resume, on_step=on_step)
+    print(format_metrics(result.metrics))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from deform_attn.detr.checkpoint import Detector
+    from deform_attn.detr.config import ModelConfig, TrainConfig, TransformerConfig
+    from deform_attn.detr.engine import fit
+    from deform_attn.detr.evaluation import format_metrics
+    from deform_attn.detr.model import build_model
+    from deform_attn.detr.progress import progress_bar
+
+    data, validation = (_split(options.data, split, options.max_size) for split in ("train", "val"))
+    transformer = TransformerConfig(num_queries=options.queries)
+    torch.manual_seed(options.seed)
+    model = build_model(ModelConfig(num_classes=len(data.categories), transformer=transformer))
+    config = TrainConfig(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed)
+    detector = Detector(model, data.categories, options.max_size)
+    with progress_bar() as on_step:
+        history = fit(
+            detector, data, config, options.out, validation=validation, resume=options.resume, on_step=on_step
+        )
+    print(format_metrics({name: number for name, number in history[-1].items() if name.startswith(("AP", "AR"))}))
+    print(f"checkpoint: {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from deform_attn.detr.checkpoint import load_model
+    from deform_attn.detr.engine import evaluate_model
+    from deform_attn.detr.evaluation import format_metrics
+
+    detector = load_model(options.checkpoint)
+    data = _split(options.data, "val", detector.max_size)
+    print(format_metrics(evaluate_model(detector.model, data)))
+
+
+def _split(folder: Path, split: str, max_size: int | None) -> "CocoFolder":
+    from deform_attn.detr.data.coco import CocoFolder
+
+    return CocoFolder(folder / f"{split}.json", folder / split, max_size=max_size)
+
+
+def _info(_: argparse.Namespace) -> None:
+    print(f"deform-attn {version('deform-attn')}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
+    print("\nbackends, in order of preference:")
+    print(explain())
+    print("\npackages of deform-attn[detr]:")
+    for name in _EXTRA:
+        try:
+            print(f"   {name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"   {name} is not installed")

@@ -1,0 +1,73 @@
+"""The criterion: how wrong a prediction is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deform_attn.detr.boxes import cxcywh_to_xyxy, generalized_iou
+from deform_attn.detr.config import LossConfig
+from deform_attn.detr.data.batch import Sample
+from deform_attn.detr.heads import Prediction
+from deform_attn.detr.matcher import Matcher, pad_targets
+from deform_attn.detr.model import Output
+
+
+class Losses(NamedTuple):
+    """The three terms, summed over all layers and divided by the number of boxes, and their weighted sum."""
+
+    classes: Tensor
+    boxes: Tensor
+    giou: Tensor
+    total: Tensor
+
+
+class Criterion:
+    """Matches every decoder layer and the proposals with the objects, and adds up their losses."""
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+        self.matcher = Matcher(config)
+
+    def class_loss(self, logits: Tensor, expected: Tensor) -> Tensor:
+        """Return the sum of the sigmoid focal losses (Lin et al. 2017) of `logits`, where `expected` is 0 or 1."""
+        alpha, gamma = self.config.alpha, self.config.gamma
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, expected, reduction="none")
+        missed = (logits.sigmoid() - expected).abs()  # 1 - p of the right answer
+        weight = alpha * expected + (1 - alpha) * (1 - expected)
+        return (weight * missed**gamma * cross_entropy).sum()
+
+    def box_loss(self, boxes: Tensor, expected: Tensor) -> Tensor:
+        """Return the sum of the L1 distances of matched centre-form boxes `[m, 4]`."""
+        return (boxes - expected).abs().sum()
+
+    def giou_loss(self, boxes: Tensor, expected: Tensor) -> Tensor:
+        """Return the sum of 1 - GIoU of matched centre-form boxes `[m, 4]`."""
+        return (1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(expected))).sum()
+
+    def __call__(self, output: Output, samples: Sequence[Sample]) -> Losses:
+        """Return the losses of `output` against the boxes and labels of `samples`.
+
+        Raises:
+            ValueError: a prediction is not finite.
+        """
+        layers = [*output.auxiliary, Prediction(output.logits, output.boxes)]
+        if output.encoder is not None:
+            layers.append(output.encoder)
+        logits = torch.stack([layer.logits for layer in layers])  # [G, N, Q, K]
+        boxes = torch.stack([layer.boxes for layer in layers])  # [G, N, Q, 4]
+        targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples], logits.device)
+        matches = self.matcher(Prediction(logits, boxes), targets)
+        expected = torch.zeros_like(logits)
+        label = targets.labels[matches.picture, matches.target]
+        expected[matches.layer, matches.picture, matches.query, label] = 1
+        matched = boxes[matches.layer, matches.picture, matches.query]  # [m, 4]
+        wanted = targets.boxes[matches.picture, matches.target]
+        count = max(sum(targets.counts), 1)
+        classes = self.class_loss(logits, expected) / count
+        box = self.box_loss(matched, wanted) / count
+        giou = self.giou_loss(matched, wanted) / count
+        total = self.config.class_weight * classes + self.config.box_weight * box + self.config.giou_weight * giou
+        return Losses(classes, box, giou, total)

@@ -1,0 +1,63 @@
+"""A detection data set: pictures with boxes, and the categories those boxes belong to."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from deform_attn.detr.boxes import cxcywh_to_xyxy
+from deform_attn.detr.data.batch import Sample
+
+
+class DataError(ValueError):
+    """Something is wrong with the user's data: one line that names the file and the record, and a way out."""
+
+
+class Category(NamedTuple):
+    """One class: its `id` as in the annotations and its `name`. Its label is its position among the categories."""
+
+    id: int
+    name: str
+
+
+class DetectionData(Protocol):
+    """What training and evaluation ask of a data set."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes in order of their labels, 0 first."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, for a data set whose samples differ from one to the next."""
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Return the truth as a COCO dict: `images`, `annotations` (`bbox` as x, y, w, h in pixels), `categories`."""
+
+
+def coco_categories(categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Return the `categories` of a COCO dict."""
+    return [{"id": category.id, "name": category.name} for category in categories]
+
+
+def coco_from_samples(samples: Iterable[Sample], categories: Sequence[Category]) -> dict[str, Any]:
+    """Return `samples` as a COCO dict, boxes in pixels of the original pictures and annotation ids from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for sample in samples:
+        height, width = sample.original_size
+        images.append({"id": sample.image_id, "width": width, "height": height})
+        corners = cxcywh_to_xyxy(sample.boxes.double()) * sample.boxes.new_tensor([width, height, width, height])
+        for (left, top, right, bottom), label in zip(corners.tolist(), sample.labels.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": sample.image_id,
+                    "category_id": categories[label].id,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                }
+            )
+    return {"images": images, "annotations": annotations, "categories": coco_categories(categories)}

@@ -1,0 +1,172 @@
+"""The model: backbone, pyramid, transformer (Deformable DETR, Zhu et al. 2020)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from deform_attn.detr.backbone import Backbone, Level, TransformersBackbone, blank, build_backbone, halve_mask
+from deform_attn.detr.boxes import cxcywh_to_xyxy
+from deform_attn.detr.config import ModelConfig
+from deform_attn.detr.data.batch import Batch
+from deform_attn.detr.detections import Detections
+from deform_attn.detr.heads import Prediction
+from deform_attn.detr.pyramid import build_pyramid
+from deform_attn.detr.transformer import Transformer
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels, which pretrained backbones expect."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model predicts: `logits [N, Q, K]` and `boxes [N, Q, 4]` (cx, cy, w, h) as fractions of each picture.
+
+    `auxiliary` has the same from every earlier decoder layer; `encoder` from the proposals of a two-stage model.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    auxiliary: tuple[Prediction, ...]
+    encoder: Prediction | None
+
+
+class PaddedGroupNorm(nn.GroupNorm):
+    """GroupNorm over the pixels of the picture: the padding neither counts nor stays."""
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `features [N, C, H, W]` normalised where `mask [N, H, W]` is False, and 0 where it is True."""
+        if mask is None:
+            return super().forward(features)
+        valid = (~mask).flatten(1)[:, None, None].to(features.dtype)  # [N, 1, 1, H*W]
+        grouped = features.unflatten(1, (self.num_groups, -1)).flatten(3)  # [N, groups, C / groups, H*W]
+        count = valid.sum((2, 3), keepdim=True) * grouped.shape[2]
+        mean = (grouped * valid).sum((2, 3), keepdim=True) / count
+        variance = ((grouped - mean).square() * valid).sum((2, 3), keepdim=True) / count
+        normal = ((grouped - mean) * (variance + self.eps).rsqrt()).view(features.shape)  # [N, C, H, W]
+        return blank(normal * self.weight[:, None, None] + self.bias[:, None, None], mask)
+
+
+class Projection(nn.Module):
+    """A convolution to the transformer's width, and GroupNorm: 1x1, or 3x3 with stride 2 for an additional level."""
+
+    def __init__(self, in_channels: int, width: int, *, halve: bool) -> None:
+        super().__init__()
+        self.halve = halve
+        self.conv = nn.Conv2d(in_channels, width, 3, 2, 1) if halve else nn.Conv2d(in_channels, width, 1)
+        self.norm = PaddedGroupNorm(max(width // 8, 8) if width % 64 == 0 else 8, width)
+        nn.init.xavier_uniform_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, level: Level) -> Level:
+        """Return the level at the transformer's width."""
+        mask = halve_mask(level.padding_mask) if self.halve else level.padding_mask
+        return Level(self.norm(self.conv(blank(level.features, level.padding_mask)), mask), mask)
+
+
+class DeformableDetr(nn.Module):
+    """A detector of `config.num_classes` classes.
+
+    `config.transformer.attention` makes it Deformable DETR on several levels or on one, or a DETR with dense attention.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        transformer, strides = config.transformer, config.levels
+        self.backbone: Backbone = build_backbone(config.backbone, strides)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _check_strides(strides, self.backbone.strides)
+        if isinstance(self.backbone, TransformersBackbone):
+            config = replace(config, backbone=replace(config.backbone, source=self.backbone.source))
+        self.config = config
+        given = len(self.backbone.strides)
+        widths = [*self.backbone.channels, self.backbone.channels[-1]] + [transformer.width] * (len(strides) - given)
+        self.projections = nn.ModuleList(
+            Projection(widths[i], transformer.width, halve=i >= given) for i in range(len(strides))
+        )
+        self.level_embedding = nn.Parameter(torch.randn(len(strides), transformer.width))
+        self.transformer = Transformer(transformer, len(strides), config.num_classes)
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> Output:
+        """Predict boxes and classes.
+
+        Args:
+            images: `[N, 3, H, W]` RGB in [0, 1].
+            padding_mask: `[N, H, W]` bool, True = padding, which lies at the right and the bottom; None: there is none.
+
+        Returns:
+            The output of every layer.
+        """
+        if padding_mask is not None and not padding_mask.any():
+            padding_mask = None
+        images = blank((images - self.mean) / self.std, padding_mask)
+        levels = self.backbone(images.contiguous(memory_format=torch.channels_last), padding_mask)
+        projected: list[Level] = []
+        for i, projection in enumerate(self.projections):
+            # The first level beyond the backbone comes from its last map, each later one from the level before.
+            source = levels[i] if i < len(levels) else levels[-1] if i == len(levels) else projected[-1]
+            projected.append(projection(source))
+        config = self.config.transformer
+        features, pyramid = build_pyramid(
+            [level.features for level in projected],
+            [level.padding_mask for level in projected],
+            self.level_embedding,
+            config.position_periods,
+            config.position_temperature,
+        )
+        predictions, proposed = self.transformer(features, pyramid)
+        *auxiliary, (logits, boxes) = predictions
+        return Output(logits, boxes, tuple(auxiliary), proposed)
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch, limit: int = 100) -> list[Detections]:
+        """Return the `limit` most certain detections of each picture, in pixels of its original size.
+
+        The model is in evaluation mode meanwhile.
+        """
+        with evaluating(self):
+            output = self(batch.images.to(self.mean.device), batch.padding_mask.to(self.mean.device))
+        return postprocess(output, [sample.original_size for sample in batch.samples], limit)
+
+
+def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
+    if not given or given != wanted[: len(given)]:
+        raise ValueError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
+    for before, stride in zip(wanted[len(given) - 1 :], wanted[len(given) :], strict=False):
+        if stride != 2 * before:
+            raise ValueError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold `model` in evaluation mode for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:
+    """Return the `limit` best pairs of query and class of each picture, boxes in pixels of `original_sizes` (H, W)."""
+    num_classes = output.logits.shape[-1]
+    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :limit], order[:, :limit]
+    corners = cxcywh_to_xyxy(output.boxes).clamp(0, 1)
+    found = []
+    for i, (height, width) in enumerate(original_sizes):
+        scale = corners.new_tensor([width, height, width, height])
+        found.append(Detections(corners[i, order[i] // num_classes] * scale, scores[i], order[i] % num_classes))
+    return found
+
+
+def build_model(config: ModelConfig) -> DeformableDetr:
+    """Return a new model with random weights (those of the backbone from its directory, if it has one)."""
+    return DeformableDetr(config)

@@ -1,0 +1,140 @@
+"""The transformer: an encoder over the features and a decoder from queries to objects (Zhu et al. 2020)."""
+
+import torch
+from torch import Tensor, nn
+
+from deform_attn.detr.attention import build_attention
+from deform_attn.detr.config import TransformerConfig
+from deform_attn.detr.heads import BoxHead, ClassHead, Prediction
+from deform_attn.detr.position import MLP, sine_encoding
+from deform_attn.detr.proposals import Proposals
+from deform_attn.detr.pyramid import Pyramid
+
+
+class Residual(nn.Module):
+    """What closes each sub-layer: dropout, the sum with the sub-layer's input, and LayerNorm."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return `[N, Q, C]` from the sub-layer's input and output."""
+        closed: Tensor = self.norm(before + self.dropout(after))
+        return closed
+
+
+def feedforward(config: TransformerConfig) -> nn.Sequential:
+    """Return the perceptron of a layer."""
+    return nn.Sequential(
+        nn.Linear(config.width, config.feedforward_dim),
+        nn.ReLU(inplace=True),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.feedforward_dim, config.width),
+    )
+
+
+class EncoderLayer(nn.Module):
+    """Every pixel attends to the features around it."""
+
+    def __init__(self, config: TransformerConfig, num_levels: int) -> None:
+        super().__init__()
+        self.attention = build_attention(config, num_levels)
+        self.attention_residual = Residual(config.width, config.dropout)
+        self.feedforward = feedforward(config)
+        self.feedforward_residual = Residual(config.width, config.dropout)
+
+    def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
+        """Return the new features `[N, S, C]`."""
+        read = self.attention(features, pyramid.position, pyramid.centres, features, pyramid)
+        features = self.attention_residual(features, read)
+        return self.feedforward_residual(features, self.feedforward(features))
+
+
+class DecoderLayer(nn.Module):
+    """Queries attend to one another, then to the features."""
+
+    def __init__(self, config: TransformerConfig, num_levels: int) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(
+            config.width, config.num_heads, dropout=config.dropout, batch_first=True
+        )
+        self.self_residual = Residual(config.width, config.dropout)
+        self.attention = build_attention(config, num_levels)
+        self.attention_residual = Residual(config.width, config.dropout)
+        self.feedforward = feedforward(config)
+        self.feedforward_residual = Residual(config.width, config.dropout)
+
+    def forward(self, content: Tensor, position: Tensor, boxes: Tensor, features: Tensor, pyramid: Pyramid) -> Tensor:
+        """Return the queries' new content `[N, Q, C]` from what they hold and where they look."""
+        placed = content + position
+        content = self.self_residual(content, self.self_attention(placed, placed, content, need_weights=False)[0])
+        read = self.attention(content, position, boxes, features, pyramid)
+        content = self.attention_residual(content, read)
+        return self.feedforward_residual(content, self.feedforward(content))
+
+
+class Queries(nn.Module):
+    """The queries of a one-stage detector: learned content and learned boxes, the same for every picture."""
+
+    def __init__(self, num_queries: int, width: int) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.randn(num_queries, width))
+        corners = torch.cat((torch.rand(num_queries, 2) * 0.9 + 0.05, torch.full((num_queries, 2), 0.2)), dim=-1)
+        self.box_logits = nn.Parameter(corners.logit())
+
+    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return the content `[N, Q, C]` and the boxes `[N, Q, 4]`."""
+        return self.content.expand(batch, -1, -1), self.box_logits.sigmoid().expand(batch, -1, -1)
+
+
+class Decoder(nn.Module):
+    """The decoder layers, each with its heads; with refinement each starts from the boxes of the one before."""
+
+    def __init__(self, config: TransformerConfig, num_levels: int, num_classes: int) -> None:
+        super().__init__()
+        depth, width = config.decoder_layers, config.width
+        self.refine = config.refine
+        self.periods, self.temperature = config.position_periods, config.position_temperature
+        self.position = MLP(2 * width, width, width, num_layers=2)
+        self.layers = nn.ModuleList(DecoderLayer(config, num_levels) for _ in range(depth))
+        self.class_heads = nn.ModuleList(ClassHead(width, num_classes) for _ in range(depth))
+        self.box_heads = nn.ModuleList(BoxHead(width) for _ in range(depth))
+
+    def forward(self, content: Tensor, boxes: Tensor, features: Tensor, pyramid: Pyramid) -> list[Prediction]:
+        """Return the prediction of each layer."""
+        predictions = []
+        for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
+            encoded = sine_encoding(boxes, content.shape[-1] // 2, self.periods, self.temperature)  # [N, Q, 2C]
+            content = layer(content, self.position(encoded), boxes, features, pyramid)
+            prediction = Prediction(class_head(content), box_head(content, boxes))
+            predictions.append(prediction)
+            if self.refine:
+                boxes = prediction.boxes.detach()
+        return predictions
+
+
+class Transformer(nn.Module):
+    """Encoder, choice of queries, decoder."""
+
+    def __init__(self, config: TransformerConfig, num_levels: int, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(EncoderLayer(config, num_levels) for _ in range(config.encoder_layers))
+        self.proposals = self.queries = None
+        if config.two_stage:
+            self.proposals = Proposals(config.width, num_classes, config.num_queries, config.proposal_size)
+        else:
+            self.queries = Queries(config.num_queries, config.width)
+        self.decoder = Decoder(config, num_levels, num_classes)
+
+    def forward(self, features: Tensor, pyramid: Pyramid) -> tuple[list[Prediction], Prediction | None]:
+        """Return the prediction of each decoder layer and, from a two-stage detector, the proposals'."""
+        for layer in self.encoder:
+            features = layer(features, pyramid)
+        proposed = None
+        if self.proposals is not None:
+            content, boxes, proposed = self.proposals(features, pyramid)
+        elif self.queries is not None:
+            content, boxes = self.queries(len(features))
+        return self.decoder(content, boxes, features, pyramid), proposed

@@ -1,0 +1,28 @@
+"""Fixtures: every backend by name."""
+
+import pytest
+
+from every_backend import BACKENDS, call_on
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Return the name of each backend in turn."""
+    return request.param
+
+
+@pytest.fixture
+def run(backend):
+    """Return a function that calls an entry point on this backend.
+
+    Where the backend declares that it does not support the call, it must refuse it when it is asked for by name; that
+    is checked, and the rest of the test is skipped.
+    """
+
+    def call(entry_point, *tensors, **options):
+        output = call_on(backend, entry_point, *tensors, **options)
+        if output is None:
+            pytest.skip(f"{backend} refused this call, as it declares")
+        return output
+
+    return call

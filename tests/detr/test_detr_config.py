@@ -1,0 +1,61 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deform_attn.detr.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig, TransformerConfig
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(7),
+        ModelConfig(
+            3,
+            strides=(4, 8, 32),
+            backbone=BackboneConfig("transformers", source={"model_type": "resnet", "depths": [1, 2]}),
+            transformer=TransformerConfig(attention="dense", two_stage=False, width=48, proposal_size=0.05),
+        ),
+        TrainConfig(epochs=3, lr=1, loss=LossConfig(box_weight=2.5)),
+    ],
+)
+def test_a_config_survives_json(config: ModelConfig | TrainConfig) -> None:
+    assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "num_classes"),
+        ({"num_classes": 2, "depth": 3}, "unknown field 'depth'; the fields are num_classes, strides"),
+        ({"num_classes": "2"}, r"ModelConfig\.num_classes: expected int, got '2'"),
+        ({"num_classes": True}, "num_classes: expected int, got True"),
+        ({"num_classes": 0}, "num_classes: must be above zero"),
+        ({"num_classes": 2, "strides": [8, "16"]}, r"strides\[1\]: expected int, got '16'"),
+        ({"num_classes": 2, "strides": [8, 12]}, "12 is no power of two"),
+        ({"num_classes": 2, "strides": [16, 8]}, "must ascend"),
+        ({"num_classes": 2, "transformer": {"attention": "sparse"}}, r"attention: expected Literal\['deformable', "),
+        ({"num_classes": 2, "transformer": {"widht": 32}}, "TransformerConfig: unknown field 'widht'"),
+        ({"num_classes": 2, "transformer": {"width": 40, "num_heads": 3}}, "40 is no multiple of num_heads 3"),
+        ({"num_classes": 2, "transformer": None}, "transformer: expected TransformerConfig, got None"),
+        ({"num_classes": 2, "backbone": {"name": "transformers"}}, "source"),
+        ([("num_classes", 2)], "expected a mapping"),
+    ],
+)
+def test_a_wrong_config_says_which_field_is_wrong(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.from_dict(values)
+
+
+def test_a_config_is_checked_however_it_is_made() -> None:
+    with pytest.raises(ValueError, match="TrainConfig: lr: must be above zero"):
+        TrainConfig(lr=-1)
+    with pytest.raises(ValueError, match=r"TrainConfig\.epochs: expected int, got 2\.5"):
+        replace(TrainConfig(), epochs=2.5)  # type: ignore[arg-type]
+
+
+def test_kinds_with_one_level_see_the_single_stride() -> None:
+    for attention, levels in (("deformable", (4, 8)), ("deformable_single_scale", (8,)), ("dense", (8,))):
+        transformer = TransformerConfig.from_dict({"attention": attention})
+        assert ModelConfig(2, strides=(4, 8), single_stride=8, transformer=transformer).levels == levels

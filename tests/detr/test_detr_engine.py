@@ -1,0 +1,141 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deform_attn.detr.checkpoint import CheckpointError, Detector, load_model
+from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.data.base import Category, coco_from_samples
+from deform_attn.detr.data.batch import Sample
+from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
+from deform_attn.detr.model import build_model
+
+
+class Patches:
+    """Pictures with bright and dark patches on grey."""
+
+    categories: tuple[Category, ...] = (Category(1, "bright"), Category(2, "dark"))
+
+    def __init__(self, length: int) -> None:
+        self.samples = [self.draw(i) for i in range(length)]
+        self.epochs: list[int] = []
+
+    def draw(self, index: int) -> Sample:
+        generator = torch.Generator().manual_seed(index)
+        image, boxes = torch.full((3, 64, 80), 0.5), []
+        for i in range(2):
+            width, height = torch.randint(12, 28, (2,), generator=generator).tolist()
+            left, top = 40 * i + int(torch.randint(12, (1,), generator=generator)), 4 + 10 * i
+            image[:, top : top + height, left : left + width] = float(1 - i)
+            boxes.append([(left + width / 2) / 80, (top + height / 2) / 64, width / 80, height / 64])
+        return Sample(image, torch.tensor(boxes), torch.tensor([0, 1]), index, (64, 80))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def ground_truth(self) -> dict[str, Any]:
+        return coco_from_samples(self.samples, self.categories)
+
+
+def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detector:
+    torch.manual_seed(0)
+    transformer = TransformerConfig(
+        attention=attention, width=32, num_heads=2, feedforward_dim=32, encoder_layers=1, decoder_layers=2,
+        num_queries=8,
+    )  # fmt: skip
+    backbone = BackboneConfig(channels=(8, 16, 24, 32))
+    config = ModelConfig(2, backbone=backbone, transformer=replace(transformer, **settings))
+    return Detector(build_model(config), Patches.categories)
+
+
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
+    data, model = Patches(2), detector(two_stage=two_stage).model
+    config = TrainConfig(epochs=120, batch_size=2, lr=2e-3, warmup_steps=10)
+    optimizer, _ = build_optimizer(model, config)
+    losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
+    assert losses[-1] < losses[0] / 10
+    assert evaluate_model(model, data)["AP50"] > 0.95
+
+
+def without_seconds(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+def test_a_resumed_training_equals_one_that_was_never_stopped(tmp_path: Path) -> None:
+    data, config = Patches(6), TrainConfig(epochs=3, batch_size=2, warmup_steps=2)
+    whole = detector(dropout=0.2)
+    expected = fit(whole, data, config, tmp_path / "whole", validation=data)
+
+    def stop(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (2, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(detector(dropout=0.2), data, config, tmp_path / "stopped", validation=data, on_step=stop)
+    torch.manual_seed(1)  # nothing may depend on it
+    resumed, steps = detector(dropout=0.2), []
+    torch.rand(5)
+    actual = fit(
+        resumed, data, config, tmp_path / "stopped", validation=data, resume=True,
+        on_step=lambda progress: steps.append((progress.epoch, progress.step)),
+    )  # fmt: skip
+    assert steps == [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
+    assert without_seconds(actual) == without_seconds(expected)
+    for model in (resumed.model, load_model(tmp_path / "stopped").model):
+        state = model.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in whole.model.state_dict().items())
+
+
+def test_a_finished_training_resumes_to_its_history_without_a_step(tmp_path: Path) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    history = fit(detector(), data, config, tmp_path / "run", resume=True)
+    data.epochs.clear()
+    assert fit(detector(), data, config, tmp_path / "run", resume=True) == history
+    assert data.epochs == []
+
+
+def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    fit(detector(), data, config, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"begun with training setting lr 0\.001, not 0\.01"):
+        fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="begun with model setting transformer"):
+        fit(detector(two_stage=False), data, config, tmp_path / "run", resume=True)
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    data, model, config = Patches(2), detector(dropout=0.1).model, TrainConfig(epochs=1, batch_size=2)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train_one_epoch(model, build_optimizer(model, config)[0], data, config, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainConfig(lr=0.1, warmup_steps=10)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(0.1, rel=0.05)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_offsets_and_backbone_have_their_own_learning_rates() -> None:
+    model = detector().model
+    optimizer, names = build_optimizer(model, TrainConfig(offsets_lr_factor=0.1, backbone_lr_factor=0.5))
+    factors = [group["lr_factor"] for group in optimizer.param_groups for _ in group["params"]]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    for name, factor in zip(names, factors, strict=True):
+        expected = 0.1 if "sampling_offsets" in name else 0.5 if name.startswith("backbone.") else 1.0
+        assert factor == expected, name

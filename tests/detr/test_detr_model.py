@@ -1,0 +1,193 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.data.batch import Sample, collate
+from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
+
+KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
+RESNET: dict[str, Any] = {
+    "model_type": "resnet",
+    "embedding_size": 6,
+    "hidden_sizes": [8, 12, 16, 20],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+SWIN: dict[str, Any] = {
+    "model_type": "swin",
+    "image_size": 64,
+    "embed_dim": 8,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 2, 2, 4],
+    "window_size": 4,
+}
+
+
+def tiny(attention: AttentionKind = "deformable", **settings: Any) -> ModelConfig:
+    transformer = TransformerConfig(
+        attention=attention, width=16, num_heads=2, num_points=3, feedforward_dim=24, encoder_layers=1,
+        decoder_layers=2, num_queries=7,
+    )  # fmt: skip
+    fields = {name: settings.pop(name) for name in list(settings) if hasattr(transformer, name)}
+    model = ModelConfig(5, backbone=BackboneConfig(channels=(6, 8, 10, 12)), transformer=replace(transformer, **fields))
+    return replace(model, **settings)
+
+
+def redrawn(config: ModelConfig) -> DeformableDetr:
+    """At its initial values a model hardly depends on its attention, and its last box layers stop all gradients."""
+    torch.manual_seed(0)
+    model = build_model(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for name, buffer in model.backbone.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            torch.nn.init.uniform_(buffer, 0.2, 0.6)
+    return model
+
+
+def sample(height: int, width: int, boxes: int = 2) -> Sample:
+    centre_form = torch.cat((torch.rand(boxes, 2) * 0.6 + 0.2, torch.rand(boxes, 2) * 0.2 + 0.1), dim=-1)
+    labels = torch.randint(5, (boxes,))
+    return Sample(torch.rand(3, height, width), centre_form, labels, 0, (height, width))
+
+
+@pytest.mark.parametrize("refine", [True, False])
+@pytest.mark.parametrize("two_stage", [True, False])
+@pytest.mark.parametrize("attention", KINDS)
+def test_every_variant_predicts_and_its_gradients_reach_every_parameter(
+    attention: AttentionKind, two_stage: bool, refine: bool
+) -> None:
+    model = redrawn(tiny(attention, two_stage=two_stage, refine=refine))
+    batch = collate([sample(96, 64), sample(57, 90, boxes=3)])
+    output = model(batch.images, batch.padding_mask)
+    layers = [(output.logits, output.boxes), *output.auxiliary, *([output.encoder] if two_stage else [])]
+    assert len(layers) == 2 + two_stage
+    for logits, boxes in layers:
+        assert logits.shape == (2, 7, 5)
+        assert boxes.shape == (2, 7, 4)
+        assert boxes.min() >= 0
+        assert boxes.max() <= 1
+    assert (output.encoder is not None) == two_stage
+    Criterion(LossConfig())(output, batch.samples).total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("two_stage", [True, False])
+@pytest.mark.parametrize("attention", KINDS)
+def test_padding_changes_nothing(attention: AttentionKind, two_stage: bool) -> None:
+    model = redrawn(tiny(attention, two_stage=two_stage, strides=(8, 16, 32))).eval()
+    small, large = sample(70, 50), sample(96, 150)
+    alone: Output = model(small.image[None])
+    with_mask: Output = model(small.image[None], torch.zeros(1, 70, 50, dtype=torch.bool))
+    batch = collate([large, small])
+    assert batch.images.shape == (2, 3, 96, 160)
+    padded: Output = model(batch.images, batch.padding_mask)
+    batch.images[1][:, batch.padding_mask[1]] = 100.0  # whatever lies there
+    filled: Output = model(batch.images, batch.padding_mask)
+    for other in (with_mask, padded, filled):
+        torch.testing.assert_close(other.logits[-1], alone.logits[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(other.boxes[-1], alone.boxes[0], rtol=0, atol=1e-5)
+    ignored: Output = model(batch.images, None)  # the comparison does fail where the mask is ignored
+    assert not torch.allclose(ignored.logits[1], alone.logits[0], rtol=0, atol=5e-4)
+
+
+def test_predictions_depend_on_the_attention() -> None:
+    for attention in KINDS:
+        model = redrawn(tiny(attention)).eval()
+        images = torch.rand(1, 3, 64, 96)
+        before: Tensor = model(images).logits
+        for module in model.modules():
+            if hasattr(module, "output_proj") or hasattr(module, "out_proj"):
+                projection = getattr(module, "output_proj", None) or module.out_proj
+                torch.nn.init.zeros_(projection.weight)
+        assert (model(images).logits - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("source", "channels"), [(RESNET, (12, 16, 20)), (SWIN, (16, 32, 64))])
+def test_backbones_of_transformers_offer_the_strides_asked_for(
+    source: dict[str, Any], channels: tuple[int, ...]
+) -> None:
+    config = tiny(strides=(8, 16, 32, 64), backbone=BackboneConfig("transformers", source=source))
+    model = redrawn(config)
+    assert model.backbone.strides == (8, 16, 32)
+    assert model.backbone.channels == channels
+    batch = collate([sample(64, 96), sample(90, 60)])
+    output = model(batch.images, batch.padding_mask)
+    assert output.logits.shape == (2, 7, 5)
+    Criterion(LossConfig())(output, batch.samples).total.backward()
+    # Swin's last norm belongs to its classifier; a backbone has it and does not use it.
+    idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert idle <= {f"backbone.network.swin.layernorm.{name}" for name in ("weight", "bias")}
+    again = build_model(ModelConfig.from_dict(model.config.to_dict()))
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.eval()(batch.images).logits, model.eval()(batch.images).logits)
+
+
+def test_a_backbone_in_a_directory_brings_its_weights_and_is_not_needed_again(tmp_path: Any) -> None:
+    from transformers import AutoBackbone, AutoConfig
+
+    stored = AutoBackbone.from_config(AutoConfig.for_model(**RESNET))
+    stored.save_pretrained(tmp_path)
+    model = build_model(tiny(backbone=BackboneConfig("transformers", source=str(tmp_path))))
+    torch.testing.assert_close(
+        model.backbone.state_dict()["network.embedder.embedder.convolution.weight"],
+        stored.state_dict()["embedder.embedder.convolution.weight"],
+    )
+    assert model.config.backbone.source is not None
+    assert str(tmp_path) not in str(model.config.to_dict()["backbone"]["source"].get("out_features"))
+    assert build_model(ModelConfig.from_dict(model.config.to_dict())).backbone.channels == model.backbone.channels
+
+
+def test_a_backbone_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(ValueError, match="no directory; nothing is downloaded"):
+        build_model(tiny(backbone=BackboneConfig("transformers", source="microsoft/resnet-50")))
+    with pytest.raises(ValueError, match="model_type"):
+        build_model(tiny(backbone=BackboneConfig("transformers", source={"depths": [1]})))
+
+
+def test_strides_that_do_not_fit_the_backbone_are_refused() -> None:
+    with pytest.raises(ValueError, match="the finest one at least"):
+        build_model(tiny(strides=(32, 64)))
+    with pytest.raises(ValueError, match="twice the one before, not 64"):
+        build_model(tiny(strides=(8, 16, 64)))
+
+
+def test_the_full_size_model_of_the_paper_can_be_expressed() -> None:
+    source = {"model_type": "resnet"}  # its defaults are ResNet-50's
+    transformer = TransformerConfig(
+        width=256, num_heads=8, feedforward_dim=1024, encoder_layers=6, decoder_layers=6, num_queries=300,
+        dropout=0.1, proposal_size=0.05, position_periods=1, position_temperature=10000,
+    )  # fmt: skip
+    config = ModelConfig(91, (8, 16, 32, 64), backbone=BackboneConfig("transformers", source=source))
+    with torch.device("meta"):
+        model = build_model(replace(config, transformer=transformer))
+        output = model.eval()(torch.zeros(2, 3, 480, 640))
+    assert output.logits.shape == (2, 300, 91)
+    assert 39e6 < sum(parameter.numel() for parameter in model.parameters()) < 42e6
+
+
+def test_detections_are_the_best_pairs_of_query_and_class_in_pixels_of_the_original() -> None:
+    logits = torch.tensor([[[0.0, 2.0, -9.0], [1.0, -3.0, -9.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.1, 0.9, 0.4, 0.4]]])
+    found = postprocess(Output(logits, boxes, (), None), [(100, 200)], limit=3)[0]
+    assert found.labels.tolist() == [1, 0, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0, 0.0]).sigmoid())
+    expected = torch.tensor([[80.0, 30.0, 120.0, 70.0], [0.0, 70.0, 60.0, 100.0], [80.0, 30.0, 120.0, 70.0]])
+    torch.testing.assert_close(found.boxes, expected)
+
+
+def test_detecting_leaves_the_model_in_its_mode_and_does_not_touch_its_statistics() -> None:
+    model = redrawn(tiny())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    detections = model.detect(collate([sample(64, 40), sample(30, 64)]), limit=4)
+    assert model.training
+    assert [len(found.scores) for found in detections] == [4, 4]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -1,0 +1,143 @@
+"""The command line: what it prints, and that bad input gives one line and no traceback."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from deform_attn.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two training pictures, one validation picture, and a box in each."""
+    for split, count in (("train", 2), ("val", 1)):
+        (tmp_path / split).mkdir()
+        images, annotations = [], []
+        for i in range(count):
+            picture = Image.new("RGB", (64, 48), "black")
+            picture.paste("white", (10 + i, 10, 30, 34))
+            picture.save(tmp_path / split / f"{i}.png")
+            images.append({"id": i + 1, "file_name": f"{i}.png", "width": 64, "height": 48})
+            box = {"bbox": [10 + i, 10, 20 - i, 24], "area": (20 - i) * 24, "iscrowd": 0}
+            annotations.append({"id": i + 1, "image_id": i + 1, "category_id": 3, **box})
+        truth = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "block"}]}
+        (tmp_path / f"{split}.json").write_text(json.dumps(truth))
+    return tmp_path
+
+
+def edit(path, change):
+    truth = json.loads(path.read_text())
+    change(truth)
+    path.write_text(json.dumps(truth))
+
+
+def train(folder, *options):
+    return main(["train", "--data", str(folder), "--out", str(folder / "run"), "--epochs", "1", *options])
+
+
+def error_line(capsys):
+    """Return the last line that was printed, after checking that there is no traceback."""
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    lines = [line for line in printed.err.splitlines() if line.startswith("deform-attn: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_train_then_evaluate_print_the_same_metrics(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    trained = capsys.readouterr().out
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+    evaluated = capsys.readouterr().out
+    assert "AP50" in evaluated
+    assert trained.startswith(evaluated)
+
+
+def test_training_resumes_where_it_ended(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--queries", "6", "--resume"]) == 1
+    assert "num_queries" in error_line(capsys)
+
+
+def test_info_lists_backends_and_versions(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in printed
+    assert "grid_sample" in printed
+    assert "reference" in printed
+
+
+def test_a_file_that_is_no_picture_is_one_line_with_its_name(folder, capsys):
+    (folder / "train" / "1.png").write_text("not a picture")
+    assert train(folder) == 1
+    assert "1.png" in error_line(capsys)
+
+
+def test_an_empty_annotation_file_is_one_line_with_its_name(folder, capsys):
+    (folder / "train.json").write_text("")
+    assert train(folder) == 1
+    assert "train.json" in error_line(capsys)
+
+
+@pytest.mark.parametrize("table", ["images", "annotations"])
+def test_an_annotation_file_without_records_is_one_line(folder, capsys, table):
+    edit(folder / "val.json", lambda truth: truth[table].clear())
+    assert train(folder) == 1
+    assert "val.json" in error_line(capsys)
+
+
+def test_a_bad_category_id_is_one_line_with_the_id(folder, capsys):
+    edit(folder / "train.json", lambda truth: truth["annotations"][1].update(category_id=77))
+    assert train(folder) == 1
+    line = error_line(capsys)
+    assert "77" in line
+    assert "train.json" in line
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path, capsys):
+    assert train(tmp_path / "nowhere") == 1
+    assert "nowhere" in error_line(capsys)
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(folder, capsys):
+    assert main(["evaluate", str(folder / "nothing"), "--data", str(folder)]) == 1
+    assert "nothing" in error_line(capsys)
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_one_line(folder, capsys):
+    (folder / "run").write_text("in the way")
+    assert train(folder, "--queries", "5") == 1
+    assert "run" in error_line(capsys)
+    assert (folder / "run").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: deform-attn" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_keeps_the_last_checkpoint(folder, capsys, monkeypatch):
+    assert train(folder, "--queries", "5") == 0
+    capsys.readouterr()
+
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deform_attn.detr.engine.train_one_epoch", interrupt)
+    assert train(folder, "--queries", "5") == 130
+    assert error_line(capsys) == "deform-attn: stopped"
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+
+
+def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise ValueError("nobody's input")
+
+    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+    with pytest.raises(ValueError, match="nobody's input"):
+        train(folder)
