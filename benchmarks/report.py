@@ -70,6 +70,7 @@ def machine(result: Result) -> str:
         ("memory", f"{here['memory_gib']} GiB"),
         ("system", f"{here['system']}, Python {here['python']}"),
         ("threads", f"{result['threads']} for everybody"),
+        ("instruction set of our kernels", here["our_instruction_set"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in result["versions"].items())),
         ("commit of the sources", result["commit"]),
         ("measured", ", ".join(sorted(set(result["measured"].values())))),

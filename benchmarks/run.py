@@ -24,6 +24,7 @@ from benchmarks import report, series
 from benchmarks.cases import BEYOND, CANONICAL, CASES
 from benchmarks.measure import compare
 from benchmarks.peers import PEERS, versions
+from deform_attn.backends import native_library
 from deform_attn.speed import machine
 
 SECTIONS = ("forward", "training", "thread_scaling", "map_sizes", "query_counts", "memory", "module")
@@ -48,7 +49,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> Path:
     """Measure what `options` ask for and return the file that holds it; other sections of the file stay."""
     torch.set_num_threads(options.threads)
-    here = machine()
+    library, _ = native_library.load()
+    here = {**machine(), "our_instruction_set": "none" if library is None else library.isa}
     name = options.name or re.sub(r"[^a-z0-9]+", "-", f"{here['processor']} {options.threads} threads".lower())
     path = report.RESULTS / f"{name}.json"
     result = json.loads(path.read_text()) if path.exists() else {}
