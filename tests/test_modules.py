@@ -320,3 +320,71 @@ def test_encoder_reference_points_take_device_and_dtype_and_refuse_ratios_of_oth
     assert encoder_reference_points([(2, 0)]).shape == (1, 0, 1, 2)
     with pytest.raises(ValueError, match=r"^valid_ratios: expected \[N, L = 1, 2 = 2\], got \[1, 2, 2\]"):
         encoder_reference_points([(2, 3)], torch.ones(1, 2, 2))
+
+
+def twice(module, args, output):
+    return 2 * output
+
+
+def through_a_forward_of_its_own(module):
+    linear = module.sampling_offsets
+    stock = linear.forward
+    linear.forward = lambda query: 2 * stock(query)
+
+
+def through_a_parametrisation(module):
+    class Twice(nn.Module):
+        def forward(self, parameter):
+            return 2 * parameter
+
+    nn.utils.parametrize.register_parametrization(module.sampling_offsets, "weight", Twice())
+    nn.utils.parametrize.register_parametrization(module.sampling_offsets, "bias", Twice())
+
+
+def through_another_class(module):
+    class Twice(nn.Linear):
+        def forward(self, query):
+            return 2 * super().forward(query)
+
+    module.sampling_offsets.__class__ = Twice
+
+
+@pytest.mark.parametrize(
+    "double",
+    [
+        lambda module: module.sampling_offsets.register_forward_hook(twice),
+        through_a_forward_of_its_own,
+        through_a_parametrisation,
+        through_another_class,
+    ],
+    ids=["hook", "forward", "parametrisation", "class"],
+)
+def test_whatever_is_hung_on_the_two_query_projections_is_called(double):
+    module = multi_scale()
+    query, references, features = (
+        draw(BATCH, QUERIES, CHANNELS),
+        points(BATCH, QUERIES, 2),
+        draw(BATCH, PIXELS, CHANNELS),
+    )
+    _, plain = module(query, references, features, SHAPES, return_sampling=True)
+    double(module)
+    _, doubled = module(query, references, features, SHAPES, return_sampling=True)
+    steps = [locations - references[:, :, None, None, None] for locations in (plain.locations, doubled.locations)]
+    torch.testing.assert_close(steps[1], 2 * steps[0])
+
+
+def test_a_pre_hook_of_one_query_projection_is_called():
+    module, seen = multi_scale(), []
+    module.attention_weights.register_forward_pre_hook(lambda called, args: seen.append(called))
+    module(draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), draw(BATCH, PIXELS, CHANNELS), SHAPES)
+    assert seen == [module.attention_weights]
+
+
+def test_a_global_hook_sees_the_two_query_projections():
+    module, seen = multi_scale(), []
+    handle = nn.modules.module.register_module_forward_hook(lambda called, args, output: seen.append(called))
+    try:
+        module(draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), draw(BATCH, PIXELS, CHANNELS), SHAPES)
+    finally:
+        handle.remove()
+    assert {module.sampling_offsets, module.attention_weights} <= set(seen)

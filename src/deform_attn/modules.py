@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deform_attn import checks, reference
 from deform_attn.functional import deformable_attention
@@ -280,9 +281,14 @@ class MultiScaleDeformableAttention(nn.Module):
     def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
         checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
         M, T = self.num_heads, sum(self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (M, T, 2))  # [N, Q, M, T, 2]
-        logits = self.attention_weights(query).unflatten(-1, (M, T))  # [N, Q, M, T]
-        return offsets, logits
+        both = (self.sampling_offsets, self.attention_weights)
+        if all(_is_plain(linear) for linear in both):
+            # One matrix product in place of two; the op reads its two parts where they lie.
+            weight, bias = (torch.cat([getattr(linear, name) for linear in both]) for name in ("weight", "bias"))
+            offsets, logits = F.linear(query, weight, bias).split([2 * M * T, M * T], dim=-1)
+        else:
+            offsets, logits = (linear(query) for linear in both)
+        return offsets.unflatten(-1, (M, T, 2)), logits.unflatten(-1, (M, T))  # [N, Q, M, T, 2], [N, Q, M, T]
 
     def _flatten(self, features: Tensor | Sequence[Tensor], spatial_shapes: object) -> tuple[Tensor, Shapes]:
         if isinstance(features, Tensor):
@@ -352,6 +358,21 @@ def _reset_projections(*projections: nn.Linear) -> None:
         nn.init.xavier_uniform_(projection.weight)
         if projection.bias is not None:
             nn.init.zeros_(projection.bias)
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Return whether calling `linear` does nothing but its matrix product, so that the product may be taken elsewhere.
+
+    Hooks, parametrisations, adapters and quantised layers, which put another class in its place, must be called.
+    """
+    return (
+        type(linear) is nn.Linear
+        and linear.bias is not None
+        and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
+        and not linear._backward_pre_hooks
+        and "forward" not in vars(linear)
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def _sampling(

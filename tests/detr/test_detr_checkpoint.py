@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,15 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["checkpoint"]
 
 
+def test_metrics_that_are_not_defined_survive_as_nan(tmp_path: Path) -> None:
+    state = TrainingState(TrainConfig(), [{"loss": 1.5, "AP>96": math.nan}], {})
+    save(tmp_path / "run", detector(0), state)
+    assert "NaN" not in (tmp_path / "run" / "training.json").read_text()
+    history = load_training(tmp_path / "run").history
+    assert history[0]["loss"] == 1.5
+    assert math.isnan(history[0]["AP>96"])
+
+
 @pytest.mark.parametrize("moment", range(12))
 def test_a_save_stopped_at_any_moment_leaves_a_whole_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
@@ -92,6 +102,29 @@ def test_a_save_stopped_at_any_moment_leaves_a_whole_checkpoint(
     save(path, new, training(3))
     assert same_weights(load_model(path), new)
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".old", ".new"])
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / "run", detector(0))
+    folder = tmp_path / f"run{suffix}"
+    folder.mkdir(exist_ok=True)
+    (folder / "thesis.txt").write_text("the only copy")
+    with pytest.raises(CheckpointError, match=rf"run{suffix}: holds thesis\.txt"):
+        save(tmp_path / "run", detector(1))
+    assert (folder / "thesis.txt").read_text() == "the only copy"
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="file: is in the place"):
+        save(tmp_path / "file", detector(1))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_checkpoint_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
+    save(tmp_path / "run", detector(0))
+    (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
+    save(tmp_path / "link", detector(1))
+    assert same_weights(load_model(tmp_path / "run"), detector(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
 
 
 def write(name: str, text: str) -> Callable[[Path], object]:

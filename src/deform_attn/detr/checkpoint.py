@@ -5,6 +5,7 @@ optimiser and the position of a training. No file is a pickle.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.model import DeformableDetr, build_model
 
 FORMAT = 1
+_FILES = {"model.safetensors", "config.json", "training.safetensors", "training.json"}
 
 
 class CheckpointError(ValueError):
@@ -53,11 +55,14 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
 
     Everything is first written to `path.new`; then two renames exchange old and new. Killed at any moment, this leaves
     a checkpoint that loads: the new one, or the old one under `path` or `path.old`, where loading looks, too.
+
+    Raises:
+        CheckpointError: at `path` there is something else than a checkpoint.
     """
     with detr_extra():
         from safetensors.torch import save_file
 
-    path = Path(path)
+    path = check_target(path)
     fresh, old = _sibling(path, "new"), _sibling(path, "old")
     _remove(fresh)
     fresh.mkdir(parents=True)
@@ -72,7 +77,8 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
     _write_json(fresh / "config.json", config)
     if training is not None:
         save_file({k: v.cpu().contiguous() for k, v in training.optimizer.items()}, fresh / "training.safetensors")
-        _write_json(fresh / "training.json", {"config": training.config.to_dict(), "history": training.history})
+        values = {"config": training.config.to_dict(), "history": without_nan(training.history)}
+        _write_json(fresh / "training.json", values)
     if path.exists():
         _remove(old)
         path.rename(old)
@@ -80,9 +86,24 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
     _remove(old)
 
 
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Return `path` without links in it, after checking that `save` may replace what is there.
+
+    Raises:
+        CheckpointError: there is something else than a checkpoint, which `save` would delete.
+    """
+    path = Path(path).resolve()
+    for folder in (path, _sibling(path, "new"), _sibling(path, "old")):
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
+        if others := sorted({file.name for file in folder.glob("*")} - _FILES):
+            raise CheckpointError(f"{folder}: holds {others[0]}, which a checkpoint has not; choose another directory")
+    return path
+
+
 def exists(path: str | os.PathLike[str]) -> bool:
     """Return whether there is a checkpoint at `path`."""
-    return _current(Path(path)).is_dir()
+    return (_current(Path(path)) / "config.json").is_file()
 
 
 def load_model(path: str | os.PathLike[str]) -> Detector:
@@ -120,8 +141,8 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     file = folder / "training.json"
     values = _read_json(file)
     try:
-        config, history = TrainConfig.from_dict(values["config"]), [dict(record) for record in values["history"]]
-    except (KeyError, TypeError, ValueError) as error:
+        config, history = TrainConfig.from_dict(values["config"]), _with_nan(values["history"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
     return TrainingState(config, history, _read_tensors(folder / "training.safetensors"))
 
@@ -165,12 +186,21 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     return values
 
 
+def without_nan(records: Sequence[Mapping[str, float]]) -> list[dict[str, float | None]]:
+    """Return `records` with None in the place of NaN, which JSON has not."""
+    return [{name: None if math.isnan(value) else value for name, value in one.items()} for one in records]
+
+
+def _with_nan(records: Sequence[Mapping[str, float | None]]) -> list[dict[str, float]]:
+    return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+
+
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _sibling(path: Path, suffix: str) -> Path:
-    return path.with_name(f"{path.name}.{suffix}")
+    return path.with_name(f"{path.name or 'checkpoint'}.{suffix}")
 
 
 def _current(path: Path) -> Path:

@@ -175,9 +175,10 @@ class TrainConfig(Config):
     """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
 
     `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the sampling offsets and of the backbone.
+    `workers` threads share every batch on a CPU.
     """
 
-    epochs: int = 6
+    epochs: int = 8
     batch_size: int = 16
     lr: float = 1e-3
     offsets_lr_factor: float = 1.0
@@ -186,11 +187,12 @@ class TrainConfig(Config):
     warmup_steps: int = 100
     clip_norm: float = 1.0
     seed: int = 0
+    workers: int = 2
     loss: LossConfig = field(default_factory=LossConfig)
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        for name in ("epochs", "batch_size", "lr", "clip_norm"):
+        for name in ("epochs", "batch_size", "lr", "clip_norm", "workers"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "seed"):
             self.require(getattr(self, name) >= 0, f"{name}: must not be negative")

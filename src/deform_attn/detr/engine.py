@@ -3,20 +3,22 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deform_attn.detr import checkpoint as checkpoints
 from deform_attn.detr.checkpoint import CheckpointError, Detector, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.base import DetectionData
-from deform_attn.detr.data.batch import Batch, collate
+from deform_attn.detr.data.batch import collate
 from deform_attn.detr.evaluation import evaluate
-from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.model import DeformableDetr, evaluating
+from deform_attn.detr.workers import add_gradients, replicate, share, worker_threads
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,6 @@ class Progress:
 
 OnStep = Callable[[Progress], None]
 History = list[dict[str, float]]
-
-
-def batches(data: DetectionData, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
-    """Yield the samples in `order` (all of them as they come by default) as batches."""
-    order = range(len(data)) if order is None else order
-    for start in range(0, len(order), batch_size):
-        yield collate([data[i] for i in order[start : start + batch_size]])
 
 
 def build_optimizer(model: DeformableDetr, config: TrainConfig) -> tuple[torch.optim.AdamW, list[str]]:
@@ -73,7 +68,9 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train on every sample of `data` once.
 
-    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone.
+    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone. Each of
+    `config.workers` threads takes a part of every batch; on a GPU, and with dropout, whose random numbers threads would
+    draw in any order, there is only one.
 
     Returns:
         The mean of `loss` and of its terms over the epoch.
@@ -83,34 +80,47 @@ def train_one_epoch(
     """
     device = model.mean.device
     criterion = Criterion(config.loss)
+    workers = config.workers if device.type == "cpu" and model.config.transformer.dropout == 0 else 1
     steps = math.ceil(len(data) / config.batch_size)
     sums = torch.zeros(4)
     data.set_epoch(epoch)
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    replicas = replicate(model, workers)
+
+    def loss(replica: DeformableDetr, part: Sequence[int]) -> Tensor:
+        batch = collate([data[i] for i in part])
+        losses = criterion(replica(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
+        return torch.stack([losses.total, losses.classes, losses.boxes, losses.giou])
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), worker_threads(workers) as executor:
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(data)).tolist()
-        for step, batch in enumerate(batches(data, config.batch_size, order)):
+        for step in range(steps):
             for group in optimizer.param_groups:
                 rate = learning_rate(epoch * steps + step, config.epochs * steps, config)
                 group["lr"] = rate * group["lr_factor"]
-            losses = criterion(model(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
-            optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()
+            optimizer.zero_grad()
+            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+            sums += add_gradients(executor, replicas, share(batch, workers), loss).cpu()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
             optimizer.step()
-            sums += torch.stack([losses.total, losses.classes, losses.boxes, losses.giou]).detach().cpu()
             if on_step is not None:
                 on_step(Progress(epoch + 1, config.epochs, step + 1, steps, float(sums[0]) / (step + 1)))
     return dict(zip(("loss", "class", "box", "giou"), (sums / steps).tolist(), strict=True))
 
 
-def evaluate_model(model: DeformableDetr, data: DetectionData, batch_size: int = 16) -> dict[str, float]:
-    """Return COCO's metrics of `model` on `data`."""
-    found = []
-    for batch in batches(data, batch_size):
-        for sample, detections in zip(batch.samples, model.detect(batch), strict=True):
-            found += detections.to_coco(sample.image_id, data.categories)
+def evaluate_model(
+    model: DeformableDetr, data: DetectionData, batch_size: int = 16, workers: int = 1
+) -> dict[str, float]:
+    """Return COCO's metrics of `model` on `data`, computed by so many threads."""
+
+    def detect(start: int) -> list[dict[str, Any]]:
+        batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
+        found = zip(batch.samples, model.detect(batch), strict=True)
+        return [one for sample, detections in found for one in detections.to_coco(sample.image_id, data.categories)]
+
+    with evaluating(model), worker_threads(workers) as executor:
+        found = [one for batch in executor.map(detect, range(0, len(data), batch_size)) for one in batch]
     return evaluate(data.ground_truth(), found)
 
 
@@ -139,12 +149,14 @@ def fit(
         on_step: called after every step.
 
     Returns:
-        For each epoch its number (from 1), losses, seconds and, with `validation`, those metrics that are defined.
+        For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
 
     Raises:
-        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config.
+        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
+            there is something else.
         ValueError: the training has diverged.
     """
+    checkpoints.check_target(path)  # rather than after an epoch
     model = detector.model
     optimizer, names = build_optimizer(model, config)
     history: History = []
@@ -155,8 +167,7 @@ def fit(
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
         if validation is not None:
-            metrics = evaluate_model(model, validation, config.batch_size)
-            record |= {name: value for name, value in metrics.items() if not math.isnan(value)}
+            record |= evaluate_model(model, validation, config.batch_size, config.workers)
         history.append(record)
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
         checkpoints.save(path, detector, state)

@@ -1,0 +1,113 @@
+"""The demo: a detector of handwritten digits, trained from nothing in minutes on two CPU cores, and its pictures."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deform_attn import record
+from deform_attn.detr.checkpoint import Detector, without_nan
+from deform_attn.detr.config import ModelConfig, TrainConfig
+from deform_attn.detr.data.batch import collate
+from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.detections import Detections
+from deform_attn.detr.engine import History, OnStep, evaluate_model, fit
+from deform_attn.detr.files import atomic_path
+from deform_attn.detr.model import DeformableDetr, build_model, evaluating
+from deform_attn.detr.pictures import draw_attention, draw_detections
+
+_SHOWN_SCENES = 8
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demo found: COCO's `metrics` on the test scenes, the training's `history`, and the `files` it wrote.
+
+    `seconds` is how long this run took, without the epochs of an earlier run that it resumed.
+    """
+
+    metrics: dict[str, float]
+    history: History
+    seconds: float
+    files: tuple[Path, ...]
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+    scenes: int = 2000,
+    test_scenes: int = 200,
+) -> DemoResult:
+    """Train a small Deformable DETR on fresh scenes of digits, evaluate it on unseen ones, and draw what it sees.
+
+    Under `out` it writes `checkpoint`, `metrics.json`, `detections.png` and `attention.png`.
+
+    Args:
+        out: the directory to write to, made if missing.
+        epochs: how many to train. Default: those of the tested recipe.
+        seed: of the scenes and of the weights.
+        resume: go on where an earlier run into `out` was stopped; if there was none, begin.
+        on_step: called after every training step, see `progress_bar`.
+        scenes: training scenes an epoch.
+        test_scenes: scenes to evaluate on.
+
+    Raises:
+        CheckpointError: the checkpoint to resume from is damaged or was begun with other settings.
+    """
+    start, out = time.perf_counter(), Path(out)
+    train = TrainConfig(seed=seed) if epochs is None else TrainConfig(seed=seed, epochs=epochs)
+    data, test = DigitScenes("train", scenes, seed=train.seed), DigitScenes("test", test_scenes)
+    with torch.random.fork_rng():
+        torch.manual_seed(train.seed)
+        model = build_model(ModelConfig(len(data.categories)))
+    detector = Detector(model, data.categories, max_size=data.size)
+    history = fit(detector, data, train, out / "checkpoint", resume=resume, on_step=on_step)
+    metrics = evaluate_model(model, test, train.batch_size, train.workers)
+    _draw_scenes(model, test, out / "detections.png")
+    _draw_best_query(model, test, out / "attention.png")
+    seconds = time.perf_counter() - start
+    _write_metrics(out / "metrics.json", metrics, history, seconds)
+    files = ("checkpoint", "metrics.json", "detections.png", "attention.png")
+    return DemoResult(metrics, history, seconds, tuple(out / name for name in files))
+
+
+def _draw_scenes(model: DeformableDetr, data: DigitScenes, path: Path) -> None:
+    """Draw what `model` finds in the first scenes of `data`."""
+    samples = [data[i] for i in range(min(_SHOWN_SCENES, len(data)))]
+    found = model.detect(collate(samples))
+    truths = [Detections.of_sample(sample) for sample in samples]
+    draw_detections([sample.image for sample in samples], found, data.categories, path, truths=truths)
+
+
+def _draw_best_query(model: DeformableDetr, data: DigitScenes, path: Path) -> None:
+    """Draw where the query with the best score in the first scene of `data` looks, in the last decoder layer."""
+    batch = collate([data[0]])
+    with torch.inference_mode(), evaluating(model), record(model) as records:
+        output = model(batch.images, batch.padding_mask)
+    last, scores = records[-1], output.logits[0].sigmoid()  # [Q, K]
+    query, label = divmod(int(scores.argmax()), scores.shape[1])
+    box = last.reference_points[0, query]  # [4]
+    draw_attention(
+        batch.images[0],
+        last.locations[0, query],
+        last.weights[0, query],
+        box[:2],
+        last.spatial_shapes,
+        path,
+        box=box,
+        title=f"last decoder layer, the query that finds a {data.categories[label].name}",
+        zoom=True,
+    )
+
+
+def _write_metrics(path: Path, metrics: dict[str, float], history: History, seconds: float) -> None:
+    values = {"metrics": without_nan([metrics])[0], "seconds": seconds, "history": without_nan(history)}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
