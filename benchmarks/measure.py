@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -14,13 +13,17 @@ from torch import Tensor
 from benchmarks import limit
 from benchmarks.peers import Peer
 from deform_attn import explain, reference
-from deform_attn.speed import Call, Case, Inputs, Op, interleave, relative_error, training
+from deform_attn.speed import Call, Case, Inputs, Op, relative_error, rounds, training
 
 # Norm of the error by norm of the truth. float32: locations are rounded to 1e-5 of a pixel on maps 200 wide, and so is
 # what is read there. Half precision: the output is rounded once (2**-9 and 2**-12 on average). A misplaced or forgotten
 # point is off by 1e-2 and more.
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 JUDGED_QUERIES = 256
+QUIET = 0.1  # cores that others may keep busy
+MIN_ROUNDS = 5
+
+Rows = dict[str, dict[str, object]]
 
 
 class DisagreementError(RuntimeError):
@@ -87,20 +90,19 @@ def _off_kinks(case: Case, locations: Tensor) -> Tensor:
 
 
 class Bystanders:
-    """How many cores others kept busy while the block ran: `cores` (None where the system does not tell)."""
+    """How many cores others keep busy."""
 
-    cores: float | None = None
-
-    def __enter__(self) -> "Bystanders":
+    def __init__(self) -> None:
         self._start, self._before = time.perf_counter(), self._busy_elsewhere()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        after, seconds = self._busy_elsewhere(), time.perf_counter() - self._start
-        if self._before is not None and after is not None:
-            self.cores = round(max(0.0, after - self._before) / seconds, 2)
+    def lap(self) -> float | None:
+        """Return the cores that others kept busy since the lap before; None where the system does not tell."""
+        now, after = time.perf_counter(), self._busy_elsewhere()
+        seconds, self._start = now - self._start, now
+        if after is None or self._before is None:
+            return None
+        busy, self._before = (after - self._before) / seconds, after
+        return max(0.0, busy)
 
     @staticmethod
     def _busy_elsewhere() -> float | None:
@@ -113,49 +115,44 @@ class Bystanders:
         return busy - sum(os.times()[:4])
 
 
-def await_quiet(minutes: float, cores: float = 0.1) -> None:
-    """Wait until others keep less than `cores` busy, but no longer than `minutes`."""
-    end = time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
-        with Bystanders() as bystanders:
-            time.sleep(3)
-        if bystanders.cores is None or bystanders.cores < cores:
-            return
-        time.sleep(5)
+def timed(calls: dict[str, Call], seconds: float, baseline: str, wait: float = 0) -> tuple[Rows, float | None]:
+    """Return median, quartiles and ratio to `baseline` of interleaved calls, and how many cores others kept busy.
 
-
-def timed(
-    calls: dict[str, Call], seconds: float, baseline: str, wait: float = 0, tries: int = 3
-) -> tuple[dict[str, dict[str, object]], float | None]:
-    """Return median, quartiles and ratio to `baseline` of interleaved calls, and how busy others were meanwhile.
-
-    A ratio is that of the medians; its quartiles are those of the ratios of each round. While others kept more than a
-    tenth of a core busy, the run is taken again, `tries` times at most; the quietest counts.
+    A ratio is that of the medians; its quartiles are those of the ratios of each round. Rounds in which others kept
+    more than `QUIET` cores busy do not count, and are made up for in the `wait` minutes after `seconds`. Those over,
+    with fewer than five quiet rounds all of them count.
     """
-    best: tuple[float, dict[str, list[float]], float | None] | None = None
-    for _ in range(tries):
-        await_quiet(wait)
-        with Bystanders() as bystanders:
-            samples = interleave(calls, seconds)
-        busy = bystanders.cores or 0.0
-        if best is None or busy < best[0]:
-            best = busy, samples, bystanders.cores
-        if busy <= 0.1 or wait == 0:
+    start = time.perf_counter()
+    blocks: list[tuple[float | None, list[dict[str, float]]]] = []
+    block: list[dict[str, float]] = []
+    began, bystanders = start, Bystanders()
+    for sample in rounds(calls):
+        block.append(sample)
+        now = time.perf_counter()
+        if now - began < 0.3 and now - start < seconds:
+            continue  # the system counts in hundredths of a second
+        blocks.append((bystanders.lap(), block))
+        block, began = [], now
+        calm = [lap for lap in blocks if lap[0] is None or lap[0] <= QUIET]
+        enough = sum(len(lap[1]) for lap in calm) >= MIN_ROUNDS
+        over = now - start > seconds + 60 * wait
+        if (now - start > seconds and enough) or (over and sum(len(lap[1]) for lap in blocks) >= MIN_ROUNDS):
             break
-    assert best is not None
-    _, samples, cores = best
+    counted = calm if enough else blocks
+    samples = {name: [sample[name] for _, block in counted for sample in block] for name in calls}
+    busy = [lap for lap, _ in counted if lap is not None]
     base = samples[baseline]
-    rows: dict[str, dict[str, object]] = {}
+    rows: Rows = {}
     for name, times in samples.items():
-        rounds = [time / other for time, other in zip(times, base, strict=True)]
+        ratios = [time / other for time, other in zip(times, base, strict=True)]
         rows[name] = {
             "median_ms": _round(1e3 * statistics.median(times)),
             "quartiles_ms": [_round(1e3 * quartile) for quartile in _quartiles(times)],
             "ratio": _round(statistics.median(times) / statistics.median(base)),
-            "ratio_quartiles": [_round(quartile) for quartile in _quartiles(rounds)],
+            "ratio_quartiles": [_round(quartile) for quartile in _quartiles(ratios)],
             "rounds": len(times),
         }
-    return rows, cores
+    return rows, round(statistics.mean(busy), 2) if busy else None
 
 
 def compare(

@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20, help="for each case (default 20)")
     parser.add_argument("--threads", type=int, default=2, help="for everybody (default 2)")
     parser.add_argument(
-        "--wait", type=float, default=0, help="minutes to wait, before each case, for a quiet machine (default 0)"
+        "--wait", type=float, default=0, help="minutes more for each case while others disturb it (default 0)"
     )
     parser.add_argument("--markdown", action="store_true", help="only write docs and plot from the results")
     return parser.parse_args(arguments)

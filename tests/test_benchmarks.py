@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, islice, pairwise, repeat
 
 import pytest
 import torch
@@ -133,12 +133,22 @@ def test_a_rival_that_cannot_run_says_why():
     assert "canonical" in by_name["compile"].unsupported(CASES["enc640-d64"])
 
 
-def test_interleaved_calls_take_turns():
+def test_calls_take_turns():
     order = []
-    samples = speed.interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0, min_rounds=4)
-    assert {name: len(times) for name, times in samples.items()} == {"a": 4, "b": 4}
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert [set(sample) for sample in islice(speed.rounds(calls), 4)] == [{"a", "b"}] * 4
     turns = re.findall(r"a+|b+", "".join(order))
     assert len(turns) >= 5  # at the start each of them twice, then a b, b a, a b, b a, with neighbours joined
+
+
+@pytest.mark.parametrize("laps", [[0.0], [0.9, 0.0], [0.9]], ids=str)
+def test_rounds_that_others_disturb_count_only_where_there_is_nothing_better(laps, monkeypatch):
+    quiet = len(laps) > 1 or laps == [0.0]
+    heard = chain(laps, repeat(laps[-1]))
+    monkeypatch.setattr(measure.Bystanders, "lap", lambda self: next(heard))
+    rows, busy = measure.timed({"a": lambda: None}, 0, "a", wait=1 if quiet else 0)
+    assert rows["a"]["rounds"] >= measure.MIN_ROUNDS
+    assert busy == (0.0 if quiet else 0.9)
 
 
 def test_ratios_are_to_the_baseline():

@@ -141,15 +141,12 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def interleave(
-    calls: Mapping[str, Call], seconds: float, min_rounds: int = 5, max_rounds: int = 60
-) -> dict[str, list[float]]:
-    """Return the seconds that each call took, round after round, all calls once a round.
+def rounds(calls: Mapping[str, Call]) -> Iterator[dict[str, float]]:
+    """Yield the seconds that each call took, round after round without end, all calls once a round.
 
     What disturbs the machine for a while so disturbs all of them. A sample is the mean over as many calls as fill 5 ms.
     A call that takes less than 0.1 s is first made once without the clock: that fetches its own arrays into the caches
-    and lets the threads of the call before it go to sleep. The order turns round from round to round. Rounds go on
-    until `seconds` are over.
+    and lets the threads of the call before it go to sleep. The order turns round from round to round.
     """
     durations = {}
     for name, call in calls.items():
@@ -157,20 +154,19 @@ def interleave(
         start = time.perf_counter()
         call()
         durations[name] = max(time.perf_counter() - start, 1e-6)
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for index in range(max_rounds):
-        if index >= min_rounds and time.perf_counter() > end:
-            break
-        for name in list(calls) if index % 2 == 0 else reversed(list(calls)):
+    order = list(calls)
+    while True:
+        samples = dict.fromkeys(calls, 0.0)
+        for name in order:
             call, repeats = calls[name], max(1, min(1000, int(5e-3 / durations[name])))
             if durations[name] < 0.1:
                 call()
             start = time.perf_counter()
             for _ in range(repeats):
                 call()
-            samples[name].append((time.perf_counter() - start) / repeats)
-    return samples
+            samples[name] = (time.perf_counter() - start) / repeats
+        yield samples
+        order.reverse()
 
 
 def machine() -> dict[str, object]:
@@ -229,8 +225,12 @@ def report(seconds: float = 20.0) -> Iterator[str]:
                 "theirs": training(theirs, tensors, direction),
             }
         with torch.set_grad_enabled(trains):
-            samples = interleave(calls, seconds / len(rows), min_rounds=3)
-        medians = {name: statistics.median(times) for name, times in samples.items()}
+            end, samples = time.perf_counter() + seconds / len(rows), []
+            for sample in rounds(calls):
+                samples.append(sample)
+                if len(samples) >= 3 and time.perf_counter() > end:
+                    break
+        medians = {name: statistics.median(sample[name] for sample in samples) for name in calls}
         label = f"{case.name}, {case.query_count} queries, {'both ways' if trains else 'forward'}"
         yield (
             f"{label:<36}{backend:<13}{1e3 * medians['ours']:>8.2f} ms{1e3 * medians['theirs']:>10.1f} ms"
