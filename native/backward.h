@@ -12,12 +12,9 @@
 namespace {
 
 template <class F>
-struct BackwardWork {
+struct SlopesWork {
     Plan<F> plan;
-    Tasks tasks;
-    int64_t head_groups;  // scatter: tasks an image, by heads ...
-    int64_t pixel_parts;  // ... and by pixels
-    int64_t *part_ends;   // [pixel_parts] the pixels of part i lie before part_ends[i]
+    RowTasks tasks;
 };
 
 // dot[i] (+)= <grad, pixel i> over some channels. `grad` has the layout of the blocks; items are padded to whole vectors.
@@ -29,7 +26,7 @@ INLINE void dots(const typename Block::Value *base, int64_t stride, const Int *p
     for (int64_t i = 0; i < items; i += n) {
         Vec rows[n];
         for (int r = 0; r < n; ++r) {
-            const typename Block::Value *from = base + int64_t(pixel[i + r]) * stride;
+            const typename Block::Value *from = at_pixel(base, pixel[i + r], stride);
             Vec sum{};
             for (int b = 0; b < blocks; ++b) {
                 Vec read[Block::parts];
@@ -48,7 +45,7 @@ INLINE void dots(const typename Block::Value *base, int64_t stride, const Int *p
 
 // <grad_output, pixel> for all items of a row.
 template <class Block, class F>
-INLINE void row_dots(const deform_attn_call &call, const typename Block::Value *base,
+INLINE void row_dots(const deform_attn_call &call, const typename Block::Value *base, int64_t stride,
                      const typename Block::Value *grad, int64_t items, Scratch<F> &s) {
     using V = typename Block::Value;
     over_channels<Block>(call.D, [&](auto blocks, auto whole, int64_t at, int64_t last) INLINE_LAMBDA {
@@ -67,7 +64,7 @@ INLINE void row_dots(const deform_attn_call &call, const typename Block::Value *
                 Block::read(grad + from, held + b * Block::parts);
             }
         }
-        dots<Block, count, whole.value>(base + at, call.value_stride_s, s.pixel, items, last, held, s.dot, at > 0);
+        dots<Block, count, whole.value>(base + at, stride, s.pixel, items, last, held, s.dot, at > 0);
     });
 }
 
@@ -162,31 +159,39 @@ template <class Block>
 void slopes_body(int64_t, int64_t, void *context) {
     using V = typename Block::Value;
     using F = typename Block::Number;
-    BackwardWork<F> &work = *static_cast<BackwardWork<F> *>(context);
+    SlopesWork<F> &work = *static_cast<SlopesWork<F> *>(context);
     const Plan<F> &plan = work.plan;
     const deform_attn_call &call = *plan.call;
     Scratch<F> s;
     if (!s.prepare(plan, true)) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
-    const int64_t N = call.N, M = call.M, Q = call.Q, D = call.D, T = call.T;
+    PackedMap<V> map;
+    const int64_t M = call.M, Q = call.Q, D = call.D, T = call.T;
     const int64_t references = call.reference_points ? call.reference_levels * call.reference_size : 0;
-    const int64_t tasks_a_batch = work.tasks.count / N;
     for (int64_t task; work.tasks.take(task);) {
-        const int64_t n = task / tasks_a_batch, begin = task % tasks_a_batch * queries_a_task;
-        const int64_t end = begin + queries_a_task < Q ? begin + queries_a_task : Q;
-        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
-        for (int64_t q = begin; q < end; ++q) {
+        const Rows rows = work.tasks.rows(call, task);
+        const int64_t n = rows.n, stride = (work.tasks.packed ? D : call.value_stride_s) * int64_t(sizeof(V));
+        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n, *packed = nullptr;
+        if (work.tasks.packed) {
+            packed = map.of(call, n, rows.first_head);
+            if (!packed) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
+        }
+        for (int64_t q = rows.first_query; q < rows.end_query; ++q) {
             const V *grad_output =
                 static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n + q * call.grad_output_stride_q;
+            if (packed) {
+                prefetch_row(call, n, q + 3, rows.first_head);
+                prefetch(grad_output, sizeof(V), 3 * call.grad_output_stride_q + rows.first_head * D, D);
+            }
             if (call.reference_points) place_references(plan, n, q, s);
             for (int64_t i = 0; i < references; ++i) s.grad_reference[i] = 0;
-            for (int64_t m = 0; m < M; ++m) {
-                const V *base = image + m * call.value_stride_m, *grad = grad_output + m * D;
+            for (int64_t m = rows.first_head; m < rows.end_head; ++m) {
+                const V *base = packed ? packed : image + m * call.value_stride_m, *grad = grad_output + m * D;
                 locate(plan, n, q, m, s);
                 const int64_t items = corners<F, true>(plan, n, s);
-                row_dots<Block>(call, base, grad, items, s);
+                row_dots<Block>(call, base, stride, grad, items, s);
                 if (!slopes_of_dots(plan, n, items, s)) {
                     for (int64_t d = 0; d < D; ++d) s.grad[d] = F(to_number(grad[d]));
-                    careful_slopes(plan, base, n, s);
+                    careful_slopes(plan, image + m * call.value_stride_m, n, s);
                 }
                 write_slopes(plan, (n * Q + q) * M + m, n * call.points_stride_n + q * call.points_stride_q + m * T * 2,
                              s);
@@ -243,49 +248,89 @@ INLINE bool all_finite(const F *numbers, int64_t count) {
     return !any_not_finite(check) && rest == 0;
 }
 
+// Tasks of the scatter pass: for each image some heads, or some pixels of one head.
+template <class F>
+struct ScatterWork {
+    Plan<F> plan;
+    Tasks tasks;
+    bool direct;           // whether the sums run in grad_value itself, or in a map of one head that is copied there
+    int64_t head_groups;   // groups of neighbouring heads
+    int64_t pixel_parts;   // parts of the pixels
+    int64_t *part_ends = nullptr;  // [pixel_parts] the pixels of part i lie before part_ends[i]
+    int64_t most_pixels;           // of a part
+
+    ~ScatterWork() { free(part_ends); }
+};
+
 template <class V, class F>
 void scatter_body(int64_t, int64_t, void *context) {
     constexpr int lanes = Wide<F>::lanes;
-    BackwardWork<F> &work = *static_cast<BackwardWork<F> *>(context);
+    ScatterWork<F> &work = *static_cast<ScatterWork<F> *>(context);
     const Plan<F> &plan = work.plan;
     const deform_attn_call &call = *plan.call;
     Scratch<F> s;
     if (!s.prepare(plan, true)) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
     const int64_t S = call.S, M = call.M, Q = call.Q, D = call.D;
     const int64_t groups = work.head_groups, parts = work.pixel_parts;
-    const bool whole = parts == 1;
+    F *map = nullptr;
     for (int64_t task; work.tasks.take(task);) {
         const int64_t part = task % parts, group = task / parts % groups, n = task / parts / groups;
         const int64_t first_head = M * group / groups, end_head = M * (group + 1) / groups;
         const int64_t low = part ? work.part_ends[part - 1] : 0, high = work.part_ends[part];
         const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
-        F *grad_image = static_cast<F *>(call.grad_value) + n * S * M * D;
-        for (int64_t p = low; p < high; ++p) {
-            memset(grad_image + (p * M + first_head) * D, 0, size_t((end_head - first_head) * D) * sizeof(F));
+        V *grad_image = static_cast<V *>(call.grad_value) + n * S * M * D;
+        // In either case `sums` is where pixel 0 would be.
+        F *sums = nullptr;
+        int64_t stride = M * D, head_stride = D;
+        if (work.direct) {
+            sums = reinterpret_cast<F *>(grad_image);
+            for (int64_t p = low; p < high; ++p) {
+                memset(grad_image + (p * M + first_head) * D, 0, size_t((end_head - first_head) * D) * sizeof(V));
+            }
+        } else {
+            if (!map) map = static_cast<F *>(malloc(size_t(work.most_pixels * D) * sizeof(F)));
+            if (!map) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
+            sums = map;
+            memset(sums, 0, size_t((high - low) * D) * sizeof(F));
+            sums -= low * D;
+            stride = D, head_stride = 0;
         }
         for (int64_t q = 0; q < Q; ++q) {
             const V *grad_output =
                 static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n + q * call.grad_output_stride_q;
+            if (!work.direct) {
+                prefetch_row(call, n, q + 3, first_head);
+                prefetch(grad_output, sizeof(V), 3 * call.grad_output_stride_q + first_head * D, D);
+            }
             if (call.reference_points) place_references(plan, n, q, s);
             for (int64_t m = first_head; m < end_head; ++m) {
-                F *grad_base = grad_image + m * D;
+                F *base = sums + m * head_stride;
                 for (int64_t d = 0; d < D; ++d) s.grad[d] = F(to_number(grad_output[m * D + d]));
                 locate(plan, n, q, m, s);
                 const int64_t items = corners<F, false>(plan, n, s);
+                const bool all = parts == 1;
                 if (!all_finite(s.grad, D) || !all_finite(s.share, items)) {
-                    careful_scatter(plan, image + m * call.value_stride_m, grad_base, n, low, high, s);
+                    careful_scatter(plan, image + m * call.value_stride_m, base, stride, n, low, high, s);
                 } else if (D == 4 * lanes) {
-                    scatter<F, 4>(grad_base, M * D, s.pixel, s.share, items, D, s.grad, low, high, whole);
+                    scatter<F, 4>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 } else if (D == 8 * lanes) {
-                    scatter<F, 8>(grad_base, M * D, s.pixel, s.share, items, D, s.grad, low, high, whole);
+                    scatter<F, 8>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 } else if (D == 2 * lanes) {
-                    scatter<F, 2>(grad_base, M * D, s.pixel, s.share, items, D, s.grad, low, high, whole);
+                    scatter<F, 2>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 } else {
-                    scatter<F, 0>(grad_base, M * D, s.pixel, s.share, items, D, s.grad, low, high, whole);
+                    scatter<F, 0>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 }
             }
         }
+        if (!work.direct) {
+            for (int64_t p = low; p < high; ++p) {
+                V *to = grad_image + (p * M + first_head) * D;
+                const F *from = sums + p * D;
+                for (int64_t d = 0; d < D; ++d) from_number(from[d], to[d]);
+            }
+        }
     }
+    free(map);
 }
 
 // Cut the S pixels into parts that expect equally many additions: a level's P points a row spread over its pixels.
@@ -315,45 +360,60 @@ struct SlopesBody {
     static void run(int64_t begin, int64_t end, void *context) { slopes_body<Block>(begin, end, context); }
 };
 
-inline size_t bytes_of(int64_t dtype) {
-    return dtype == DEFORM_ATTN_FLOAT64 ? 8 : dtype == DEFORM_ATTN_FLOAT32 ? 4 : 2;
+template <class V, class F>
+int32_t slopes_of(const deform_attn_call &call) {
+    if (!call.grad_points && !call.grad_weights && !call.grad_reference_points) return DEFORM_ATTN_OK;
+    SlopesWork<F> work;
+    if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
+    // The gradient of a reference is a sum over heads, so that one task must have all of them.
+    work.tasks.share_out(call, !call.grad_reference_points, sizeof(V));
+    return work.tasks.run(call, widest<V, F, SlopesBody>(call.D), &work);
+}
+
+template <class V, class F>
+int32_t scatter_of(const deform_attn_call &call) {
+    if (!call.grad_value) return DEFORM_ATTN_OK;
+    ScatterWork<F> work;
+    if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
+    const int64_t tasks_an_image = (larger(call.threads, 1) + call.N - 1) / call.N, M = call.M;
+    const int64_t reads = call.Q * call.T * (call.nearest ? 1 : 4);
+    work.direct = sizeof(V) == sizeof(F) && (M == 1 || reads < reads_that_pay * call.S);
+    work.head_groups = work.direct ? smaller(tasks_an_image, M) : M;
+    work.pixel_parts = (tasks_an_image + M - 1) / M;
+    work.part_ends = static_cast<int64_t *>(malloc(size_t(work.pixel_parts) * sizeof(int64_t)));
+    if (!work.part_ends) return DEFORM_ATTN_NO_MEMORY;
+    cut_pixels(call, work.pixel_parts, work.part_ends);
+    work.most_pixels = 0;
+    for (int64_t i = 0, low = 0; i < work.pixel_parts; low = work.part_ends[i++]) {
+        work.most_pixels = larger(work.most_pixels, work.part_ends[i] - low);
+    }
+    work.tasks.count = call.N * work.head_groups * work.pixel_parts;
+    return work.tasks.run(call, &scatter_body<V, F>, &work);
 }
 
 template <class V, class F>
 int32_t backward_of(const deform_attn_call *call) {
-    const int64_t rows = call->N * call->Q * call->M;
-    BackwardWork<F> work;
-    if (!work.plan.prepare(call)) return DEFORM_ATTN_NO_MEMORY;
-    if (rows == 0 || call->D == 0 || call->T == 0 || work.plan.all_empty) {
-        const size_t NQ = size_t(call->N * call->Q), count = size_t(rows * call->T);
-        if (call->grad_value) memset(call->grad_value, 0, size_t(call->N * call->S * call->M * call->D) * sizeof(F));
-        if (call->grad_points) memset(call->grad_points, 0, 2 * count * bytes_of(call->points_dtype));
-        if (call->grad_weights) memset(call->grad_weights, 0, count * bytes_of(call->weights_dtype));
+    const size_t NQ = size_t(call->N * call->Q), points = NQ * size_t(call->M * call->T);
+    bool nothing = points * size_t(call->D) == 0;
+    if (!nothing) {
+        nothing = true;
+        for (int64_t l = 0; l < call->L; ++l) {
+            const int64_t *level = call->levels + 4 * l;
+            if (level[0] * level[1] * level[3] > 0) nothing = false;
+        }
+    }
+    if (nothing) {
+        if (call->grad_value) memset(call->grad_value, 0, size_t(call->N * call->S * call->M * call->D) * sizeof(V));
+        if (call->grad_points) memset(call->grad_points, 0, 2 * points * size_t(bytes_of(call->points_dtype)));
+        if (call->grad_weights) memset(call->grad_weights, 0, points * size_t(bytes_of(call->weights_dtype)));
         if (call->grad_reference_points) {
-            memset(call->grad_reference_points, 0,
-                   NQ * size_t(call->reference_levels * call->reference_size) * bytes_of(call->reference_dtype));
+            const size_t count = NQ * size_t(call->reference_levels * call->reference_size);
+            memset(call->grad_reference_points, 0, count * size_t(bytes_of(call->reference_dtype)));
         }
         return DEFORM_ATTN_OK;
     }
-    const double flops = double(rows) * double(call->T) * (4.0 * double(call->D) + 64.0);
-    if (call->grad_points || call->grad_weights || call->grad_reference_points) {
-        work.tasks = {call->N * ((call->Q + queries_a_task - 1) / queries_a_task), 0, DEFORM_ATTN_OK};
-        const int32_t status = work.tasks.run(*call, widest<V, F, SlopesBody>(call->D), &work, flops);
-        if (status != DEFORM_ATTN_OK) return status;
-    }
-    if (!call->grad_value) return DEFORM_ATTN_OK;
-    // Neighbouring heads of a pixel lie side by side, and a thread does best with as many of them as there are.
-    const int64_t threads = call->threads > 1 ? call->threads : 1, M = call->M;
-    const int64_t images_tasks = (threads + call->N - 1) / call->N;
-    work.head_groups = images_tasks < M ? images_tasks : M;
-    work.pixel_parts = (images_tasks + M - 1) / M;
-    work.part_ends = static_cast<int64_t *>(malloc(size_t(work.pixel_parts) * sizeof(int64_t)));
-    if (!work.part_ends) return DEFORM_ATTN_NO_MEMORY;
-    cut_pixels(*call, work.pixel_parts, work.part_ends);
-    work.tasks = {call->N * work.head_groups * work.pixel_parts, 0, DEFORM_ATTN_OK};
-    const int32_t status = work.tasks.run(*call, &scatter_body<V, F>, &work, flops);
-    free(work.part_ends);
-    return status;
+    const int32_t status = slopes_of<V, F>(*call);
+    return status != DEFORM_ATTN_OK ? status : scatter_of<V, F>(*call);
 }
 
 }  // namespace

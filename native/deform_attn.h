@@ -61,7 +61,7 @@ typedef struct {
     /* Backward; a gradient that is NULL is not computed. All are dense, and written completely. */
     const void *grad_output; /* [N, Q, M, D], the last two axes dense */
     int64_t grad_output_stride_n, grad_output_stride_q;
-    void *grad_value;            /* [N, S, M, D] in compute_dtype */
+    void *grad_value;            /* [N, S, M, D] in value_dtype */
     void *grad_points;           /* [N, Q, M, T, 2] in points_dtype */
     void *grad_weights;          /* [N, Q, M, T] in weights_dtype */
     void *grad_reference_points; /* [N, Q, reference_levels, reference_size] in reference_dtype */

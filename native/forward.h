@@ -3,39 +3,20 @@
 #define DEFORM_ATTN_FORWARD_H
 
 #include "careful.h"
+#include "tasks.h"
 
 namespace {
-
-// Work shared out among threads: tasks 0, 1, ... taken one after the other by whoever is free. Which thread takes which
-// must not matter to the result.
-struct Tasks {
-    int64_t count;
-    int64_t next;
-    int32_t status;
-
-    bool take(int64_t &task) {
-        task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-        return task < count;
-    }
-    void fail(int32_t why) { __atomic_store_n(&status, why, __ATOMIC_RELAXED); }
-
-    // Run body once on each thread, or here where there is little to do.
-    int32_t run(const deform_attn_call &call, void (*body)(int64_t, int64_t, void *), void *context, double work) {
-        if (!call.parallel_for || count < 2 || work < 3e5) {
-            body(0, count, context);
-        } else if (call.parallel_for(0, count, 1, body, context) != 0) {
-            return DEFORM_ATTN_PARALLEL_FAILED;
-        }
-        return status;
-    }
-};
-
-constexpr int64_t queries_a_task = 16;
 
 // Offsets of the blocks that cover D channels: block i starts at i * channels, but the last one ends at D.
 template <class Block, int blocks, bool whole>
 INLINE int64_t block_at(int i, int64_t last) {
     return whole || i + 1 < blocks ? int64_t(i) * Block::channels : last;
+}
+
+// `stride` in bytes: one multiplication and one addition.
+template <class V, class Int>
+INLINE const V *at_pixel(const V *base, Int pixel, int64_t stride) {
+    return reinterpret_cast<const V *>(reinterpret_cast<const char *>(base) + int64_t(pixel) * stride);
 }
 
 // out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait for
@@ -50,7 +31,7 @@ INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, cons
     int64_t i = 0;
     for (; i + chains <= items; i += chains) {
         for (int c = 0; c < chains; ++c) {
-            const typename Block::Value *from = base + int64_t(pixel[i + c]) * stride;
+            const typename Block::Value *from = at_pixel(base, pixel[i + c], stride);
             const Vec factor = broadcast<Vec>(share[i + c]);
             for (int b = 0; b < blocks; ++b) {
                 Vec read[Block::parts];
@@ -63,7 +44,7 @@ INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, cons
         }
     }
     for (; i < items; ++i) {
-        const typename Block::Value *from = base + int64_t(pixel[i]) * stride;
+        const typename Block::Value *from = at_pixel(base, pixel[i], stride);
         const Vec factor = broadcast<Vec>(share[i]);
         for (int b = 0; b < blocks; ++b) {
             Vec read[Block::parts];
@@ -122,7 +103,7 @@ INLINE void over_channels(int64_t D, Step step) {
 template <class F>
 struct ForwardWork {
     Plan<F> plan;
-    Tasks tasks;
+    RowTasks tasks;
 };
 
 template <class Block>
@@ -134,16 +115,21 @@ void forward_body(int64_t, int64_t, void *context) {
     const deform_attn_call &call = *plan.call;
     Scratch<F> scratch;
     if (!scratch.prepare(plan, false)) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
-    const int64_t N = call.N, M = call.M, Q = call.Q, D = call.D, stride = call.value_stride_s;
-    const int64_t tasks_a_batch = work.tasks.count / N;
+    PackedMap<V> map;
+    const int64_t M = call.M, Q = call.Q, D = call.D;
     for (int64_t task; work.tasks.take(task);) {
-        const int64_t n = task / tasks_a_batch, begin = task % tasks_a_batch * queries_a_task;
-        const int64_t end = begin + queries_a_task < Q ? begin + queries_a_task : Q;
-        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
-        for (int64_t q = begin; q < end; ++q) {
+        const Rows rows = work.tasks.rows(call, task);
+        const int64_t n = rows.n, stride = (work.tasks.packed ? D : call.value_stride_s) * int64_t(sizeof(V));
+        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n, *packed = nullptr;
+        if (work.tasks.packed) {
+            packed = map.of(call, n, rows.first_head);
+            if (!packed) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
+        }
+        for (int64_t q = rows.first_query; q < rows.end_query; ++q) {
+            if (packed) prefetch_row(call, n, q + 3, rows.first_head);
             if (call.reference_points) place_references(plan, n, q, scratch);
-            for (int64_t m = 0; m < M; ++m) {
-                const V *base = image + m * call.value_stride_m;
+            for (int64_t m = rows.first_head; m < rows.end_head; ++m) {
+                const V *base = packed ? packed : image + m * call.value_stride_m;
                 V *out = static_cast<V *>(call.output) + ((n * Q + q) * M + m) * D;
                 locate(plan, n, q, m, scratch);
                 const int64_t items = corners<F, false>(plan, n, scratch);
@@ -153,7 +139,7 @@ void forward_body(int64_t, int64_t, void *context) {
                         base + at, stride, scratch.pixel, scratch.share, items, last, out + at);
                 });
                 if (!finite) {
-                    careful_row(plan, base, n, scratch);
+                    careful_row(plan, image + m * call.value_stride_m, n, scratch);
                     for (int64_t d = 0; d < D; ++d) from_number(scratch.sum[d], out[d]);
                 }
             }
@@ -193,9 +179,8 @@ int32_t forward_of(const deform_attn_call *call) {
         memset(call->output, 0, size_t(rows) * size_t(call->D) * sizeof(V));
         return DEFORM_ATTN_OK;
     }
-    work.tasks = {call->N * ((call->Q + queries_a_task - 1) / queries_a_task), 0, DEFORM_ATTN_OK};
-    const double flops = double(rows) * double(call->T) * (4.0 * double(call->D) + 32.0);
-    return work.tasks.run(*call, widest<V, F, ForwardBody>(call->D), &work, flops);
+    work.tasks.share_out(*call, true, sizeof(V));
+    return work.tasks.run(*call, widest<V, F, ForwardBody>(call->D), &work);
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ struct Scratch {
     void lay_out(const Plan<F> &plan, bool backward) {
         const int64_t padded = plan.padded, D = plan.call->D;
         F **const rows[] = {&x, &y, &a, &rx, &ry, &rw, &rh};
-        for (F **array : rows) *array = arena.take<F>(padded);
+        for (F **array : rows) *array = arena.take<F>(padded + Wide<F>::lanes);
         raw = arena.take<F>(2 * padded);
         pixel = arena.take<Int>(4 * padded + Wide<F>::lanes);
         share = arena.take<F>(4 * padded + Wide<F>::lanes);
@@ -153,19 +153,28 @@ struct Scratch {
 
 // Spread the references of query (n, q) over its points.
 template <class F>
-void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scratch<F> &scratch) {
+NOT_INLINE void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scratch<F> &s) {
+    constexpr int lanes = Wide<F>::lanes;
+    using V = Vector<F, lanes>;
     const deform_attn_call &call = *plan.call;
     const Array references{call.reference_points, call.reference_dtype};
     const int64_t offset = n * call.reference_stride_n + q * call.reference_stride_q;
-    F reference[4] = {0, 0, 0, 0};
-    for (int64_t t = 0; t < plan.T; ++t) {
-        if (t == 0 || plan.level[t] != plan.level[t - 1]) {
-            references.read(offset + plan.level[t] * call.reference_stride_l, call.reference_size, reference);
+    const bool boxes = call.reference_size == 4;
+    int64_t first = 0;
+    for (int64_t l = 0; l < call.L; ++l) {
+        F copy[4];
+        const F *reference = references.view(offset + l * call.reference_stride_l, call.reference_size, copy);
+        const int64_t end = first + call.levels[4 * l + 3];
+        // Whole vectors: what they write past a level's end is overwritten by the next level, or lies in the padding.
+        for (int64_t t = first; t < end; t += lanes) {
+            store(s.rx + t, broadcast<V>(reference[0]));
+            store(s.ry + t, broadcast<V>(reference[1]));
+            if (boxes) {
+                store(s.rw + t, broadcast<V>(reference[2]));
+                store(s.rh + t, broadcast<V>(reference[3]));
+            }
         }
-        scratch.rx[t] = reference[0];
-        scratch.ry[t] = reference[1];
-        scratch.rw[t] = reference[2];
-        scratch.rh[t] = reference[3];
+        first = end;
     }
 }
 
@@ -182,8 +191,7 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         const V next = load<V>(a + t);
         highest = next > highest ? next : highest;
     }
-    F high = highest[0];
-    for (int i = 1; i < n; ++i) high = highest[i] > high ? highest[i] : high;
+    const F high = highest_lane<F, n>(highest);
     V sums{};
     for (int64_t t = 0; t < padded; t += n) {
         // The padding's -infinity must not meet a `high` of -infinity.
@@ -192,9 +200,8 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         sums += e;
         store(a + t, e);
     }
-    F sum = 0;
-    for (int i = 0; i < n; ++i) sum += sums[i];
-    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) / sum);
+    const F share = 1 / sum_of_lanes<F, n>(sums);
+    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) * share);
 }
 
 // Fill scratch.x, .y and .a for the row of query (n, q) and head m.

@@ -128,6 +128,44 @@ INLINE bool any_not_finite(V a) {
     return any != 0;
 }
 
+// The vector with its lanes moved on by half of them, a quarter of them, ...: step 0, 1, ...
+template <int step, class F, int n>
+INLINE Vector<F, n> folded(Vector<F, n> v) {
+    constexpr int by = n >> (step + 1);
+    if constexpr (n == 2) return __builtin_shufflevector(v, v, 1, 0);
+    if constexpr (n == 4) {
+        return __builtin_shufflevector(v, v, by & 3, (1 + by) & 3, (2 + by) & 3, (3 + by) & 3);
+    }
+    if constexpr (n == 8) {
+        return __builtin_shufflevector(v, v, by, (1 + by) & 7, (2 + by) & 7, (3 + by) & 7, (4 + by) & 7, (5 + by) & 7,
+                                       (6 + by) & 7, (7 + by) & 7);
+    }
+    if constexpr (n == 16) {
+        return __builtin_shufflevector(v, v, by, 1 + by, 2 + by, 3 + by, 4 + by, 5 + by, 6 + by, 7 + by, (8 + by) & 15,
+                                       (9 + by) & 15, (10 + by) & 15, (11 + by) & 15, (12 + by) & 15, (13 + by) & 15,
+                                       (14 + by) & 15, (15 + by) & 15);
+    }
+    return v;
+}
+
+template <class F, int n, int step = 0>
+INLINE F sum_of_lanes(Vector<F, n> v) {
+    if constexpr (n >> step == 1) {
+        return v[0];
+    } else {
+        return sum_of_lanes<F, n, step + 1>(v + folded<step, F, n>(v));
+    }
+}
+template <class F, int n, int step = 0>
+INLINE F highest_lane(Vector<F, n> v) {
+    if constexpr (n >> step == 1) {
+        return v[0];
+    } else {
+        const Vector<F, n> other = folded<step, F, n>(v);
+        return highest_lane<F, n, step + 1>(other > v ? other : v);
+    }
+}
+
 // The lanes of the results are the sums over the lanes of rows[0], rows[1], ...: as many rows as lanes.
 template <class F, int n>
 struct SumRows;

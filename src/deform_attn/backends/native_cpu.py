@@ -151,8 +151,7 @@ class _Call:
         fields = self._fields()
         value = self.value
         grad_output = _dense(grad_output.to(value.dtype), 1)  # [N, Q, M*D]
-        # Its sums run in float32 also where value is narrower.
-        grad_value = torch.empty(value.shape if want_value else 0, dtype=self.compute_dtype)
+        grad_value = torch.empty(value.shape if want_value else 0, dtype=value.dtype)
         grad_points = torch.empty(self.points.shape if want_points else 0, dtype=self.points.dtype)
         grad_weights = torch.empty(self.weights.shape if want_weights else 0, dtype=self.weights.dtype)
         references = self.points if self.references is None else self.references
@@ -176,7 +175,6 @@ class _Call:
         if references is not None:
             dtypes.append(references.dtype)
         double = torch.float64 in dtypes
-        self.compute_dtype = torch.float64 if double else torch.float32
         if double:
             self.value = self.value.double()  # rare enough for a copy, where it is not float64 itself
         self.value = value = _dense(self.value, 1)

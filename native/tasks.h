@@ -1,0 +1,123 @@
+// How the rows of a call (one for each query and head) are shared out among threads.
+#ifndef DEFORM_ATTN_TASKS_H
+#define DEFORM_ATTN_TASKS_H
+
+#include "points.h"
+
+namespace {
+
+// Tasks 0, 1, ... are taken one after the other by whoever is free. Which thread takes which must not matter to the
+// result.
+struct Tasks {
+    int64_t count = 0;
+    int64_t next = 0;
+    int32_t status = DEFORM_ATTN_OK;
+
+    bool take(int64_t &task) {
+        task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        return task < count;
+    }
+    void fail(int32_t why) { __atomic_store_n(&status, why, __ATOMIC_RELAXED); }
+
+    // Run body once on each thread, or here where there is little to do.
+    int32_t run(const deform_attn_call &call, void (*body)(int64_t, int64_t, void *), void *context) {
+        const double rows = double(call.N) * double(call.Q) * double(call.M);
+        const bool little = rows * double(call.T) * (4.0 * double(call.D) + 32.0) < 3e5;
+        if (!call.parallel_for || count < 2 || little) {
+            body(0, count, context);
+        } else if (call.parallel_for(0, count, 1, body, context) != 0) {
+            return DEFORM_ATTN_PARALLEL_FAILED;
+        }
+        return status;
+    }
+};
+
+// The rows of one task.
+struct Rows {
+    int64_t n, first_head, end_head, first_query, end_query;
+};
+
+// How often a pixel is read, on average, from where on it pays to pack a head's map.
+constexpr int64_t reads_that_pay = 8;
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are read
+// many times, one head, whose map is packed first: a pixel's head alone uses only every M-th piece of memory and so
+// one M-th of the caches.
+struct RowTasks : Tasks {
+    bool packed = false;
+    int64_t queries = 0, blocks = 0;
+
+    void share_out(const deform_attn_call &call, bool may_pack, int64_t bytes_a_number) {
+        const int64_t reads = call.Q * call.T * (call.nearest ? 1 : 4), images = call.N * call.M;
+        const int64_t bytes = call.S * call.M * call.D * bytes_a_number;
+        packed = may_pack && call.M > 1 && reads >= reads_that_pay * call.S && bytes > 256 * 1024;
+        if (packed) {
+            const int64_t most = reads / (2 * reads_that_pay * call.S);
+            const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
+            blocks = larger(1, smaller(wanted, most));
+            queries = (call.Q + blocks - 1) / blocks;
+        } else {
+            queries = 16;
+        }
+        blocks = (call.Q + queries - 1) / queries;
+        count = packed ? images * blocks : call.N * blocks;
+    }
+
+    Rows rows(const deform_attn_call &call, int64_t task) const {
+        const int64_t block = task % blocks, image = task / blocks;
+        Rows rows{image, 0, call.M, block * queries, smaller((block + 1) * queries, call.Q)};
+        if (packed) {
+            rows.n = image / call.M;
+            rows.first_head = image % call.M;
+            rows.end_head = rows.first_head + 1;
+        }
+        return rows;
+    }
+};
+
+// One head's map [S, D] of one image, copied into one piece.
+template <class V>
+struct PackedMap {
+    V *memory = nullptr;
+    int64_t n = -1, m = -1;
+
+    // Returns null without memory.
+    const V *of(const deform_attn_call &call, int64_t image, int64_t head) {
+        if (image == n && head == m) return memory;
+        const int64_t S = call.S, D = call.D;
+        if (!memory) memory = static_cast<V *>(malloc(size_t(S * D) * sizeof(V)));
+        if (!memory) return nullptr;
+        n = image, m = head;
+        const V *from = static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m;
+        for (int64_t p = 0; p < S; ++p) {
+            memcpy(memory + p * D, from + p * call.value_stride_s, size_t(D) * sizeof(V));
+        }
+        return memory;
+    }
+    ~PackedMap() { free(memory); }
+};
+
+// Fetch what a later row reads and writes; the rows of one head lie far apart.
+INLINE void prefetch(const void *array, int64_t element_bytes, int64_t offset, int64_t count) {
+    const char *at = static_cast<const char *>(array) + offset * element_bytes;
+    for (int64_t i = 0; i < count * element_bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+inline int64_t bytes_of(int64_t dtype) {
+    return dtype == DEFORM_ATTN_FLOAT64 ? 8 : dtype == DEFORM_ATTN_FLOAT32 ? 4 : 2;
+}
+
+INLINE void prefetch_row(const deform_attn_call &call, int64_t n, int64_t q, int64_t m) {
+    const int64_t T = call.T;
+    prefetch(call.points, bytes_of(call.points_dtype),
+             n * call.points_stride_n + q * call.points_stride_q + m * T * 2, T * 2);
+    prefetch(call.weights, bytes_of(call.weights_dtype),
+             n * call.weights_stride_n + q * call.weights_stride_q + m * T, T);
+}
+
+}  // namespace
+
+#endif
