@@ -19,12 +19,17 @@ HALVES = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Peer:
-    """One rival. `packages` are the modules that it imports, `trains` says whether it has a backward pass."""
+    """One rival.
+
+    `packages` are the modules that it imports, `trains` says whether it has a backward pass, `apart` whether it is so
+    slow that it takes turns with us alone.
+    """
 
     name: str
     label: str
     packages: tuple[str, ...]
     trains: bool = False
+    apart: bool = False
 
     def unavailable(self) -> str | None:
         """Return what keeps it from running on this machine at all."""
@@ -184,7 +189,7 @@ def _not_exported(case: Case) -> str | None:
 EAGER = Eager("eager", "eager grid_sample (transformers)", ("transformers",), trains=True)
 PEERS: tuple[Peer, ...] = (
     EAGER,
-    Compiled("compile", "the same, torch.compile", ("transformers",)),
+    Compiled("compile", "the same, torch.compile", ("transformers",), apart=True),
     OnnxRuntime("onnxruntime", "ONNX Runtime", ("transformers", "onnxruntime", "onnx", "onnxscript")),
     OpenVino("openvino", "OpenVINO", ("transformers", "openvino", "onnx", "onnxscript")),
     TorchMsDeformAttn("torch-ms-deform-attn", "torch-ms-deform-attn", ("torch_ms_deform_attn",), trains=True),

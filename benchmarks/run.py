@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import report, series
 from benchmarks.cases import BEYOND, CANONICAL, CASES
-from benchmarks.measure import compare
+from benchmarks.measure import QUIET, compare
 from benchmarks.peers import PEERS, versions
 from deform_attn.backends import native_library
 from deform_attn.speed import machine
@@ -42,6 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--wait", type=float, default=0, help="minutes more for each case while others disturb it (default 0)"
     )
+    parser.add_argument("--resume", action="store_true", help="measure only what the result lacks or others disturbed")
     parser.add_argument("--markdown", action="store_true", help="only write docs and plot from the results")
     return parser.parse_args(arguments)
 
@@ -56,6 +57,8 @@ def run(options: argparse.Namespace) -> Path:
     result = json.loads(path.read_text()) if path.exists() else {}
     if result and (result["machine"], result["threads"]) != (here, options.threads):
         result = {}  # of another machine: nothing of it may stand beside what is measured now
+    if options.resume and result and result["commit"] != _commit():
+        raise SystemExit(f"{path} is of the sources at {result['commit']}, not of these: measure without --resume")
     result.update(name=name, machine=here, threads=options.threads, versions=versions(), commit=_commit())
     peers = [peer for peer in PEERS if options.peers is None or peer.name in options.peers]
     seconds, wait = options.seconds, options.wait
@@ -64,12 +67,14 @@ def run(options: argparse.Namespace) -> Path:
         if section in ("forward", "training"):
             rows = result.setdefault(section, {})
             for case in [case for case in CANONICAL + BEYOND if case.name in options.cases]:
+                if options.resume and undisturbed(rows.get(case.name)):
+                    continue
                 rows[case.name] = compare(
                     case, peers, options.threads, seconds, trains=section == "training", wait=wait, say=_say
                 )
                 _say(f"  {case.name}: {report.in_a_line(rows[case.name])}")
                 _write(path, result)
-        else:
+        elif not (options.resume and undisturbed(result.get(section))):
             measures: dict[str, Callable[[], dict[str, object]]] = {
                 "thread_scaling": lambda: series.thread_scaling(options.threads, seconds, wait),
                 "map_sizes": lambda: series.map_sizes(seconds, wait),
@@ -81,6 +86,15 @@ def run(options: argparse.Namespace) -> Path:
         result.setdefault("measured", {})[section] = datetime.date.today().isoformat()
         _write(path, result)
     return path
+
+
+def undisturbed(measured: dict[str, object] | None) -> bool:
+    """Return whether something was measured, and others left the cores alone meanwhile."""
+    if measured is None:
+        return False
+    busy = measured.get("busy_elsewhere")
+    inner = [value for value in measured.values() if isinstance(value, dict)]
+    return (busy is None or busy <= QUIET) and all(undisturbed(value) for value in inner)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -201,12 +201,20 @@ def test_a_run_writes_machine_threads_versions_and_a_plot(tmp_path, monkeypatch)
     assert plot.draw(result, tmp_path / "plot.png").stat().st_size > 10_000
 
 
+def test_a_run_resumes_with_what_is_missing_or_disturbed():
+    assert not run.undisturbed(None)
+    assert run.undisturbed({"busy_elsewhere": 0.02, "times": {}})
+    assert not run.undisturbed({"forward": {"busy_elsewhere": 0.02}, "training": {"busy_elsewhere": 1.2}})
+
+
 def test_the_goals_are_judged_by_the_median():
     times = {"ratio": 59.9, "ratio_quartiles": [58, 61]}
-    result = {"forward": {"enc640": {"times": {"eager": times, "openvino": {**times, "ratio": 18}}}}}
-    missed, met = report.goals(result).splitlines()[2:]
-    assert missed.endswith("| ≥ 60x | 59.9x (58.0x - 61.0x) | missed by 0 % |")
-    assert met.endswith("| ≥ 18x | 18.0x (58.0x - 61.0x) | met |")
+    rows = {"eager": times, "openvino": {**times, "ratio": 18}, "limit": {"ratio": 0.5}}
+    result = {"forward": {"enc640": {"times": rows}}}
+    missed, met, at_limit = report.goals(result).splitlines()[2:]
+    assert missed.endswith("| ≥ 60x | 59.9x (58.0x - 61.0x) | 119.8x | missed by 0 % |")
+    assert met.endswith("| ≥ 18x | 18.0x (58.0x - 61.0x) | 36.0x | met |")
+    assert at_limit.endswith("| ≤ 2.5x | 2.00x |  | met |")
 
 
 def test_a_short_report_names_the_machine_and_compares(monkeypatch):
