@@ -119,28 +119,38 @@ def timed(calls: dict[str, Call], seconds: float, baseline: str, wait: float = 0
     """Return median, quartiles and ratio to `baseline` of interleaved calls, and how many cores others kept busy.
 
     A ratio is that of the medians; its quartiles are those of the ratios of each round. Rounds in which others kept
-    more than `QUIET` cores busy do not count, and are made up for in the `wait` minutes after `seconds`. Those over,
-    with fewer than five quiet rounds all of them count.
+    more than `QUIET` cores busy do not count, and are made up for, when others are quiet, in the `wait` minutes after
+    `seconds`. Those over, with fewer than five quiet rounds all of them count.
     """
-    start = time.perf_counter()
-    blocks: list[tuple[float | None, list[dict[str, float]]]] = []
+    start, bystanders = time.perf_counter(), Bystanders()
+    last = start + seconds + 60 * wait
+    quiet: list[dict[str, float]] = []
+    every: list[dict[str, float]] = []
     block: list[dict[str, float]] = []
-    began, bystanders = start, Bystanders()
+    busy_quiet: list[float] = []
+    busy_every: list[float] = []
+    began = start
     for sample in rounds(calls):
         block.append(sample)
         now = time.perf_counter()
         if now - began < 0.3 and now - start < seconds:
             continue  # the system counts in hundredths of a second
-        blocks.append((bystanders.lap(), block))
-        block, began = [], now
-        calm = [lap for lap in blocks if lap[0] is None or lap[0] <= QUIET]
-        enough = sum(len(lap[1]) for lap in calm) >= MIN_ROUNDS
-        over = now - start > seconds + 60 * wait
-        if (now - start > seconds and enough) or (over and sum(len(lap[1]) for lap in blocks) >= MIN_ROUNDS):
+        cores = bystanders.lap() or 0.0
+        every, busy_every = every + block, [*busy_every, cores]
+        if cores <= QUIET:
+            quiet, busy_quiet = quiet + block, [*busy_quiet, cores]
+        while cores > QUIET and time.perf_counter() < last:
+            time.sleep(1)
+            cores = bystanders.lap() or 0.0
+        now = time.perf_counter()
+        if len(quiet) >= MIN_ROUNDS and now - start > seconds:
             break
-    counted = calm if enough else blocks
-    samples = {name: [sample[name] for _, block in counted for sample in block] for name in calls}
-    busy = [lap for lap, _ in counted if lap is not None]
+        if len(every) >= MIN_ROUNDS and now > last:
+            break
+        block, began = [], now
+    if len(quiet) < MIN_ROUNDS:
+        quiet, busy_quiet = every, busy_every
+    samples = {name: [sample[name] for sample in quiet] for name in calls}
     base = samples[baseline]
     rows: Rows = {}
     for name, times in samples.items():
@@ -152,7 +162,7 @@ def timed(calls: dict[str, Call], seconds: float, baseline: str, wait: float = 0
             "ratio_quartiles": [_round(quartile) for quartile in _quartiles(ratios)],
             "rounds": len(times),
         }
-    return rows, round(statistics.mean(busy), 2) if busy else None
+    return rows, None if bystanders.lap() is None else round(statistics.mean(busy_quiet), 2)
 
 
 def compare(
