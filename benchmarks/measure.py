@@ -221,8 +221,8 @@ def compare(
         apart = {peer.name for peer in peers if peer.apart}
         rows, busy = timed({name: call for name, call in calls.items() if name not in apart}, seconds, "ours", wait)
         for name in apart & set(calls):
-            pair, _ = timed({"ours": calls["ours"], name: calls[name]}, seconds, "ours", wait)
-            rows[name] = pair[name]
+            pair, busy_meanwhile = timed({"ours": calls["ours"], name: calls[name]}, seconds, "ours", wait)
+            rows[name] = {**pair[name], "our_median_ms": pair["ours"]["median_ms"], "busy_meanwhile": busy_meanwhile}
     for name, row in rows.items():
         if name in errors:
             row["relative_error"] = float(f"{errors[name]:.1e}")
