@@ -10,8 +10,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: .venv/installed-detr ## train a small detector on handwritten digits, evaluate it, draw pictures (runs/demo/)
-	$(BIN)/deform-attn demo --out runs/demo $(ARGS)
+demo: .venv/installed-detr ## train a small detector on handwritten digits, evaluate it, draw pictures (runs/demo/, overwritten unless ARGS=--resume)
+	$(BIN)/deform-attn demo --out runs/demo $(if $(findstring --resume,$(ARGS)),,--overwrite) $(ARGS)
 
 bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; benchmarks/results/, docs/benchmarks.md)
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)

@@ -3,8 +3,9 @@
 import pytest
 
 from deform_attn import explain
+from deform_attn.backends import registry
 
-BACKENDS = ["reference", "grid_sample"]
+BACKENDS = [backend.name for backend in registry.BACKENDS]
 
 
 def call_on(backend, entry_point, *tensors, **options):

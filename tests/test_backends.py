@@ -241,3 +241,38 @@ def test_a_backend_that_does_not_support_a_call_is_passed_over_by_itself_and_ref
                 deformable_attention(*tensors)
         else:
             assert deformable_attention(*tensors, backend=name).shape == (0, 7, 15)
+
+
+def test_under_transforms_that_grid_sample_cannot_take_another_backend_runs():
+    value, locations, weights = torch.randn(2, 12, 2, 4), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
+
+    def op(one, points):
+        return multi_scale_deformable_attention(one, [(3, 4)], points, weights)
+
+    expected = torch.stack([op(one[None], locations) for one in value])
+    torch.testing.assert_close(torch.func.vmap(lambda one: op(one[None], locations))(value), expected)
+    _, tangent = torch.func.jvp(lambda points: op(value[:1], points), (locations,), (torch.ones_like(locations),))
+    step = 1e-3
+    moved = (op(value[:1], locations + step) - op(value[:1], locations - step)) / (2 * step)
+    assert (tangent - moved).abs().median() < 1e-2  # but for points that crossed a pixel centre
+    with pytest.raises(ValueError, match=r"torch\.func"):
+        torch.func.vmap(
+            lambda one: multi_scale_deformable_attention(one[None], [(3, 4)], locations, weights, backend="grid_sample")
+        )(value)
+
+
+def test_a_backend_chosen_for_a_block_holds_in_what_is_compiled_there():
+    value, locations, weights = torch.randn(1, 12, 2, 4), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
+
+    def op():
+        return multi_scale_deformable_attention(value, [(3, 4)], locations, weights)
+
+    with use_backend("reference"):
+        torch.testing.assert_close(torch.compile(op, fullgraph=True, backend="eager")(), op())
+
+
+def test_explain_without_a_value_but_with_more_is_refused():
+    with pytest.raises(TypeError, match=r"^value: expected a tensor"):
+        explain(None, [(3, 4)], torch.rand(1, 5, 2), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 3))
+    with pytest.raises(TypeError, match=r"^explain: expected"):
+        explain(torch.randn(1, 12, 2, 4), [(3, 4)])

@@ -1,6 +1,8 @@
 """The command line: what it prints, and that bad input gives one line and no traceback."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -113,6 +115,54 @@ def test_a_file_in_the_place_of_the_output_folder_is_one_line(folder, capsys):
     assert (folder / "run").read_text() == "in the way"
 
 
+def test_an_output_folder_that_cannot_be_made_is_one_line_before_training(folder, capsys, monkeypatch):
+    monkeypatch.setattr("deform_attn.detr.engine.train_one_epoch", None)
+    assert main(["train", "--data", str(folder), "--out", str(folder / "val.json" / "run")]) == 1
+    assert "val.json" in error_line(capsys)
+
+
+def test_training_again_needs_to_be_told_what_to_do_with_the_earlier_one(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    capsys.readouterr()
+    assert train(folder, "--queries", "5") == 1
+    line = error_line(capsys)
+    assert "--resume" in line
+    assert "--overwrite" in line
+    assert train(folder, "--queries", "5", "--overwrite") == 0
+    assert train(folder, "--queries", "5", "--resume") == 0
+    with pytest.raises(SystemExit):
+        train(folder, "--resume", "--overwrite")
+
+
+def test_a_checkpoint_in_the_current_folder_is_evaluated_and_resumed(folder, capsys, monkeypatch):
+    assert train(folder, "--queries", "5") == 0
+    monkeypatch.chdir(folder / "run")
+    assert main(["evaluate", ".", "--data", ".."]) == 0
+    options = ["--data", "..", "--out", ".", "--epochs", "1", "--queries", "5"]
+    assert main(["train", *options, "--resume"]) == 0
+    assert main(["train", *options, "--overwrite"]) == 0
+    assert main(["evaluate", ".", "--data", ".."]) == 0
+
+
+@pytest.mark.parametrize("verb", ["train", "demo"])
+@pytest.mark.parametrize("seed", ["-1", str(2**31), str(10**30)])
+def test_a_seed_out_of_range_is_one_line(folder, capsys, verb, seed):
+    options = ["--data", str(folder)] if verb == "train" else []
+    assert main([verb, *options, "--out", str(folder / "run"), f"--seed={seed}"]) == 1
+    assert "seed: must be in [0, 2**31)" in error_line(capsys)
+
+
+def test_categories_that_differ_are_one_line_before_training_and_in_evaluation(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    capsys.readouterr()
+    edit(folder / "val.json", lambda truth: truth["categories"][0].update(name="ball"))
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 1
+    assert "'ball' (id 3), the detector's is 'block' (id 3)" in error_line(capsys)
+    assert main(["train", "--data", str(folder), "--out", str(folder / "other")]) == 1
+    assert "validation data: category 1 is 'ball'" in error_line(capsys)
+    assert not (folder / "other").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -129,9 +179,15 @@ def test_ctrl_c_is_one_line_and_keeps_the_last_checkpoint(folder, capsys, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr("deform_attn.detr.engine.train_one_epoch", interrupt)
-    assert train(folder, "--queries", "5") == 130
+    assert train(folder, "--queries", "5", "--overwrite") == 130
     assert error_line(capsys) == "deform-attn: stopped"
     assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+
+
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "deform_attn", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("deform-attn ")
 
 
 def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):

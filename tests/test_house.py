@@ -21,9 +21,10 @@ FLOORS = [
     {"checks", "reference"},
     {"backends"},
     {"functional"},
-    {"modules", "recording"},
+    {"modules", "recording", "reference_points"},
     {"interop", "export", "detr", "speed"},
     {"cli"},
+    {"__main__"},
 ]
 
 

@@ -1,6 +1,8 @@
 """The two modules: their parameters, their start, their shapes, and what they refuse."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -388,3 +390,76 @@ def test_a_global_hook_sees_the_two_query_projections():
     finally:
         handle.remove()
     assert {module.sampling_offsets, module.attention_weights} <= set(seen)
+
+
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+@pytest.mark.parametrize("wrong", ["query", "features"])
+def test_a_tensor_of_another_dtype_than_the_module_is_refused_by_name(build, wrong):
+    module = build()
+    tensors = {"query": draw(BATCH, QUERIES, CHANNELS), "features": draw(BATCH, CHANNELS, 7, 11)}
+    tensors[wrong] = tensors[wrong].float()
+    features = tensors["features"]
+    if isinstance(module, MultiScaleDeformableAttention):
+        features = [features, features, features]
+    with pytest.raises(TypeError, match=f"^{wrong}: expected the module's dtype float64, got float32"):
+        module(tensors["query"], points(BATCH, QUERIES, 2), features)
+
+
+def test_features_and_masks_of_another_batch_are_refused_by_name():
+    module = multi_scale()
+    query, references = draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2)
+    maps = [draw(BATCH + 1, CHANNELS, H, W) for H, W in SHAPES]
+    with pytest.raises(ValueError, match=r"^features\[0\]: expected \[N = 2"):
+        module(query, references, maps)
+    with pytest.raises(ValueError, match=r"^features: expected \[N = 2"):
+        module(query, references, draw(BATCH + 1, PIXELS, CHANNELS), SHAPES)
+    masks = [torch.zeros(BATCH + 1, H, W, dtype=torch.bool) for H, W in SHAPES]
+    with pytest.raises(ValueError, match=r"^padding_mask: expected .* N = 2"):
+        module(query, references, [x[:BATCH] for x in maps], padding_mask=masks)
+    with pytest.raises(ValueError, match=r"^padding_mask: expected .*'ndarray'"):
+        module(query, references, [x[:BATCH] for x in maps], padding_mask=[mask.numpy() for mask in masks])
+
+
+def test_a_weight_that_is_no_plain_parameter_is_left_to_its_layer():
+    class Quantised(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            if func is torch.cat:
+                raise NotImplementedError("cat of quantised weights")
+            if func is not nn.functional.linear:
+                return super().__torch_function__(func, types, args, kwargs or {})
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+
+    module = multi_scale()
+    inputs = draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), draw(BATCH, PIXELS, CHANNELS), SHAPES
+    expected = module(*inputs)
+    weight = module.sampling_offsets.weight.detach().as_subclass(Quantised)
+    module.sampling_offsets.weight = nn.Parameter(weight)
+    torch.testing.assert_close(module(*inputs), expected)
+
+
+def test_bfloat16_reference_points_of_an_encoder_are_rounded_once():
+    exact = encoder_reference_points([(1, 400)], dtype=torch.float64)
+    assert torch.equal(encoder_reference_points([(1, 400)], dtype=torch.bfloat16), exact.bfloat16())
+
+
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+def test_the_modules_survive_deepcopy_and_pickle(build):
+    module = build()
+    features = [draw(BATCH, CHANNELS, H, W, seed=H) for H, W in SHAPES]
+    features = features if isinstance(module, MultiScaleDeformableAttention) else features[0]
+    inputs = draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), features
+    expected = module(*inputs)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(*inputs), expected)
+
+
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+def test_the_modules_compile_without_a_graph_break(build):
+    module = build()
+    features = [draw(BATCH, CHANNELS, H, W, seed=H) for H, W in SHAPES]
+    features = features if isinstance(module, MultiScaleDeformableAttention) else features[0]
+    inputs = draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), features
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), module(*inputs))

@@ -1,5 +1,6 @@
 """The README and the docs: their code runs, their links lead somewhere, their make targets exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -36,3 +37,20 @@ def test_the_make_targets_that_a_page_names_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
     assert named <= targets
+
+
+def demo_row(result):
+    """Return the README's row of a result of `python -m benchmarks.demo`."""
+    metrics, seconds = result["metrics"], result["seconds"]
+    figures = [f"{metrics[name]:.2f}" for name in ("AP", "AP50", "AP<16", "AP<32")]
+    epochs = sorted(seconds["epochs"])
+    return (
+        f"| `{result['backend']}` | {' | '.join(figures)} | {epochs[len(epochs) // 2]:.0f} s | {seconds['all']:.0f} s |"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "results").glob("demo-*.json")), ids=lambda path: path.stem
+)
+def test_the_figures_of_the_demo_in_the_readme_are_the_committed_ones(path):
+    assert demo_row(json.loads(path.read_text())) in (ROOT / "README.md").read_text().splitlines()

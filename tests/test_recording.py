@@ -1,5 +1,7 @@
 """record(model): what it collects, and that it leaves no trace."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,13 @@ def test_the_locations_of_offsets_without_weights_are_those_of_the_start():
 def test_a_model_without_deformable_attention_is_refused():
     with pytest.raises(ValueError, match=r"^model: expected a module with a deformable attention inside, got Linear"):
         record(nn.Linear(2, 2)).__enter__()
+
+
+def test_a_copy_made_inside_the_block_is_recorded_there_and_free_afterwards():
+    model, arguments = Layers(), inputs()
+    with record(model) as records:
+        twin = copy.deepcopy(model)
+        twin(*arguments)
+    assert [entry.name for entry in records] == ["several", "several", "single"]
+    twin(*arguments)
+    assert len(records) == 3

@@ -5,8 +5,9 @@ Zhu et al. 2020, *Deformable DETR: Deformable Transformers for End-to-End Object
 """
 
 from deform_attn.functional import deformable_attention, explain, multi_scale_deformable_attention, use_backend
-from deform_attn.modules import DeformableAttention, MultiScaleDeformableAttention, encoder_reference_points
+from deform_attn.modules import DeformableAttention, MultiScaleDeformableAttention
 from deform_attn.recording import record
+from deform_attn.reference_points import encoder_reference_points
 
 __all__ = [
     "DeformableAttention",

@@ -173,6 +173,13 @@ def module_sizes(embed_dim: int, num_heads: int, **others: int) -> None:
         _fail("embed_dim", f"a multiple of num_heads = {num_heads}", str(embed_dim), "Change one of the two.")
 
 
+def module_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
+    """Judge that a tensor given to a module has the dtype of its `weight`, where autocast does not see to that."""
+    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+        fix = f"Use {name}.to(torch.{_dtype(weight)}), convert the module, or run under torch.autocast."
+        _fail(name, f"the module's dtype {_dtype(weight)}", _dtype(tensor), fix, TypeError)
+
+
 def module_tensor(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]) -> None:
     """Judge a tensor given to a module: `letters` such as "N Q C" name its axes, `sizes` fix some of them."""
     _tensor(name, tensor)
@@ -185,7 +192,7 @@ def module_tensor(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]
         _fail(name, expected, _shape(tensor.shape), "Compare the axes with the module's docstring.")
 
 
-def feature_maps(features: Any, levels: int, channels: int) -> None:
+def feature_maps(features: Any, levels: int, channels: int, batch: int) -> None:
     """Judge a list of feature maps given to a module."""
     expected = f"a tensor [N, S, C = {channels}], or a list of {levels} maps [N, C = {channels}, H, W]"
     if not isinstance(features, Sequence):
@@ -193,8 +200,7 @@ def feature_maps(features: Any, levels: int, channels: int) -> None:
     if len(features) != levels:
         _fail("features", expected, f"{len(features)} maps", f"Give one map for each of the {levels} levels.")
     for i, feature in enumerate(features):
-        sizes = {"N": features[0].shape[0], "C": channels} if i else {"C": channels}
-        module_tensor(f"features[{i}]", feature, "N C H W", sizes)
+        module_tensor(f"features[{i}]", feature, "N C H W", {"N": batch, "C": channels})
 
 
 def module_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> tuple[tuple[int, int], ...]:
@@ -220,16 +226,14 @@ def redundant_shapes(spatial_shapes: Any, shapes: tuple[tuple[int, int], ...]) -
         _fail("spatial_shapes", f"the sizes of the maps, {list(shapes)}", got, "Leave it out beside a list of maps.")
 
 
-def module_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Return a module's padding mask `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
-    if isinstance(padding_mask, Tensor):
-        return padding_mask
-    expected = "a bool tensor [N, S], or a list of masks [N, H, W] like the maps"
+def module_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]], batch: int) -> Any:
+    """Return a module's padding mask as `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
     if not isinstance(padding_mask, Sequence):
-        _fail("padding_mask", expected, type(padding_mask).__name__, "True marks padding.", TypeError)
-    got = [tuple(getattr(mask, "shape", ())[1:]) for mask in padding_mask]
-    if got != list(shapes):
-        _fail("padding_mask", f"{expected} {list(shapes)}", str(got), "Give one mask for each map.")
+        return padding_mask  # judged with the rest of the call
+    expected = f"a bool tensor [N, S], or a list of bool masks [N, H, W] with N = {batch} and (H, W) = {list(shapes)}"
+    got = [list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__ for mask in padding_mask]
+    if got != [[batch, H, W] for H, W in shapes]:
+        _fail("padding_mask", expected, str(got), "Give one mask for each map; True marks padding.")
     return torch.cat([mask.flatten(1) for mask in padding_mask], dim=1)
 
 
@@ -240,15 +244,19 @@ def recordable(modules: Sequence[Any], model: str) -> None:
         _fail("model", "a module with a deformable attention inside", f"{model} without one", fix)
 
 
-def explained_tensors(value: Any, spatial_shapes: Any, tensors: Sequence[Any], padding_mask: Any) -> None:
-    """Judge which tensors `explain` was given."""
-    if len(tensors) == 2 and padding_mask is not None:
+def unmasked(padding_mask: Any) -> None:
+    """Judge that `explain` was given no mask beside the tensors of the classic op."""
+    if padding_mask is not None:
         fix = "Zero the masked pixels of value instead."
-        _fail("padding_mask", "None for multi_scale_deformable_attention", "a mask", fix)
+        _fail("padding_mask", "None for multi_scale_deformable_attention", type(padding_mask).__name__, fix)
+
+
+def nothing_to_explain(value: Any, spatial_shapes: Any, tensors: Sequence[Any]) -> None:
+    """Judge that `explain`, given no call, was given nothing."""
     given = sum(argument is not None for argument in (value, spatial_shapes)) + len(tensors)
-    if given not in (0, 4, 5):
-        expected = "the 5 tensors of deformable_attention or the 4 of multi_scale_deformable_attention, or none"
-        _fail("explain", expected, str(given), "Pass what you would pass to the function.", TypeError)
+    if given:
+        expected = "the 5 arguments of deformable_attention, the 4 of multi_scale_deformable_attention, or none"
+        _fail("explain", expected, str(given), "Pass what you would pass to the function, by position.", TypeError)
 
 
 def backend_name(name: Any, known: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from deform_attn import explain
+from deform_attn.detr.errors import UserError
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.coco import CocoFolder
@@ -40,29 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deform-attn: stopped", file=sys.stderr)
         return 130
-    except ModuleNotFoundError as error:
-        return _failed(error)
-    except OSError as error:  # a file that cannot be read or written, a full disk
-        return _failed(error)
-    except ValueError as error:
-        if not _is_users(error):
-            raise
-        return _failed(error)
+    except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
+        print(f"deform-attn: error: {error}", file=sys.stderr)
+        return 1
     return 0
-
-
-def _failed(error: Exception) -> int:
-    print(f"deform-attn: error: {error}", file=sys.stderr)
-    return 1
-
-
-def _is_users(error: ValueError) -> bool:
-    """Return whether the message of `error` is meant for the user; any other ValueError is a bug of ours."""
-    from deform_attn.detr.checkpoint import CheckpointError
-    from deform_attn.detr.config import ConfigError
-    from deform_attn.detr.data.base import DataError
-
-    return isinstance(error, (CheckpointError, ConfigError, DataError))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_positive, help="passes over 2,000 fresh scenes each (default: the tested recipe)"
     )
     demo.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: %(default)s)")
-    demo.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    _add_restart(demo)
     demo.set_defaults(run=_demo)
 
     train = verbs.add_parser("train", help="train a detector on pictures in COCO format")
@@ -90,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--max-size", type=_positive, help="scale larger pictures to this longer side, in pixels")
     train.add_argument("--seed", type=int, default=0, help="of the order and the weights (default: %(default)s)")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    _add_restart(train)
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="print COCO's metrics of a checkpoint")
@@ -101,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="print versions, and which backends are available and why")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_restart(verb: argparse.ArgumentParser) -> None:
+    ways = verb.add_mutually_exclusive_group()
+    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    ways.add_argument("--overwrite", action="store_true", help="replace the checkpoint in the folder")
 
 
 def _positive(text: str) -> int:
@@ -119,7 +107,14 @@ def _demo(options: argparse.Namespace) -> None:
     from deform_attn.detr.progress import progress_bar
 
     with progress_bar() as on_step:
-        result = run_demo(options.out, epochs=options.epochs, seed=options.seed, resume=options.resume, on_step=on_step)
+        result = run_demo(
+            options.out,
+            epochs=options.epochs,
+            seed=options.seed,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            on_step=on_step,
+        )
     print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")
     print(format_metrics(result.metrics))
     seconds = [epoch["seconds"] for epoch in result.history]
@@ -140,13 +135,20 @@ def _train(options: argparse.Namespace) -> None:
 
     data, validation = (_split(options.data, split, options.max_size) for split in ("train", "val"))
     transformer = TransformerConfig(num_queries=options.queries)
-    torch.manual_seed(options.seed)
-    model = build_model(ModelConfig(num_classes=len(data.categories), transformer=transformer))
     config = TrainConfig(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed)
+    torch.manual_seed(config.seed)
+    model = build_model(ModelConfig(num_classes=len(data.categories), transformer=transformer))
     detector = Detector(model, data.categories, options.max_size)
     with progress_bar() as on_step:
         history = fit(
-            detector, data, config, options.out, validation=validation, resume=options.resume, on_step=on_step
+            detector,
+            data,
+            config,
+            options.out,
+            validation=validation,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            on_step=on_step,
         )
     print(format_metrics({name: number for name, number in history[-1].items() if name.startswith(("AP", "AR"))}))
     print(f"checkpoint: {options.out}")
@@ -159,7 +161,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     detector = load_model(options.checkpoint)
     data = _split(options.data, "val", detector.max_size)
-    print(format_metrics(evaluate_model(detector.model, data)))
+    print(format_metrics(evaluate_model(detector, data)))
 
 
 def _split(folder: Path, split: str, max_size: int | None) -> "CocoFolder":

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from deform_attn import checks
@@ -132,7 +134,9 @@ def multi_scale_deformable_attention(
 def use_backend(name: str) -> Iterator[None]:
     """Let the backend called `name` run every call inside the block; one that it cannot run raises.
 
-    A call's own `backend` argument goes first. The choice holds for the current thread (or asynchronous task) only.
+    A call's own `backend` argument goes first. The choice holds for the current thread (or asynchronous task) only, and
+    for what is called inside the block: code compiled by torch.compile keeps the backend that it was traced with, and
+    under activation checkpointing the backward pass must run inside the block, too.
 
     Args:
         name: a name that `explain()` lists.
@@ -158,8 +162,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def explain(
-    value: Tensor | None = None,
-    spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
+    value: Any = None,
+    spatial_shapes: Any = None,
     *tensors: Tensor,
     num_points: int | Sequence[int] | None = None,
     padding_mask: Tensor | None = None,
@@ -171,7 +175,7 @@ def explain(
     """Say which backend would run a call, and why each other one would not; without arguments, what is available here.
 
     Args:
-        value: this and all others as you would pass them to one of the two entry points.
+        value: this and all others as you would pass them to one of the two entry points, tensors by position.
         spatial_shapes: as there.
         *tensors: `reference_points, sampling_offsets, attention_logits` as in `deformable_attention`, or
             `sampling_locations, attention_weights` as in `multi_scale_deformable_attention`.
@@ -197,12 +201,12 @@ def explain(
         'reference'
     """
     inputs: checks.Inputs | None = None
-    checks.explained_tensors(value, spatial_shapes, tensors, padding_mask)
-    if value is not None and len(tensors) == 2:
+    if len(tensors) == 2:
+        checks.unmasked(padding_mask)
         inputs = checks.sampling_inputs(
             value, spatial_shapes, tensors[0], tensors[1], num_points, interpolation, padding_mode
         )
-    elif value is not None:
+    elif len(tensors) == 3:
         inputs = checks.attention_inputs(
             value,
             spatial_shapes,
@@ -215,9 +219,16 @@ def explain(
             interpolation,
             padding_mode,
         )
+    else:
+        checks.nothing_to_explain(value, spatial_shapes, tensors)
     name = _name(backend)
     return registry.explanation(inputs, None if name is None else registry.get(name).name)
 
 
 def _name(backend: str | None) -> str | None:
-    return _asked_for.get() if backend is None else backend
+    return _name_in_context() if backend is None else backend
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile takes the name that holds while it traces
+def _name_in_context() -> str | None:
+    return _asked_for.get()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,7 @@ class DeformableAttention(nn.Module):
         """
         offsets, logits = self._offsets_and_logits(query, reference_points)
         checks.module_tensor("features", features, "N C H W", {"N": query.shape[0], "C": self.embed_dim})
+        _check_dtype("features", features, self.value_proj)
         value = self.value_proj(features.flatten(2).transpose(1, 2))  # [N, H*W, C]
         value = value.unflatten(-1, (self.num_heads, -1))  # [N, H*W, M, D]
         H, W = features.shape[-2:]
@@ -125,6 +126,7 @@ class DeformableAttention(nn.Module):
 
     def _offsets_and_logits(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor]:
         checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
+        _check_dtype("query", query, self.query_proj)
         N, Q, _ = query.shape
         checks.module_tensor("reference_points", reference_points, "N Q 2", {"N": N, "Q": Q, "2": 2})
         M, K = self.num_heads, self.num_points
@@ -245,9 +247,9 @@ class MultiScaleDeformableAttention(nn.Module):
             ValueError, TypeError: a tensor that does not fit; the message names it.
         """
         offsets, logits = self._offsets_and_logits(query)
-        flat, shapes = self._flatten(features, spatial_shapes)
+        flat, shapes = self._flatten(features, spatial_shapes, query.shape[0])
         value = self.value_proj(flat).unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
-        mask = None if padding_mask is None else checks.module_mask(padding_mask, shapes)
+        mask = checks.module_mask(padding_mask, shapes, query.shape[0])
         heads = deformable_attention(
             value, shapes, reference_points, offsets, logits, num_points=self.num_points, padding_mask=mask
         )
@@ -262,11 +264,13 @@ class MultiScaleDeformableAttention(nn.Module):
         reference_points: Tensor,
         features: Tensor | Sequence[Tensor],
         spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
-        **_options: object,
+        *,
+        padding_mask: Tensor | Sequence[Tensor] | None = None,
+        return_sampling: bool = False,
     ) -> tuple[Sampling, Shapes]:
         """Return where `forward` looks for the same arguments, and the sizes of the maps."""
         offsets, logits = self._offsets_and_logits(query)
-        _, shapes = self._flatten(features, spatial_shapes)
+        _, shapes = self._flatten(features, spatial_shapes, query.shape[0])
         return _sampling(shapes, reference_points, offsets, logits, self.num_points), shapes
 
     def extra_repr(self) -> str:
@@ -280,9 +284,10 @@ class MultiScaleDeformableAttention(nn.Module):
 
     def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
         checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
+        _check_dtype("query", query, self.sampling_offsets)
         M, T = self.num_heads, sum(self.num_points)
         both = (self.sampling_offsets, self.attention_weights)
-        if all(_is_plain(linear) for linear in both):
+        if all(_is_plain(linear) and linear.bias is not None for linear in both):
             # One matrix product in place of two; the op reads its two parts where they lie.
             weight, bias = (torch.cat([getattr(linear, name) for linear in both]) for name in ("weight", "bias"))
             offsets, logits = F.linear(query, weight, bias).split([2 * M * T, M * T], dim=-1)
@@ -290,58 +295,20 @@ class MultiScaleDeformableAttention(nn.Module):
             offsets, logits = (linear(query) for linear in both)
         return offsets.unflatten(-1, (M, T, 2)), logits.unflatten(-1, (M, T))  # [N, Q, M, T, 2], [N, Q, M, T]
 
-    def _flatten(self, features: Tensor | Sequence[Tensor], spatial_shapes: object) -> tuple[Tensor, Shapes]:
+    def _flatten(
+        self, features: Tensor | Sequence[Tensor], spatial_shapes: object, batch: int
+    ) -> tuple[Tensor, Shapes]:
+        """Return the features as `[N, S, C_v]`, and the sizes of their maps."""
         if isinstance(features, Tensor):
-            checks.module_tensor("features", features, "N S C", {"C": self.value_dim})
-            return features, checks.module_shapes(features, spatial_shapes, self.num_levels)
-        checks.feature_maps(features, self.num_levels, self.value_dim)
-        shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
-        checks.redundant_shapes(spatial_shapes, shapes)
-        return torch.cat([x.flatten(2) for x in features], dim=2).transpose(1, 2), shapes  # [N, S, C_v]
-
-
-def encoder_reference_points(
-    spatial_shapes: Sequence[tuple[int, int]] | Tensor,
-    valid_ratios: Tensor | None = None,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Return the centres of all pixels of all levels, where an encoder's queries look first.
-
-    Args:
-        spatial_shapes: L pairs (H, W).
-        valid_ratios: `[N, L, 2]` as (x, y): the part of each level's width and height that is picture, not padding, in
-            (0, 1]. A point keeps its place in the picture from level to level.
-        device: of the result; by default that of valid_ratios.
-        dtype: of the result; by default that of valid_ratios, else float32.
-
-    Returns:
-        `[N, S, L, 2]` as (x, y): for each query its point on each level; N = 1 without valid_ratios.
-
-    Raises:
-        ValueError, TypeError: sizes that do not fit; the message names the argument.
-
-    Example:
-        >>> from deform_attn import encoder_reference_points
-        >>> encoder_reference_points([(1, 2)])[0, :, 0]
-        tensor([[0.2500, 0.5000],
-                [0.7500, 0.5000]])
-    """
-    shapes = checks.spatial_shapes_of(spatial_shapes)
-    L = len(shapes)
-    if valid_ratios is None:
-        valid_ratios = torch.ones(1, L, 2, device=device, dtype=dtype)
-    else:
-        checks.module_tensor("valid_ratios", valid_ratios, "N L 2", {"L": L, "2": 2})
-        valid_ratios = valid_ratios.to(device=device, dtype=dtype)
-    points = []
-    for level, (H, W) in enumerate(shapes):
-        y = (torch.arange(H, device=valid_ratios.device, dtype=valid_ratios.dtype) + 0.5) / max(H, 1)
-        x = (torch.arange(W, device=valid_ratios.device, dtype=valid_ratios.dtype) + 0.5) / max(W, 1)
-        centres = torch.stack((x.expand(H, W), y[:, None].expand(H, W)), dim=-1)  # [H, W, 2]
-        points.append(centres.reshape(1, H * W, 2) / valid_ratios[:, None, level])
-    return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]  # [N, S, L, 2]
+            checks.module_tensor("features", features, "N S C", {"N": batch, "C": self.value_dim})
+            shapes = checks.module_shapes(features, spatial_shapes, self.num_levels)
+        else:
+            checks.feature_maps(features, self.num_levels, self.value_dim, batch)
+            shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
+            checks.redundant_shapes(spatial_shapes, shapes)
+            features = torch.cat([x.flatten(2) for x in features], dim=2).transpose(1, 2)
+        _check_dtype("features", features, self.value_proj)
+        return features, shapes
 
 
 def directional_offsets(num_heads: int, num_points: Sequence[int]) -> Tensor:
@@ -360,19 +327,26 @@ def _reset_projections(*projections: nn.Linear) -> None:
             nn.init.zeros_(projection.bias)
 
 
-def _is_plain(linear: nn.Module) -> bool:
+def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     """Return whether calling `linear` does nothing but its matrix product, so that the product may be taken elsewhere.
 
-    Hooks, parametrisations, adapters and quantised layers, which put another class in its place, must be called.
+    Hooks must be called, and so must parametrisations, adapters and quantised layers, which put another class in its
+    place or in that of its weight.
     """
     return (
         type(linear) is nn.Linear
-        and linear.bias is not None
+        and type(linear.weight) is nn.Parameter
+        and (linear.bias is None or type(linear.bias) is nn.Parameter)
         and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
         and not linear._backward_pre_hooks
         and "forward" not in vars(linear)
         and not torch.nn.modules.module._has_any_global_hook()
     )
+
+
+def _check_dtype(name: str, tensor: Tensor, linear: nn.Module) -> None:
+    if _is_plain(linear):
+        checks.module_dtype(name, tensor, linear.weight)
 
 
 def _sampling(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,13 +58,20 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
     checks.recordable(list(names), type(model).__name__)
     records: list[Record] = []
 
-    def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+    open_ = True  # a copy made of the model inside the block keeps its hooks
+
+    def note(name: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        if not open_:
+            return
         with torch.no_grad():
             (locations, weights), shapes = module.compute_sampling(*args, **kwargs)
         reference_points = kwargs["reference_points"] if "reference_points" in kwargs else args[1]
-        records.append(Record(names[module], locations, weights, reference_points.detach(), shapes))
+        records.append(Record(name, locations, weights, reference_points.detach(), shapes))
 
     with ExitStack() as hooks:
-        for module in names:
-            hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
-        yield records
+        for module, name in names.items():
+            hooks.enter_context(module.register_forward_hook(partial(note, name), with_kwargs=True))
+        try:
+            yield records
+        finally:
+            open_ = False

@@ -1,6 +1,7 @@
 """COCO folders: what becomes of pictures and boxes, and what is said when something is wrong."""
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deform_attn.detr.data.base import Category, DataError
+from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.coco import CocoFolder
+from deform_attn.detr.errors import DataError
 
 WIDTH, HEIGHT = 50, 30
 
@@ -278,6 +280,15 @@ def test_a_missing_picture_is_named_when_it_is_read(folder):
 def test_a_file_that_is_no_picture_is_named(folder):
     (folder / "a.png").write_text("<html>not found</html>")
     assert "this is no readable picture" in picture_error(folder)
+
+
+@pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error])
+def test_a_picture_on_which_a_reader_fails_in_any_of_pillows_ways_is_named(folder, monkeypatch, kind):
+    def fail(*_args):
+        raise kind("Failed to decode frame 0")  # RuntimeError is what the reader of AVIF raises
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder)
 
 
 @pytest.mark.parametrize("length", [0, 4, 60, 2000])

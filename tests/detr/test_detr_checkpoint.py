@@ -1,6 +1,12 @@
+import contextlib
+import errno
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ from deform_attn.detr.checkpoint import (
     CheckpointError,
     Detector,
     TrainingState,
+    check_target,
     exists,
     load_model,
     load_training,
@@ -35,8 +42,10 @@ def same_weights(first: Detector, second: Detector) -> bool:
 
 
 def training(epochs: int) -> TrainingState:
-    history = [{"epoch": float(i + 1), "loss": 0.1 * i} for i in range(epochs)]
-    return TrainingState(TrainConfig(epochs=5), history, {"a.step": torch.tensor(3.0), "a.exp_avg": torch.rand(2, 3)})
+    history = [{"epoch": float(i + 1), "loss": 0.1 * i, "seconds": 2.5} for i in range(epochs)]
+    return TrainingState(
+        TrainConfig(epochs=10**9), history, {"a.step": torch.tensor(3.0), "a.exp_avg": torch.rand(2, 3)}, 7
+    )
 
 
 def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
@@ -48,14 +57,14 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert (after.categories, after.max_size) == (before.categories, 320)
     assert not after.model.training
     loaded = load_training(tmp_path / "runs" / "checkpoint")
-    assert (loaded.config, loaded.history) == (state.config, state.history)
+    assert (loaded.config, loaded.history, loaded.pictures) == (state.config, state.history, 7)
     assert loaded.optimizer.keys() == state.optimizer.keys()
     assert all(torch.equal(tensor, state.optimizer[name]) for name, tensor in loaded.optimizer.items())
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["checkpoint"]
 
 
 def test_metrics_that_are_not_defined_survive_as_nan(tmp_path: Path) -> None:
-    state = TrainingState(TrainConfig(), [{"loss": 1.5, "AP>96": math.nan}], {})
+    state = TrainingState(TrainConfig(), [{"epoch": 1, "loss": 1.5, "seconds": 2, "AP>96": math.nan}], {}, 7)
     save(tmp_path / "run", detector(0), state)
     assert "NaN" not in (tmp_path / "run" / "training.json").read_text()
     history = load_training(tmp_path / "run").history
@@ -63,60 +72,145 @@ def test_metrics_that_are_not_defined_survive_as_nan(tmp_path: Path) -> None:
     assert math.isnan(history[0]["AP>96"])
 
 
-@pytest.mark.parametrize("moment", range(12))
-def test_a_save_stopped_at_any_moment_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
-    import safetensors.torch
+def contents(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
+
+WITH_TRAINING = ["config.json", "model.safetensors", "training.json", "training.safetensors"]
+
+
+@pytest.mark.parametrize("with_training", [True, False])
+@pytest.mark.parametrize("moment", range(18))
+def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, with_training: bool
+) -> None:
     path, old, new = tmp_path / "checkpoint", detector(0), detector(1)
     save(path, old, training(1))
-    steps = 0
+    steps, dead = 0, False
 
-    def stopped(function: Callable[..., Any]) -> Callable[..., Any]:
+    def killed(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal steps
+            nonlocal steps, dead
             steps += 1
-            if steps == moment:
+            dead = dead or steps == moment  # from then on not even the cleaning up runs, as after SIGKILL
+            if dead:
                 raise KeyboardInterrupt
             return function(*args, **kwargs)
 
         return wrapper
 
     with monkeypatch.context() as patches:
-        patches.setattr(safetensors.torch, "save_file", stopped(safetensors.torch.save_file))
-        for name in ("write_text", "rename", "mkdir"):
-            patches.setattr(Path, name, stopped(getattr(Path, name)))
-        patches.setattr(shutil, "rmtree", stopped(shutil.rmtree))
-        interrupted = False
-        try:
-            save(path, new, training(2))
-        except KeyboardInterrupt:
-            interrupted = True
-    assert interrupted == (1 <= moment <= 8), "the loop reaches every step of a save and goes beyond"
+        for name in ("open", "rename", "replace", "unlink", "mkdir"):
+            patches.setattr(Path, name, killed(getattr(Path, name)))
+        patches.setattr(shutil, "rmtree", killed(shutil.rmtree))
+        patches.setattr(os, "fsync", killed(os.fsync))
+        with contextlib.suppress(KeyboardInterrupt):
+            save(path, new, training(2) if with_training else None)
+    assert dead == (1 <= moment <= (16 if with_training else 12)), "the loop reaches every step of a save"
     assert exists(path)
     found = load_model(path)
-    is_new = len(load_training(path).history) == 2
-    assert same_weights(found, new if is_new else old)
-    assert is_new or interrupted
+    is_new = same_weights(found, new)
+    assert is_new or same_weights(found, old)
+    assert is_new or dead
+    if with_training or not is_new:
+        assert len(load_training(path).history) == 1 + is_new
+    else:
+        with pytest.raises(CheckpointError, match=r"training\.json"):
+            load_training(path)
     save(path, new, training(3))
     assert same_weights(load_model(path), new)
+    assert len(load_training(path).history) == 3
+    assert contents(path) == WITH_TRAINING
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.mark.parametrize("suffix", ["", ".old", ".new"])
-def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path, suffix: str) -> None:
+def test_a_process_killed_again_and_again_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    code = f"""
+import pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_detr_checkpoint import detector, save, training
+first = detector(0)
+for epoch in range(1, 10**9):
+    for parameter in first.model.parameters():
+        parameter.data.fill_(epoch)
+    save({str(tmp_path / "run")!r}, first, training(epoch))
+    print(epoch, flush=True)
+"""
+    for i in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        time.sleep(0.05 + 0.013 * i)
+        process.kill()
+        process.communicate()
+        epoch = len(load_training(tmp_path / "run").history)
+        assert all((tensor == epoch).all() for tensor in load_model(tmp_path / "run").model.parameters())
+    save(tmp_path / "run", detector(1), training(1))
+    assert contents(tmp_path / "run") == WITH_TRAINING
+
+
+def test_what_lies_beside_or_in_a_checkpoint_survives(tmp_path: Path) -> None:
     save(tmp_path / "run", detector(0))
-    folder = tmp_path / f"run{suffix}"
-    folder.mkdir(exist_ok=True)
-    (folder / "thesis.txt").write_text("the only copy")
-    with pytest.raises(CheckpointError, match=rf"run{suffix}: holds thesis\.txt"):
-        save(tmp_path / "run", detector(1))
-    assert (folder / "thesis.txt").read_text() == "the only copy"
+    for folder in ("run", "run.old", "run.new"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "thesis.txt").write_text("the only copy")
+    check_target(tmp_path / "run")
+    save(tmp_path / "run", detector(1))
+    assert same_weights(load_model(tmp_path / "run"), detector(1))
+    for folder in ("run", "run.old", "run.new"):
+        assert (tmp_path / folder / "thesis.txt").read_text() == "the only copy"
+
+
+def test_files_of_other_programs_are_refused_as_a_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="file: is in the place"):
-        save(tmp_path / "file", detector(1))
-    assert (tmp_path / "file").read_text() == "in the way"
+        check_target(tmp_path / "file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_text("weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: belongs to no checkpoint"):
+        check_target(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match=r"config\.json: is not a detector's"):
+        check_target(tmp_path / "other")
+    with pytest.raises(OSError, match="file"):
+        check_target(tmp_path / "file" / "run")
+
+
+def test_the_files_have_the_permissions_that_the_umask_asks_for(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save(tmp_path / "run", detector(0), training(1))
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "run").iterdir()} == {0o644}
+
+
+def test_a_full_disk_is_an_os_error_and_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "run", detector(0), training(1))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path / "run", detector(1), training(2))
+    assert same_weights(load_model(tmp_path / "run"), detector(0))
+    assert contents(tmp_path / "run") == WITH_TRAINING
+
+
+def test_a_checkpoint_in_the_current_directory_is_replaced_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        check_target(".")
+        save(".", detector(seed), training(1))
+        assert exists(".")
+        assert same_weights(load_model("."), detector(seed))
+    assert Path.cwd() == tmp_path
 
 
 def test_a_checkpoint_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
@@ -154,11 +248,23 @@ def cut(name: str) -> Callable[[Path], object]:
         (change("config.json", "categories", [{"id": 3}]), "no configuration of a detector"),
         (change("config.json", "categories", [{"id": 3, "name": "pine"}]), "1 categories for 2 classes"),
         (change("config.json", "max_size", "big"), "no configuration of a detector .*big"),
+        (change("config.json", "max_size", 0), "max_size: expected a number of pixels, at least 1"),
+        (change("config.json", "max_size", 1.5), "max_size: expected a number of pixels, at least 1"),
+        (change("config.json", "categories", [{"id": math.inf, "name": "pine"}]), "no configuration of a detector"),
+        (change("config.json", "model", {"num_classes": 10**15}), "2 categories for 1000000000000000 classes"),
+        (change("config.json", "model", {"num_classes": 2, "transformer": {"width": 8 * 10**12}}), "no configuration"),
         (change("config.json", "model", {"num_classes": 2}), r"model\.safetensors: (lacks|has|tensor)"),
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
         (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: there is no such file"),
         (write("training.json", "{}"), r"training\.json: no state of a training"),
+        (change("training.json", "pictures", None), r"training\.json: no state of a training"),
+        (change("training.json", "history", 3), r"training\.json: no state of a training"),
+        (change("training.json", "history", [3]), r"training\.json: no state of a training"),
+        (change("training.json", "history", [{}]), r"training\.json: .*no record of epoch 1"),
+        (change("training.json", "history", [{"epoch": 1, "loss": 2.0}]), r"training\.json: .*no record of epoch 1"),
+        (change("training.json", "history", [{"epoch": 2, "loss": 2.0, "seconds": 1}]), r"training\.json: .*epoch 1"),
+        (change("training.json", "history", [{"epoch": 1, "loss": "2", "seconds": 1}]), r"training\.json: .*epoch 1"),
         (cut("training.safetensors"), r"training\.safetensors: damaged"),
     ],
 )

@@ -59,3 +59,9 @@ def test_kinds_with_one_level_see_the_single_stride() -> None:
     for attention, levels in (("deformable", (4, 8)), ("deformable_single_scale", (8,)), ("dense", (8,))):
         transformer = TransformerConfig.from_dict({"attention": attention})
         assert ModelConfig(2, strides=(4, 8), single_stride=8, transformer=transformer).levels == levels
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 10**30])
+def test_a_seed_that_torch_would_not_take_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"seed: must be in \[0, 2\*\*31\), got {seed}"):
+        TrainConfig(seed=seed)

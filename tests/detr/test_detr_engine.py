@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from deform_attn.detr.checkpoint import CheckpointError, Detector, load_model, without_nan
+from deform_attn.detr import engine
+from deform_attn.detr.checkpoint import Detector, load_model, load_training, without_nan
 from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
+from deform_attn.detr.errors import CheckpointError, ConfigError, DataError
 from deform_attn.detr.model import build_model
 
 
@@ -59,12 +62,13 @@ def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detect
 
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
-    data, model = Patches(2), detector(two_stage=two_stage).model
-    config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5, workers=1)
+    data, learner = Patches(2), detector(two_stage=two_stage)
+    model = learner.model
+    config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5)
     optimizer, _ = build_optimizer(model, config)
     losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
     assert losses[-1] < losses[0] / 5
-    assert evaluate_model(model, data)["AP50"] > 0.95
+    assert evaluate_model(learner, data)["AP50"] > 0.95
 
 
 def without_seconds(history: Sequence[dict[str, float]]) -> list[dict[str, float | None]]:
@@ -111,6 +115,96 @@ def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None
         fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", resume=True)
     with pytest.raises(CheckpointError, match="begun with model setting transformer"):
         fit(detector(two_stage=False), data, config, tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="begun with pictures 2, not 3"):
+        fit(detector(), Patches(3), config, tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointError, match="begun with max_size None, not 80"):
+        fit(replace(detector(), max_size=80), data, config, tmp_path / "run", resume=True)
+    data.categories = (Category(1, "bright"), Category(2, "dim"))
+    with pytest.raises(CheckpointError, match=r"begun with categories .*'dark'.*, not .*'dim'"):
+        fit(replace(detector(), categories=data.categories), data, config, tmp_path / "run", resume=True)
+
+
+def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    fit(detector(), data, config, tmp_path / "run")
+    before = (tmp_path / "run" / "training.json").read_bytes()
+    data.epochs.clear()
+    with pytest.raises(CheckpointError, match=r"run: holds a training; .*--resume.*--overwrite"):
+        fit(detector(), data, config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        fit(detector(), data, config, tmp_path / "run", resume=True, overwrite=True)
+    assert data.epochs == []
+    assert (tmp_path / "run" / "training.json").read_bytes() == before
+    fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", overwrite=True)
+    assert load_training(tmp_path / "run").config.lr == 0.01
+
+
+def test_an_epoch_is_kept_when_its_evaluation_is_stopped_and_evaluated_on_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    expected = fit(detector(), data, config, tmp_path / "whole", validation=data)
+
+    def stop(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(engine, "evaluate_model", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(detector(), data, config, tmp_path / "run", validation=data)
+    assert len(load_training(tmp_path / "run").history) == 1
+    data.epochs.clear()
+    actual = fit(detector(), data, config, tmp_path / "run", validation=data, resume=True)
+    assert data.epochs == []
+    assert without_seconds(actual) == without_seconds(expected)
+    assert without_seconds(load_training(tmp_path / "run").history) == without_seconds(expected)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        fit(detector(), data, config, tmp_path / "file" / "run")
+    with pytest.raises(CheckpointError, match="in the place"):
+        fit(detector(), data, config, tmp_path / "file")
+    assert data.epochs == []
+
+
+def test_a_file_put_into_the_checkpoint_meanwhile_survives_the_training(tmp_path: Path) -> None:
+    def put(progress: Progress) -> None:
+        if progress.epoch == 2:
+            (tmp_path / "run" / "notes.txt").write_text("a good run")
+
+    fit(detector(), Patches(2), TrainConfig(epochs=3, batch_size=2), tmp_path / "run", on_step=put)
+    assert len(load_training(tmp_path / "run").history) == 3
+    assert (tmp_path / "run" / "notes.txt").read_text() == "a good run"
+
+
+@pytest.mark.parametrize(
+    ("categories", "difference"),
+    [
+        (
+            (Category(1, "bright"), Category(2, "dim")),
+            r"category 2 is 'dim' \(id 2\), the detector's is 'dark' \(id 2\)",
+        ),
+        ((Category(2, "dark"), Category(1, "bright")), r"category 1 is 'dark' \(id 2\), .* 'bright' \(id 1\)"),
+        ((*Patches.categories, Category(3, "grey")), r"category 3 is 'grey' \(id 3\), the detector's is missing"),
+        (Patches.categories[:1], r"category 2 is missing, the detector's is 'dark'"),
+    ],
+)
+def test_data_of_other_categories_are_refused_before_the_first_step(
+    tmp_path: Path, categories: tuple[Category, ...], difference: str
+) -> None:
+    data, other, config = Patches(2), Patches(2), TrainConfig(epochs=1, batch_size=2)
+    other.categories = categories
+    with pytest.raises(DataError, match=f"evaluation data: {difference}"):
+        evaluate_model(detector(), other)
+    with pytest.raises(DataError, match=f"training data: {difference}"):
+        fit(detector(), other, config, tmp_path / "run")
+    with pytest.raises(DataError, match=f"validation data: {difference}"):
+        fit(detector(), data, config, tmp_path / "run", validation=other)
+    assert data.epochs == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_leaves_the_global_random_state_alone() -> None:
@@ -120,6 +214,21 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(7)
     train_one_epoch(model, build_optimizer(model, config)[0], data, config, 0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_and_evaluation_run_in_the_callers_thread() -> None:
+    # Other threads would not see its use_backend, autocast and record, and would draw random numbers in any order.
+    class Watched(Patches):
+        def __getitem__(self, index: int) -> Sample:
+            threads.add(threading.get_ident())
+            return super().__getitem__(index)
+
+    threads: set[int] = set()
+    first, config = detector(), TrainConfig(epochs=1, batch_size=2)
+    first.model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
+    train_one_epoch(first.model, build_optimizer(first.model, config)[0], Watched(4), config, 0)
+    evaluate_model(first, Watched(2))
+    assert threads == {threading.get_ident()}
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:

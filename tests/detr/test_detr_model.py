@@ -9,6 +9,7 @@ from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, M
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.batch import Sample, collate
 from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
+from deform_attn.detr.pyramid import Pyramid
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
 RESNET: dict[str, Any] = {
@@ -97,6 +98,55 @@ def test_padding_changes_nothing(attention: AttentionKind, two_stage: bool) -> N
         torch.testing.assert_close(other.boxes[-1], alone.boxes[0], rtol=0, atol=1e-5)
     ignored: Output = model(batch.images, None)  # the comparison does fail where the mask is ignored
     assert not torch.allclose(ignored.logits[1], alone.logits[0], rtol=0, atol=5e-4)
+
+
+def pyramid_of(model: DeformableDetr, images: Tensor, mask: Tensor | None = None) -> Pyramid:
+    seen: list[Pyramid] = []
+    hook = model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    model(images, mask)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(70, 50), (33, 95), (64, 96)])
+def test_pixels_of_every_level_lie_where_their_stride_puts_them(height: int, width: int) -> None:
+    model = redrawn(tiny(strides=(8, 16, 32))).eval()
+    batch = collate([sample(96, 160), sample(height, width)])
+    alone = pyramid_of(model, batch.images[1:, :, :height, :width])
+    padded = pyramid_of(model, batch.images, batch.padding_mask)
+    for pyramid in (alone, padded):
+        start = 0
+        for stride, (rows, columns) in zip((8, 16, 32), pyramid.spatial_shapes, strict=True):
+            y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            expected = (torch.stack((x, y), dim=-1).flatten(0, 1) + 0.5) * stride / torch.tensor([width, height])
+            actual = pyramid.centres[-1, start : start + rows * columns]
+            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+            start += rows * columns
+        middle = torch.full((len(pyramid.centres), 1, 2), 0.5)
+        references = pyramid.references(middle)[-1, 0]
+        for (rows, columns), stride, reference in zip(
+            pyramid.spatial_shapes, (8, 16, 32), references.expand(3, 2), strict=True
+        ):
+            pixels = reference * torch.tensor([columns, rows]) * stride
+            torch.testing.assert_close(pixels, torch.tensor([width / 2, height / 2]))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_coordinates_stay_float32_in_a_bfloat16_model(two_stage: bool, autocast: bool) -> None:
+    model = redrawn(tiny(two_stage=two_stage)).eval()
+    batch = collate([sample(96, 64), sample(57, 90)])
+    expected = pyramid_of(model, batch.images, batch.padding_mask).centres
+    images = batch.images
+    if not autocast:
+        model, images = model.bfloat16(), images.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        actual = pyramid_of(model, images, batch.padding_mask).centres
+        output = model(images, batch.padding_mask)
+    assert torch.equal(actual, expected)
+    for boxes in (output.boxes, *(prediction.boxes for prediction in output.auxiliary)):
+        assert boxes.dtype == torch.float32
+        assert boxes.isfinite().all()
 
 
 def test_predictions_depend_on_the_attention() -> None:
@@ -191,3 +241,19 @@ def test_detecting_leaves_the_model_in_its_mode_and_does_not_touch_its_statistic
     assert model.training
     assert [len(found.scores) for found in detections] == [4, 4]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_frozen_part_stays_frozen_after_detecting() -> None:
+    model = redrawn(tiny())
+    model.backbone.eval()
+    model.detect(collate([sample(64, 40)]))
+    assert model.training
+    assert model.transformer.training
+    assert not any(module.training for module in model.backbone.modules())
+
+
+def test_detections_can_take_part_in_a_gradient() -> None:
+    scores = redrawn(tiny()).detect(collate([sample(64, 40)]))[0].scores
+    weight = torch.ones(1, requires_grad=True)
+    (weight * scores).sum().backward()
+    assert weight.grad is not None

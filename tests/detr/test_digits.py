@@ -182,7 +182,8 @@ def test_iteration_ends_with_the_last_scene():
     [
         ({"split": "dev", "length": 1}, "split: expected one of train, val, test, got 'dev'"),
         ({"split": "val", "length": 0}, "length >= 1"),
-        ({"split": "val", "length": 1, "seed": -1}, "seed >= 0"),
+        ({"split": "val", "length": 1, "seed": -1}, "seed -1"),
+        ({"split": "train", "length": 1, "seed": 2**31}, "seed 2147483648"),
         ({"split": "val", "length": 1, "size": 32}, "size: expected at least 48"),
     ],
 )

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 
@@ -25,5 +27,17 @@ class Backend:
     attend: Callable[[AttentionInputs], Tensor]
 
 
+<<<<<<< HEAD
 class SlowBackendWarning(UserWarning):
     """The fast backend for this device is not available; `deform_attn.explain()` says why."""
+=======
+def transforms_in_force() -> list[str]:
+    """Return, as reasons against a backend that only autograd can differentiate, what else is at work on the call."""
+    reasons = []
+    if not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            reasons.append("the transforms of torch.func do not reach into it")
+        if forward_ad._current_level >= 0:
+            reasons.append("it has no forward-mode derivative")
+    return reasons
+>>>>>>> main

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deform_attn import reference
-from deform_attn.backends.base import Backend
+from deform_attn.backends.base import Backend, transforms_in_force
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 
 
@@ -18,7 +18,7 @@ def _unavailable_reasons() -> list[str]:
 
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
-    reasons = []
+    reasons = transforms_in_force()
     if torch.compiler.is_compiling():
         reasons.append("torch.compile and export cannot trace its look at the numbers for NaN")
     elif inputs.value.device.type == "meta":
@@ -94,7 +94,7 @@ def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: s
 
 GRID_SAMPLE = Backend(
     name="grid_sample",
-    summary="torch's grid_sample: every device with that op; first derivatives",
+    summary="torch's grid_sample: every device with that op; leaves calls with NaN or infinity to reference",
     unavailable_reasons=_unavailable_reasons,
     unsupported_reasons=_unsupported_reasons,
     sample=_sample,

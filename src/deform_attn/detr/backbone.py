@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.detr.config import BackboneConfig
+from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.extra import detr_extra
 
 
@@ -120,12 +121,12 @@ class TransformersBackbone(Backbone):
 
         if isinstance(source, str):
             if not os.path.isdir(source):
-                raise ValueError(f"BackboneConfig.source: {source!r} is no directory; nothing is downloaded")
+                raise ConfigError(f"BackboneConfig.source: {source!r} is no directory; nothing is downloaded")
             config = AutoConfig.from_pretrained(source, local_files_only=True)
         else:
             entries = dict(source)
             if "model_type" not in entries:
-                raise ValueError("BackboneConfig.source: the dictionary needs the model_type of its configuration")
+                raise ConfigError("BackboneConfig.source: the dictionary needs the model_type of its configuration")
             config = AutoConfig.for_model(**entries)
         network_class, stages = _network_and_stages(config)
         self.strides = tuple(stride for stride in strides if stride in stages)

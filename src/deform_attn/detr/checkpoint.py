@@ -7,7 +7,6 @@ optimiser and the position of a training. No file is a pickle.
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,12 @@ from torch import Tensor
 
 from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
+from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.folder import FILES, locate, prepare, replace_files
 from deform_attn.detr.model import DeformableDetr, build_model
 
 FORMAT = 1
-_FILES = {"model.safetensors", "config.json", "training.safetensors", "training.json"}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read: one line that names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -43,67 +39,64 @@ class Detector:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name."""
+    """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name.
+
+    Each record has `epoch` (from 1), `loss` and `seconds` at least; `pictures` is how many the training has.
+    """
 
     config: TrainConfig
     history: list[dict[str, float]]
     optimizer: dict[str, Tensor]
+    pictures: int
 
 
 def save(path: str | os.PathLike[str], detector: Detector, training: TrainingState | None = None) -> None:
-    """Write a checkpoint to the directory `path`, in place of the one that is there.
+    """Write a checkpoint to the directory `path`, in place of the one that is there; other files there stay.
 
-    Everything is first written to `path.new`; then two renames exchange old and new. Killed at any moment, this leaves
-    a checkpoint that loads: the new one, or the old one under `path` or `path.old`, where loading looks, too.
+    Killed at any moment, this leaves a checkpoint that loads: the old one or the new one.
 
     Raises:
-        CheckpointError: at `path` there is something else than a checkpoint.
+        OSError: it cannot be written; the old one is still there.
     """
     with detr_extra():
-        from safetensors.torch import save_file
+        from safetensors.torch import save as serialise
 
-    path = check_target(path)
-    fresh, old = _sibling(path, "new"), _sibling(path, "old")
-    _remove(fresh)
-    fresh.mkdir(parents=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.model.state_dict().items()}
-    save_file(state, fresh / "model.safetensors")
     config = {
         "format": FORMAT,
         "model": detector.model.config.to_dict(),
         "categories": [{"id": category.id, "name": category.name} for category in detector.categories],
         "max_size": detector.max_size,
     }
-    _write_json(fresh / "config.json", config)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.model.state_dict().items()}
+    files = {"config.json": _json(config), "model.safetensors": serialise(state)}
     if training is not None:
-        save_file({k: v.cpu().contiguous() for k, v in training.optimizer.items()}, fresh / "training.safetensors")
-        values = {"config": training.config.to_dict(), "history": without_nan(training.history)}
-        _write_json(fresh / "training.json", values)
-    if path.exists():
-        _remove(old)
-        path.rename(old)
-    fresh.rename(path)
-    _remove(old)
+        values = {"config": training.config.to_dict(), "pictures": training.pictures}
+        values["history"] = without_nan(training.history)
+        files["training.json"] = _json(values)
+        files["training.safetensors"] = serialise({k: v.cpu().contiguous() for k, v in training.optimizer.items()})
+    replace_files(Path(path), files)
 
 
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """Return `path` without links in it, after checking that `save` may replace what is there.
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Make the directory `path` if it is missing, and check that `save` may write there.
 
     Raises:
-        CheckpointError: there is something else than a checkpoint, which `save` would delete.
+        CheckpointError: at `path` there is no directory, or it holds files of another program, which `save` replaces.
+        OSError: the directory cannot be made or written to.
     """
-    path = Path(path).resolve()
-    for folder in (path, _sibling(path, "new"), _sibling(path, "old")):
-        if folder.exists() and not folder.is_dir():
-            raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
-        if others := sorted({file.name for file in folder.glob("*")} - _FILES):
-            raise CheckpointError(f"{folder}: holds {others[0]}, which a checkpoint has not; choose another directory")
-    return path
+    folder = Path(path)
+    prepare(folder)
+    file = locate(folder, "config.json")
+    found = [name for name in FILES if (folder / name).exists()]
+    if file.is_file() and not _read_json(file).keys() >= {"format", "model", "categories"}:
+        raise CheckpointError(f"{file}: is not a detector's and would be replaced; choose another directory")
+    if found and not file.is_file():
+        raise CheckpointError(f"{folder / found[0]}: belongs to no checkpoint and would be replaced; choose another")
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Return whether there is a checkpoint at `path`."""
-    return (_current(Path(path)) / "config.json").is_file()
+    return locate(Path(path), "config.json").is_file()
 
 
 def load_model(path: str | os.PathLike[str]) -> Detector:
@@ -112,22 +105,24 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
     """
-    folder = _current(Path(path))
-    file = folder / "config.json"
+    file = locate(Path(path), "config.json")
     config = _read_json(file)
     if config.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}"
         )
     try:
-        model = build_model(ModelConfig.from_dict(config["model"]))
+        settings = ModelConfig.from_dict(config["model"])
         categories = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in config["categories"])
-        max_size = None if config.get("max_size") is None else int(config["max_size"])
-    except (KeyError, TypeError, ValueError) as error:
+        max_size = config.get("max_size")
+        if max_size is not None and (not isinstance(max_size, int) or max_size < 1):
+            raise ValueError(f"max_size: expected a number of pixels, at least 1, or null, got {max_size!r}")
+        if len(categories) != settings.num_classes:
+            raise ValueError(f"{len(categories)} categories for {settings.num_classes} classes")
+        model = build_model(settings)  # RuntimeError: larger than the memory
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{file}: no configuration of a detector ({error!r})") from error
-    if len(categories) != model.config.num_classes:
-        raise CheckpointError(f"{file}: {len(categories)} categories for {model.config.num_classes} classes")
-    _load_state(model, folder / "model.safetensors")
+    _load_state(model, locate(Path(path), "model.safetensors"))
     return Detector(model.eval(), categories, max_size)
 
 
@@ -137,14 +132,14 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or holds no training.
     """
-    folder = _current(Path(path))
-    file = folder / "training.json"
+    file = locate(Path(path), "training.json")
     values = _read_json(file)
     try:
-        config, history = TrainConfig.from_dict(values["config"]), _with_nan(values["history"])
+        config, pictures = TrainConfig.from_dict(values["config"]), int(values["pictures"])
+        history = _checked_history(values["history"], config.epochs)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    return TrainingState(config, history, _read_tensors(folder / "training.safetensors"))
+    return TrainingState(config, history, _read_tensors(locate(Path(path), "training.safetensors")), pictures)
 
 
 def _load_state(model: torch.nn.Module, file: Path) -> None:
@@ -191,27 +186,18 @@ def without_nan(records: Sequence[Mapping[str, float]]) -> list[dict[str, float 
     return [{name: None if math.isnan(value) else value for name, value in one.items()} for one in records]
 
 
-def _with_nan(records: Sequence[Mapping[str, float | None]]) -> list[dict[str, float]]:
-    return [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+def _checked_history(records: Sequence[Mapping[str, float | None]], epochs: int) -> list[dict[str, float]]:
+    """Return `records` with NaN in the place of None; ValueError naming the epoch whose record is not one."""
+    history = [{name: math.nan if value is None else value for name, value in one.items()} for one in records]
+    for i, one in enumerate(history):
+        numbers = all(isinstance(value, int | float) for value in one.values())
+        if not numbers or not one.keys() >= {"epoch", "loss", "seconds"} or one["epoch"] != i + 1 or i >= epochs:
+            raise ValueError(f"history: no record of epoch {i + 1} of {epochs} in {one!r:.80}")
+    return history
 
 
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _sibling(path: Path, suffix: str) -> Path:
-    return path.with_name(f"{path.name or 'checkpoint'}.{suffix}")
-
-
-def _current(path: Path) -> Path:
-    """Return where the newest whole checkpoint of `path` lies: a kill between two renames leaves it at `path.old`."""
-    old = _sibling(path, "old")
-    return old if not path.exists() and old.is_dir() else path
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
 def named_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:

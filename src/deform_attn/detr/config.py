@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from deform_attn.detr.errors import ConfigError
+
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type, or does not go with another; the message names it."""
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:
@@ -175,7 +173,6 @@ class TrainConfig(Config):
     """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
 
     `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the sampling offsets and of the backbone.
-    `workers` threads share every batch on a CPU.
     """
 
     epochs: int = 8
@@ -187,12 +184,12 @@ class TrainConfig(Config):
     warmup_steps: int = 100
     clip_norm: float = 1.0
     seed: int = 0
-    workers: int = 2
     loss: LossConfig = field(default_factory=LossConfig)
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        for name in ("epochs", "batch_size", "lr", "clip_norm", "workers"):
+        for name in ("epochs", "batch_size", "lr", "clip_norm"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "seed"):
+        for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps"):
             self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")

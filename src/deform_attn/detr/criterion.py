@@ -51,7 +51,7 @@ class Criterion:
         """Return the losses of `output` against the boxes and labels of `samples`.
 
         Raises:
-            ValueError: a prediction is not finite.
+            DivergenceError: a prediction is not finite.
         """
         layers = [*output.auxiliary, Prediction(output.logits, output.boxes)]
         if output.encoder is not None:

@@ -41,6 +41,7 @@ def run_demo(
     epochs: int | None = None,
     seed: int = 0,
     resume: bool = False,
+    overwrite: bool = False,
     on_step: OnStep | None = None,
     scenes: int = 2000,
     test_scenes: int = 200,
@@ -54,12 +55,14 @@ def run_demo(
         epochs: how many to train. Default: those of the tested recipe.
         seed: of the scenes and of the weights.
         resume: go on where an earlier run into `out` was stopped; if there was none, begin.
+        overwrite: begin even if `out` holds an earlier run; the first epoch replaces its checkpoint.
         on_step: called after every training step, see `progress_bar`.
         scenes: training scenes an epoch.
         test_scenes: scenes to evaluate on.
 
     Raises:
-        CheckpointError: the checkpoint to resume from is damaged or was begun with other settings.
+        CheckpointError: there is an earlier run and neither `resume` nor `overwrite`; or the checkpoint to resume from
+            is damaged or was begun with other settings.
     """
     start, out = time.perf_counter(), Path(out)
     train = TrainConfig(seed=seed) if epochs is None else TrainConfig(seed=seed, epochs=epochs)
@@ -68,8 +71,8 @@ def run_demo(
         torch.manual_seed(train.seed)
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
-    history = fit(detector, data, train, out / "checkpoint", resume=resume, on_step=on_step)
-    metrics = evaluate_model(model, test, train.batch_size, train.workers)
+    history = fit(detector, data, train, out / "checkpoint", resume=resume, overwrite=overwrite, on_step=on_step)
+    metrics = evaluate_model(detector, test, train.batch_size)
     _draw_scenes(model, test, out / "detections.png")
     _draw_best_query(model, test, out / "attention.png")
     seconds = time.perf_counter() - start

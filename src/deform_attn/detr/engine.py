@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deform_attn.detr import checkpoint as checkpoints
-from deform_attn.detr.checkpoint import CheckpointError, Detector, TrainingState
+from deform_attn.detr.checkpoint import Detector, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
-from deform_attn.detr.data.base import DetectionData
+from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
+from deform_attn.detr.errors import CheckpointError, ConfigError
 from deform_attn.detr.evaluation import evaluate
 from deform_attn.detr.model import DeformableDetr, evaluating
-from deform_attn.detr.workers import add_gradients, replicate, share, worker_threads
 
 
 @dataclass(frozen=True)
@@ -68,59 +68,52 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train on every sample of `data` once.
 
-    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone. Each of
-    `config.workers` threads takes a part of every batch; on a GPU, and with dropout, whose random numbers threads would
-    draw in any order, there is only one.
+    The order of the samples and all other chance follow from `config.seed` and `epoch` (from 0) alone.
 
     Returns:
         The mean of `loss` and of its terms over the epoch.
 
     Raises:
-        ValueError: the training has diverged.
+        DivergenceError: the training has diverged.
     """
     device = model.mean.device
     criterion = Criterion(config.loss)
-    workers = config.workers if device.type == "cpu" and model.config.transformer.dropout == 0 else 1
     steps = math.ceil(len(data) / config.batch_size)
     sums = torch.zeros(4)
     data.set_epoch(epoch)
     model.train()
-    replicas = replicate(model, workers)
-
-    def loss(replica: DeformableDetr, part: Sequence[int]) -> Tensor:
-        batch = collate([data[i] for i in part])
-        losses = criterion(replica(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
-        return torch.stack([losses.total, losses.classes, losses.boxes, losses.giou])
-
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), worker_threads(workers) as executor:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(data)).tolist()
         for step in range(steps):
             for group in optimizer.param_groups:
                 rate = learning_rate(epoch * steps + step, config.epochs * steps, config)
                 group["lr"] = rate * group["lr_factor"]
+            batch = collate([data[i] for i in order[step * config.batch_size : (step + 1) * config.batch_size]])
+            losses = criterion(model(batch.images.to(device), batch.padding_mask.to(device)), batch.samples)
             optimizer.zero_grad()
-            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            sums += add_gradients(executor, replicas, share(batch, workers), loss).cpu()
+            losses.total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
             optimizer.step()
+            sums += torch.stack([losses.total, losses.classes, losses.boxes, losses.giou]).detach().cpu()
             if on_step is not None:
                 on_step(Progress(epoch + 1, config.epochs, step + 1, steps, float(sums[0]) / (step + 1)))
     return dict(zip(("loss", "class", "box", "giou"), (sums / steps).tolist(), strict=True))
 
 
-def evaluate_model(
-    model: DeformableDetr, data: DetectionData, batch_size: int = 16, workers: int = 1
-) -> dict[str, float]:
-    """Return COCO's metrics of `model` on `data`, computed by so many threads."""
+def evaluate_model(detector: Detector, data: DetectionData, batch_size: int = 16) -> dict[str, float]:
+    """Return COCO's metrics of `detector` on `data`.
 
-    def detect(start: int) -> list[dict[str, Any]]:
-        batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-        found = zip(batch.samples, model.detect(batch), strict=True)
-        return [one for sample, detections in found for one in detections.to_coco(sample.image_id, data.categories)]
-
-    with evaluating(model), worker_threads(workers) as executor:
-        found = [one for batch in executor.map(detect, range(0, len(data), batch_size)) for one in batch]
+    Raises:
+        DataError: the categories of `data` are not the detector's.
+    """
+    check_categories(data, detector.categories, "evaluation data")
+    found: list[dict[str, Any]] = []
+    with evaluating(detector.model):
+        for start in range(0, len(data), batch_size):
+            batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
+            for sample, detections in zip(batch.samples, detector.model.detect(batch), strict=True):
+                found += detections.to_coco(sample.image_id, data.categories)
     return evaluate(data.ground_truth(), found)
 
 
@@ -132,6 +125,7 @@ def fit(
     *,
     validation: DetectionData | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     on_step: OnStep | None = None,
 ) -> History:
     """Train `detector.model` and write a checkpoint to the directory `path` after every epoch.
@@ -143,51 +137,86 @@ def fit(
         detector: the model to train, in place, and what its checkpoints say beside it.
         data: what to train on.
         config: how to train.
-        path: the checkpoint's directory.
+        path: the checkpoint's directory; other files in it are left alone.
         validation: evaluated after every epoch, if given.
         resume: go on from the checkpoint at `path`; if there is none yet, begin.
+        overwrite: begin even if there is a checkpoint at `path`; the first epoch's replaces it.
         on_step: called after every step.
 
     Returns:
         For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
 
     Raises:
-        CheckpointError: the checkpoint to resume from is damaged, or from another model or another config; or at `path`
-            there is something else.
-        ValueError: the training has diverged.
+        CheckpointError: there is a checkpoint and neither `resume` nor `overwrite`; the one to resume from is damaged,
+            or from another model, config or data; or at `path` there is something else.
+        ConfigError: both `resume` and `overwrite`.
+        DataError: the categories of `data` or `validation` are not the detector's.
+        DivergenceError: the training has diverged.
+        OSError: `path` cannot be made or written to.
     """
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other; choose one")
+    check_categories(data, detector.categories, "training data")
+    if validation is not None:
+        check_categories(validation, detector.categories, "validation data")
     checkpoints.check_target(path)  # rather than after an epoch
     model = detector.model
     optimizer, names = build_optimizer(model, config)
     history: History = []
-    if resume and checkpoints.exists(path):
-        history = _restore(path, model, optimizer, names, config)
+    if checkpoints.exists(path):
+        if resume:
+            history = _restore(path, detector, optimizer, names, config, len(data))
+        elif not overwrite:
+            raise CheckpointError(
+                f"{path}: holds a training; go on with it (resume=True, --resume), replace it (overwrite=True, "
+                "--overwrite), or choose another directory"
+            )
+
+    def save() -> None:
+        state = TrainingState(config, history, checkpoints.named_state(optimizer, names), len(data))
+        checkpoints.save(path, detector, state)
+
+    def validate() -> None:
+        if validation is not None and history and "AP" not in history[-1]:
+            history[-1] |= evaluate_model(detector, validation, config.batch_size)
+            save()
+
+    validate()  # an earlier run may have been stopped between an epoch and the end of its evaluation
     for epoch in range(len(history), config.epochs):
         start = time.perf_counter()
         record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
         record["seconds"] = time.perf_counter() - start
-        if validation is not None:
-            record |= evaluate_model(model, validation, config.batch_size, config.workers)
         history.append(record)
-        state = TrainingState(config, history, checkpoints.named_state(optimizer, names))
-        checkpoints.save(path, detector, state)
+        save()  # before the evaluation, which may fail or be stopped
+        validate()
     return history
 
 
 def _restore(
     path: str | os.PathLike[str],
-    model: DeformableDetr,
+    detector: Detector,
     optimizer: torch.optim.Optimizer,
     names: Sequence[str],
     config: TrainConfig,
+    pictures: int,
 ) -> History:
     """Put model and optimiser where the checkpoint at `path` left them, and return the history up to there."""
     saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
-    pairs = {"model": (saved.model.config, model.config), "training": (training.config, config)}
+    pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "model setting ": (saved.model.config.to_dict(), detector.model.config.to_dict()),
+        "training setting ": (training.config.to_dict(), config.to_dict()),
+        "": (
+            {"pictures": training.pictures, "categories": saved.categories, "max_size": saved.max_size},
+            {"pictures": pictures, "categories": detector.categories, "max_size": detector.max_size},
+        ),
+    }
     for what, (before, now) in pairs.items():
-        for name, value in now.to_dict().items():
-            if (stored := before.to_dict()[name]) != value:
-                raise CheckpointError(f"{path}: was begun with {what} setting {name} {stored!r}, not {value!r}")
-    model.load_state_dict(saved.model.state_dict())
+        for name, value in now.items():
+            if before[name] != value:
+                raise CheckpointError(
+                    f"{path}: was begun with {what}{name} {before[name]!r}, not {value!r}; "
+                    "resume it with what it was begun with, or train into another directory"
+                )
+    detector.model.load_state_dict(saved.model.state_dict())
     checkpoints.load_named_state(optimizer, names, training.optimizer)
     return training.history

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy, generalized_iou
 from deform_attn.detr.config import LossConfig
+from deform_attn.detr.errors import DivergenceError
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.heads import Prediction
 
@@ -79,14 +80,14 @@ class Matcher:
             The matches, each object of each picture once a layer (as far as there are queries).
 
         Raises:
-            ValueError: a cost is not finite, because the training has diverged or an input was NaN.
+            DivergenceError: a cost is not finite, because the training has diverged or an input was NaN.
         """
         with detr_extra():
             from scipy.optimize import linear_sum_assignment
 
         costs = self.cost(prediction, targets).cpu()  # one transfer for all layers and pictures
         if not costs.isfinite().all():
-            raise ValueError("a prediction or an object's box is not finite; a smaller learning rate may help")
+            raise DivergenceError("a prediction or an object's box is not finite; a smaller learning rate may help")
         table = costs.numpy()
         rows: list[list[int]] = [[], [], [], []]
         for layer in range(len(table)):

@@ -12,8 +12,9 @@ from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.batch import Batch
 from deform_attn.detr.detections import Detections
+from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.heads import Prediction
-from deform_attn.detr.pyramid import build_pyramid
+from deform_attn.detr.pyramid import build_pyramid, valid_ratio
 from deform_attn.detr.transformer import Transformer
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -103,8 +104,7 @@ class DeformableDetr(nn.Module):
         Returns:
             The output of every layer.
         """
-        if padding_mask is not None and not padding_mask.any():
-            padding_mask = None
+        images, padding_mask = _to_whole_pixels(images, padding_mask, self.config.levels[-1])
         images = blank((images - self.mean) / self.std, padding_mask)
         levels = self.backbone(images.contiguous(memory_format=torch.channels_last), padding_mask)
         projected: list[Level] = []
@@ -116,6 +116,7 @@ class DeformableDetr(nn.Module):
         features, pyramid = build_pyramid(
             [level.features for level in projected],
             [level.padding_mask for level in projected],
+            None if padding_mask is None else valid_ratio(padding_mask),
             self.level_embedding,
             config.position_periods,
             config.position_temperature,
@@ -124,7 +125,7 @@ class DeformableDetr(nn.Module):
         *auxiliary, (logits, boxes) = predictions
         return Output(logits, boxes, tuple(auxiliary), proposed)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def detect(self, batch: Batch, limit: int = 100) -> list[Detections]:
         """Return the `limit` most certain detections of each picture, in pixels of its original size.
 
@@ -135,23 +136,37 @@ class DeformableDetr(nn.Module):
         return postprocess(output, [sample.original_size for sample in batch.samples], limit)
 
 
+def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
+    """Pad to multiples of `stride`, so that every pixel of every map covers a whole square; without padding no mask."""
+    height, width = images.shape[-2:]
+    rest = (0, -width % stride, 0, -height % stride)
+    if any(rest):
+        if padding_mask is None:
+            padding_mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
+        images, padding_mask = nn.functional.pad(images, rest), nn.functional.pad(padding_mask, rest, value=True)
+    elif padding_mask is not None and not padding_mask.any():
+        padding_mask = None
+    return images, padding_mask
+
+
 def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
     if not given or given != wanted[: len(given)]:
-        raise ValueError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
+        raise ConfigError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
     for before, stride in zip(wanted[len(given) - 1 :], wanted[len(given) :], strict=False):
         if stride != 2 * before:
-            raise ValueError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
+            raise ConfigError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode for a while."""
-    training = model.training
+    """Hold `model` in evaluation mode for a while; afterwards each of its modules is in its own mode again."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:

@@ -1,7 +1,7 @@
 """The pyramid: feature maps of several strides laid end to end, and where each of their pixels lies."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,51 +15,57 @@ class Pyramid:
     """The layout that all features of one batch share.
 
     `spatial_shapes` are L pairs (H, W); `centres [N or 1, S, 2]` are the pixels' centres (x, y) as fractions of their
-    picture without its padding, the frame of all boxes; `position [N or 1, S, C]` encodes them; `padding_mask [N, S]`
-    (True = padding) and `valid_ratios [N, L, 2]`, each level's share (x, y) that is picture, are None without padding.
+    picture without its padding, the frame of all boxes, in float32 at least; `position [N or 1, S, C]` encodes them;
+    `padding_mask [N, S]` (True = padding) and `valid_ratio [N, 1, 2]`, the share (x, y) of the padded picture that is
+    picture, the same on every level, are None without padding.
     """
 
     spatial_shapes: list[tuple[int, int]]
     centres: Tensor
     position: Tensor
     padding_mask: Tensor | None
-    valid_ratios: Tensor | None
+    valid_ratio: Tensor | None
 
     def per_pixel(self, per_level: Tensor) -> Tensor:
         """Return `per_level [L, ...]` repeated for each pixel of its level: `[S, ...]`."""
-        return _per_pixel(per_level, self.spatial_shapes)
+        sizes = [height * width for height, width in self.spatial_shapes]
+        repeats = torch.tensor(sizes, device=per_level.device)
+        return per_level.repeat_interleave(repeats, dim=0, output_size=sum(sizes))
 
     def references(self, points: Tensor) -> Tensor:
         """Return `points [N or 1, Q, 2 or 4]`, fractions of the picture, as fractions of each level with its padding.
 
         The result is `[N, Q, L, 2 or 4]`; without padding all levels agree, and `points` come back as they are.
         """
-        if self.valid_ratios is None:
+        if self.valid_ratio is None:
             return points
-        ratios = self.valid_ratios.repeat(1, 1, points.shape[-1] // 2)  # [N, L, 2 or 4]
-        return points[:, :, None] * ratios[:, None]  # [N, Q, L, 2 or 4]
+        ratio = self.valid_ratio.repeat(1, 1, points.shape[-1] // 2)  # [N, 1, 2 or 4]
+        return (points * ratio)[:, :, None].expand(-1, -1, len(self.spatial_shapes), -1)  # [N, Q, L, 2 or 4]
 
 
-def _per_pixel(per_level: Tensor, spatial_shapes: Sequence[tuple[int, int]], dim: int = 0) -> Tensor:
-    sizes = [height * width for height, width in spatial_shapes]
-    repeats = torch.tensor(sizes, device=per_level.device)
-    return per_level.repeat_interleave(repeats, dim=dim, output_size=sum(sizes))
+def valid_ratio(padding_mask: Tensor) -> Tensor:
+    """Return the share of columns and rows `[N, 1, 2]` as (x, y) that `padding_mask [N, H, W]` leaves to the picture.
 
-
-def _valid_ratio(mask: Tensor) -> Tensor:
-    """Return the share of rows and columns `[N, 2]` as (x, y) that `mask [N, H, W]` leaves to the picture."""
-    columns, rows = ~mask[:, 0], ~mask[:, :, 0]
-    return torch.stack((columns.float().mean(1), rows.float().mean(1)), dim=-1)
+    It is that of the picture itself: on a map of stride 16 the mask is rounded up to whole pixels.
+    """
+    columns, rows = ~padding_mask[:, 0], ~padding_mask[:, :, 0]
+    return torch.stack((columns.float().mean(1), rows.float().mean(1)), dim=-1)[:, None]  # [N, 1, 2]
 
 
 def build_pyramid(
-    maps: Sequence[Tensor], masks: Sequence[Tensor | None], level_embedding: Tensor, periods: float, temperature: float
+    maps: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    ratio: Tensor | None,
+    level_embedding: Tensor,
+    periods: float,
+    temperature: float,
 ) -> tuple[Tensor, Pyramid]:
     """Lay `maps` end to end.
 
     Args:
         maps: L tensors `[N, C, H, W]`.
         masks: for each `[N, H, W]` bool, True = padding; all are None, or none is.
+        ratio: `valid_ratio` of the pictures, whose padded sides are multiples of every stride; None without padding.
         level_embedding: `[L, C]`, added to the position of the level's pixels.
         periods: as in `sine_encoding`.
         temperature: as in `sine_encoding`.
@@ -69,13 +75,12 @@ def build_pyramid(
     """
     shapes = [(level.shape[2], level.shape[3]) for level in maps]
     features = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # [N, S, C]
-    centres = encoder_reference_points(shapes, device=features.device, dtype=features.dtype)[:, :, 0]  # [1, S, 2]
+    exact = torch.promote_types(features.dtype, torch.float32)  # bfloat16 cannot tell neighbouring pixels apart
+    centres = encoder_reference_points(shapes, device=features.device, dtype=exact)[:, :, 0]  # [1, S, 2]
     present = [mask for mask in masks if mask is not None]
-    padding_mask = valid_ratios = None
-    if present:
-        padding_mask = torch.cat([mask.flatten(1) for mask in present], dim=1)  # [N, S]
-        valid_ratios = torch.stack([_valid_ratio(mask) for mask in present], dim=1).to(features.dtype)  # [N, L, 2]
-        centres = centres / _per_pixel(valid_ratios, shapes, dim=1)  # [N, S, 2]
+    padding_mask = torch.cat([mask.flatten(1) for mask in present], dim=1) if present else None  # [N, S]
+    if ratio is not None:
+        centres = centres / ratio.to(exact)  # [N, S, 2]
     position = sine_encoding(centres, features.shape[2] // 2, periods, temperature)  # [N or 1, S, C]
-    position = position + _per_pixel(level_embedding, shapes)
-    return features, Pyramid(shapes, centres, position, padding_mask, valid_ratios)
+    pyramid = Pyramid(shapes, centres, position, padding_mask, ratio)
+    return features, replace(pyramid, position=(position + pyramid.per_pixel(level_embedding)).to(features.dtype))

@@ -86,7 +86,7 @@ class Queries(nn.Module):
 
     def forward(self, batch: int) -> tuple[Tensor, Tensor]:
         """Return the content `[N, Q, C]` and the boxes `[N, Q, 4]`."""
-        return self.content.expand(batch, -1, -1), self.box_logits.sigmoid().expand(batch, -1, -1)
+        return self.content.expand(batch, -1, -1), self.box_logits.float().sigmoid().expand(batch, -1, -1)
 
 
 class Decoder(nn.Module):
@@ -107,7 +107,7 @@ class Decoder(nn.Module):
         predictions = []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
             encoded = sine_encoding(boxes, content.shape[-1] // 2, self.periods, self.temperature)  # [N, Q, 2C]
-            content = layer(content, self.position(encoded), boxes, features, pyramid)
+            content = layer(content, self.position(encoded.to(content.dtype)), boxes, features, pyramid)
             prediction = Prediction(class_head(content), box_head(content, boxes))
             predictions.append(prediction)
             if self.refine:

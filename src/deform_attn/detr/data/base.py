@@ -1,14 +1,12 @@
 """A detection data set: pictures with boxes, and the categories those boxes belong to."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.data.batch import Sample
-
-
-class DataError(ValueError):
-    """Something is wrong with the user's data: one line that names the file and the record, and a way out."""
+from deform_attn.detr.errors import DataError
 
 
 class Category(NamedTuple):
@@ -39,6 +37,21 @@ class DetectionData(Protocol):
 def coco_categories(categories: Sequence[Category]) -> list[dict[str, Any]]:
     """Return the `categories` of a COCO dict."""
     return [{"id": category.id, "name": category.name} for category in categories]
+
+
+def check_categories(data: DetectionData, expected: Sequence[Category], name: str) -> None:
+    """Check that labels mean in `data`, called `name`, what they mean to a detector of the `expected` categories.
+
+    Raises:
+        DataError: they do not; the message names the first difference.
+    """
+    for label, (theirs, ours) in enumerate(itertools.zip_longest(data.categories, expected)):
+        if theirs != ours:
+            found, wanted = (f"{c.name!r} (id {c.id})" if c else "missing" for c in (theirs, ours))
+            raise DataError(
+                f"{name}: category {label + 1} is {found}, the detector's is {wanted}; "
+                "give all annotations, and the checkpoint, the same categories"
+            )
 
 
 def coco_from_samples(samples: Iterable[Sample], categories: Sequence[Category]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from deform_attn.detr.boxes import xyxy_to_cxcywh
-from deform_attn.detr.data.base import Category, DataError, coco_categories
+from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
+from deform_attn.detr.errors import DataError
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _FIELDS: dict[str, dict[str, str]] = {
     "categories": {"id": "whole number", "name": "text"},
     "annotations": {"id": "whole number", "image_id": "whole number", "category_id": "whole number", "bbox": "list"},
 }
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)  # Pillow's; RuntimeError: of AVIF
 _TYPES: dict[str, type] = {"whole number": int, "text": str, "list": list}
 
 
@@ -126,8 +128,7 @@ class CocoFolder:
                 picture = _as_rgb(ImageOps.exif_transpose(file))
         except FileNotFoundError as error:
             raise DataError(f"{where}: there is no such file; add it or take its record out") from error
-        # Pillow's readers raise each of these on damaged bytes.
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        except (*_DAMAGED, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: this is no readable picture ({_one_line(error)}); replace the file") from error
 
         expected = (record["width"], record["height"])

@@ -13,6 +13,7 @@ import torch
 from deform_attn.detr.boxes import xyxy_to_cxcywh
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
+from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class DigitScenes:
     def __init__(self, split: Split, length: int, *, seed: int = 0, size: int = 160) -> None:
         if split not in get_args(Split):
             raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
-        if length < 1 or seed < 0:
-            raise ValueError(f"expected length >= 1 and seed >= 0, got length {length} and seed {seed}")
+        if length < 1 or not 0 <= seed < 2**31:
+            raise ConfigError(f"expected length >= 1 and seed in [0, 2**31), got length {length} and seed {seed}")
         if size < 48:
             raise ValueError(f"size: expected at least 48 pixels, to hold a digit of 40, got {size}")
         self.split: Split = split

@@ -1,0 +1,78 @@
+"""The folder of a checkpoint: its files change all together, whenever the process is killed.
+
+New files are written to a hidden folder inside. One rename makes that the decided one; from then on reading prefers
+what lies there. Then its files move to their places, `config.json` first: while it is still in the decided folder,
+nothing has moved, and once it is not, what is not there either has moved or never was. Nothing else in the folder is
+touched, and the folder itself stays: it may be a link, a mount or somebody's current directory.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from deform_attn.detr.errors import CheckpointError
+
+FILES = ("config.json", "model.safetensors", "training.json", "training.safetensors")
+_STAGED, _DECIDED = ".deform-attn-new", ".deform-attn-decided"
+
+
+def prepare(folder: Path) -> None:
+    """Make `folder` and check that files can be written to it.
+
+    Raises:
+        CheckpointError: there is something else than a directory.
+        OSError: it cannot be made or written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove(folder / _STAGED)
+    (folder / _STAGED).mkdir()
+    (folder / _STAGED).rmdir()
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files`, of which `config.json` is one, in the place of all FILES in `folder`.
+
+    Raises:
+        OSError: they cannot be written; the old ones are still there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _move_in(folder)  # what an earlier process decided and did not finish
+    staged = folder / _STAGED
+    _remove(staged)
+    try:
+        staged.mkdir()
+        for name, content in files.items():
+            with (staged / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a rename may otherwise outrun the content when the power fails
+        staged.rename(folder / _DECIDED)
+    finally:
+        _remove(staged)
+    _move_in(folder)
+
+
+def locate(folder: Path, name: str) -> Path:
+    """Return where the file `name` of the newest whole checkpoint in `folder` lies, or would lie."""
+    decided = folder / _DECIDED
+    return decided / name if (decided / FILES[0]).exists() or (decided / name).exists() else folder / name
+
+
+def _move_in(folder: Path) -> None:
+    decided = folder / _DECIDED
+    if (decided / FILES[0]).exists():
+        for name in FILES:
+            if not (decided / name).exists():
+                (folder / name).unlink(missing_ok=True)
+    for name in FILES:
+        if (decided / name).exists():
+            (decided / name).replace(folder / name)
+    _remove(decided)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
