@@ -38,8 +38,8 @@ clean: ## remove what the other targets made, runs/ excepted
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deform-attn needs Python 3.11 or newer; try PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 
-# torch goes first and alone, so that no other package's wish decides which build of it comes.
-.venv/installed-%: .venv/bin/python pyproject.toml constraints.txt
+# A change of the kernels installs again, which compiles them. torch goes first and alone, so that no other package's wish decides which build of it comes.
+.venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[$*]'
 	touch $@

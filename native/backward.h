@@ -142,6 +142,10 @@ NOT_INLINE void write_slopes(const Plan<F> &plan, int64_t row, int64_t points_at
         const F scale = F(call.offset_scale);
         const F *offsets = Array{call.points, call.points_dtype}.view(points_at, 2 * T, s.raw);
         for (int64_t t = 0; t < T; ++t) {
+            if (!plan.live[t]) {  // whatever its offset is
+                s.raw[2 * t] = s.raw[2 * t + 1] = 0;
+                continue;
+            }
             F *grad = s.grad_reference + plan.level[t] * step;
             const F x = s.grad_x[t] * plan.width[t], y = s.grad_y[t] * plan.height[t], share = scale / plan.count[t];
             grad[0] += x;

@@ -10,6 +10,7 @@ namespace {
 template <class F>
 struct CarefulPoint {
     bool is_nan, empty;
+    bool x_on, y_on;  // whether it moves with the coordinate: not where border has clamped it
     int corners;
     int64_t pixel[4];
     F weight[4];
@@ -33,9 +34,9 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     F x = location_x * width, y = location_y * height;
     if (!nearest) x -= F(0.5), y -= F(0.5);
     point.is_nan = x != x || y != y;
-    bool x_on = true, y_on = true;
+    point.x_on = point.y_on = true;
     if (border) {
-        x_on = x >= 0 && x <= width - 1, y_on = y >= 0 && y <= height - 1;
+        point.x_on = x >= 0 && x <= width - 1, point.y_on = y >= 0 && y <= height - 1;
         x = x > 0 ? x : 0, y = y > 0 ? y : 0;
         x = x < width - 1 ? x : width - 1, y = y < height - 1 ? y : height - 1;
     }
@@ -46,6 +47,7 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     const F left = floor_of_one(x), top = floor_of_one(y);
     if (nearest) {
         point.corners = 1;
+        point.x_on = point.y_on = false;
         point.pixel[0] = first + int64_t(top) * W + int64_t(left);
         point.weight[0] = 1;
         return point;
@@ -60,8 +62,8 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
         point.pixel[k] = on_map ? first + row * W + column : -1;
         const F across = right ? to_right : 1 - to_right, down = bottom ? to_bottom : 1 - to_bottom;
         point.weight[k] = across * down;
-        point.along_x[k] = x_on ? (right ? down : -down) : 0;
-        point.along_y[k] = y_on ? (bottom ? across : -across) : 0;
+        point.along_x[k] = right ? down : -down;
+        point.along_y[k] = bottom ? across : -across;
     }
     return point;
 }
@@ -114,8 +116,8 @@ NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Sc
         s.grad_x[t] = s.grad_y[t] = 0;
         for (int k = 0; k < point.corners; ++k) {
             if (point.pixel[k] < 0) continue;
-            s.grad_x[t] += point.along_x[k] * product[k];
-            s.grad_y[t] += point.along_y[k] * product[k];
+            if (point.x_on) s.grad_x[t] += point.along_x[k] * product[k];
+            if (point.y_on) s.grad_y[t] += point.along_y[k] * product[k];
         }
     }
 }

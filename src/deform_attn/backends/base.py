@@ -27,10 +27,6 @@ class Backend:
     attend: Callable[[AttentionInputs], Tensor]
 
 
-<<<<<<< HEAD
-class SlowBackendWarning(UserWarning):
-    """The fast backend for this device is not available; `deform_attn.explain()` says why."""
-=======
 def transforms_in_force() -> list[str]:
     """Return, as reasons against a backend that only autograd can differentiate, what else is at work on the call."""
     reasons = []
@@ -40,4 +36,7 @@ def transforms_in_force() -> list[str]:
         if forward_ad._current_level >= 0:
             reasons.append("it has no forward-mode derivative")
     return reasons
->>>>>>> main
+
+
+class SlowBackendWarning(UserWarning):
+    """The fast backend for this device is not available; `deform_attn.explain()` says why."""

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from deform_attn.backends import native_library, operators
-from deform_attn.backends.base import Backend
+from deform_attn.backends.base import Backend, transforms_in_force
 from deform_attn.checks import Inputs
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -23,15 +22,10 @@ def _unavailable_reasons() -> list[str]:
 
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
-    reasons = []
+    reasons = transforms_in_force()
     value = inputs.value
     if value.device.type != "cpu":
         reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            reasons.append("torch.func transforms do not reach into it")
-        if forward_ad._current_level >= 0:
-            reasons.append("it has no forward-mode derivative")
     if value.shape[1] >= 2**31:
         reasons.append("more than 2^31 pixels")
     return reasons

@@ -72,7 +72,9 @@ def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
 
 class _Sample(Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *options: Any) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *options: Any
+    ) -> Tensor:
         ctx.save_for_backward(value, locations, weights)
         ctx.rest = shapes, options
         with torch._C._AutoDispatchBelowAutograd():
@@ -145,7 +147,9 @@ def _differentiable(
     # Aliases, lest a tensor that was computed from another one counts twice.
     aliases = [tensor.view_as(tensor) if want else tensor for tensor, want in zip(tensors, wanted, strict=True)]
     inputs = [alias for alias, want in zip(aliases, wanted, strict=True) if want]
-    grads = iter(torch.autograd.grad(function(*aliases), inputs, grad_output, create_graph=True, materialize_grads=True))
+    grads = iter(
+        torch.autograd.grad(function(*aliases), inputs, grad_output, create_graph=True, materialize_grads=True)
+    )
     return [next(grads) if want else grad_output for want in wanted]
 
 

@@ -7,12 +7,8 @@ import torch
 
 from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
-<<<<<<< HEAD
 from deform_attn.backends.native_cpu import NATIVE
-from deform_attn.backends.plain import REFERENCE
-=======
 from deform_attn.backends.reference import REFERENCE
->>>>>>> main
 from deform_attn.checks import Inputs, backend_name
 
 BACKENDS: tuple[Backend, ...] = (NATIVE, GRID_SAMPLE, REFERENCE)

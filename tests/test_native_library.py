@@ -1,0 +1,155 @@
+"""The library of CPU kernels: that it loads, what it exports, which instruction set it takes, and life without it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from deform_attn import explain, multi_scale_deformable_attention
+from deform_attn.backends import native_cpu, native_library, registry
+from deform_attn.backends.base import SlowBackendWarning
+
+TESTS = Path(__file__).parent
+ONE_CALL = """
+import torch, deform_attn
+from deform_attn.backends import native_cpu
+value, locations, weights = torch.ones(1, 6, 1, 3), torch.full((1, 4, 1, 1, 2, 2), 0.5), torch.ones(1, 4, 1, 1, 2)
+output = deform_attn.multi_scale_deformable_attention(value, [(2, 3)], locations, weights)
+assert torch.equal(output, torch.full((1, 4, 3), 2.0)), output
+print(native_cpu._library.isa if native_cpu._library else deform_attn.explain())
+"""
+
+
+def library():
+    assert native_cpu._library is not None, native_cpu._reasons
+    return native_cpu._library
+
+
+def python(*arguments, isa=None):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment.pop("DEFORM_ATTN_ISA", None)
+    if isa is not None:
+        environment["DEFORM_ATTN_ISA"] = isa
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=TESTS, capture_output=True, text=True)
+
+
+def classic_call():
+    return torch.ones(1, 6, 1, 3), [(2, 3)], torch.full((1, 4, 1, 1, 2, 2), 0.5), torch.ones(1, 4, 1, 1, 2)
+
+
+def symbols(*options):
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed")
+    path = native_library.importlib.util.find_spec("deform_attn._native").origin
+    lines = subprocess.run([nm, *options, path], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line.split()[-2:] for line in lines if len(line.split()) > 1]
+
+
+def test_the_library_loads():
+    assert explain().reasons["native"] == []
+
+
+def test_it_is_the_first_choice_for_cpu_tensors():
+    assert explain(*classic_call()).backend == "native"
+
+
+def test_it_takes_the_best_instruction_set_of_the_machine():
+    done = python("-c", ONE_CALL)
+    assert done.stdout.strip() == library().isas[0], done.stderr
+    assert library().isas[-1] == "baseline"
+
+
+@pytest.mark.parametrize("isa", native_cpu._library.isas[1:] if native_cpu._library else [])
+def test_a_lower_instruction_set_passes_the_same_tests(isa):
+    assert python("-c", ONE_CALL, isa=isa).stdout.strip() == isa
+    files = ["test_functional.py", "test_native_numbers.py"]
+    done = python(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "native and not gradgradcheck",
+        "-m",
+        "not slow",
+        *files,
+        isa=isa,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"\d+ passed", done.stdout), done.stdout[-3000:]
+
+
+def test_an_unknown_instruction_set_is_refused_and_the_package_still_works():
+    done = python("-W", "ignore", "-c", ONE_CALL, isa="x86-64-v9")
+    assert done.returncode == 0, done.stderr
+    assert "DEFORM_ATTN_ISA: expected one of" in done.stdout
+    assert "'x86-64-v9'" in done.stdout
+
+
+def test_no_symbol_is_weak_so_that_no_modern_copy_replaces_an_old_one():
+    # The four that every shared library has come from the C library's start files.
+    known = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
+    weak = {name.split("@")[0] for kind, name in symbols() if kind in "wWvVu"}
+    assert weak <= known
+
+
+def test_nothing_but_the_interface_is_exported():
+    exported = {name for kind, name in symbols("--dynamic", "--defined-only") if kind in "TDBR"}
+    assert exported == {f"deform_attn_{name}" for name in ("forward", "backward", "isa", "isas", "call_size")}
+
+
+def test_it_needs_neither_torch_nor_a_thread_pool_nor_the_standard_library_of_c_plus_plus():
+    wanted = {name.split("@")[0] for kind, name in symbols("--dynamic", "--undefined-only")}
+    assert not {name for name in wanted if re.match(r"_Z|GOMP|omp_|pthread|aoti|torch", name)}
+
+
+def test_a_library_that_is_missing_is_a_reason(monkeypatch):
+    monkeypatch.setattr(native_library.importlib.util, "find_spec", lambda name: None)
+    loaded, (reason,) = native_library.load()
+    assert loaded is None
+    assert "not built" in reason
+
+
+def test_a_file_that_is_no_library_is_a_reason(monkeypatch, tmp_path):
+    broken = tmp_path / "_native.so"
+    broken.write_text("no library")
+    spec = type("Spec", (), {"origin": str(broken)})
+    monkeypatch.setattr(native_library.importlib.util, "find_spec", lambda name: spec)
+    loaded, (reason,) = native_library.load()
+    assert loaded is None
+    assert "do not load" in reason
+
+
+def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeypatch):
+    monkeypatch.setattr(native_cpu, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registry, "_warned", False)
+    with pytest.warns(SlowBackendWarning, match="it is not here"):
+        first = multi_scale_deformable_attention(*classic_call())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = multi_scale_deformable_attention(*classic_call())
+    assert torch.equal(first, second)
+    assert explain().reasons["native"] == ["it is not here"]
+
+
+def test_a_slow_backend_that_was_asked_for_does_not_warn(monkeypatch):
+    monkeypatch.setattr(native_cpu, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registry, "_warned", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        multi_scale_deformable_attention(*classic_call(), backend="reference")
+
+
+def test_no_working_memory_is_an_error_and_not_a_crash():
+    with pytest.raises(MemoryError):
+        library()._check(1)
+    with pytest.raises(RuntimeError, match="thread"):
+        library()._check(3)

@@ -1,0 +1,292 @@
+"""The numbers of the CPU kernels against reference.py: sizes, dtypes and layouts that take each path through them."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deform_attn import deformable_attention, multi_scale_deformable_attention
+from deform_attn.backends import native_cpu
+from tolerances import assert_close
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+WIDE = {torch.float64: torch.float64}  # the others are computed in float32
+SIDE = st.one_of(st.integers(1, 9), st.integers(0, 40))
+# The lower instruction sets run these tests, too (see test_native_library.py), but fewer draws.
+DRAWS = settings(max_examples=30 if "DEFORM_ATTN_ISA" in os.environ else 150, deadline=None)
+BAD = [float("nan"), float("inf"), -float("inf")]
+
+
+def differentiable(tensors):
+    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
+
+
+def compare(function, tensors, dtype, seed=0, **options):
+    """Compare output and gradients with those of the reference, computed from the value in a wide dtype."""
+    actual, expected = differentiable(tensors), differentiable(tensors)
+    wide = expected[0].detach().to(WIDE.get(dtype, torch.float32)).requires_grad_()
+    output = function(*actual, backend="native", **options)
+    wanted = function(wide, *expected[1:], backend="reference", **options)
+    generator = torch.Generator().manual_seed(seed)
+    grad_output = torch.randn(output.shape, generator=generator).to(dtype)
+    assert_close(output, wanted, dtype)
+    grads = torch.autograd.grad(output, actual, grad_output)
+    grads_wanted = torch.autograd.grad(wanted, [wide, *expected[1:]], grad_output.to(wide.dtype))
+    for grad, grad_wanted, tensor in zip(grads, grads_wanted, tensors, strict=True):
+        assert_close(grad, grad_wanted, tensor.dtype)
+
+
+def classic(shapes):
+    return lambda value, locations, weights, **options: multi_scale_deformable_attention(
+        value, shapes, locations, weights, **options
+    )
+
+
+def fused(shapes):
+    return lambda value, references, offsets, logits, **options: deformable_attention(
+        value, shapes, references, offsets, logits, **options
+    )
+
+
+def spread_locations(generator, N, Q, M, shapes, counts):
+    """Return `[N, Q, M, T, 2]`: about the map, far off it, on pixel centres and on the edges of pixels and maps."""
+    levels = []
+    for (H, W), P in zip(shapes, counts, strict=True):
+        size = torch.tensor([max(W, 1), max(H, 1)])
+        draw = torch.rand(N, Q, M, P, 2, generator=generator) * 1.6 - 0.3
+        kind = torch.randint(0, 8, draw.shape, generator=generator)
+        pixel = (draw * size).floor()
+        draw = torch.where(kind == 0, (pixel + 0.5) / size, draw)
+        draw = torch.where(kind == 1, pixel / size, draw)
+        draw = torch.where(kind == 2, draw * 1e5, draw)
+        levels.append(draw)
+    return torch.cat(levels, dim=3)
+
+
+@st.composite
+def sizes(draw):
+    shapes = draw(st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=4))
+    counts = [draw(st.integers(0, 9)) for _ in shapes]
+    N, Q, M = draw(st.integers(1, 3)), draw(st.integers(1, 40)), draw(st.integers(1, 4))
+    D = draw(st.one_of(st.integers(1, 70), st.sampled_from([16, 32, 64, 128, 100])))
+    return shapes, counts, N, Q, M, D
+
+
+MODES = st.tuples(st.sampled_from(["bilinear", "nearest"]), st.sampled_from(["zeros", "border"]))
+
+
+def poisoned(tensor, generator, rate):
+    bad = torch.tensor(BAD, dtype=tensor.dtype)[torch.randint(0, 3, tensor.shape, generator=generator)]
+    return torch.where(torch.rand(tensor.shape, generator=generator) < rate, bad, tensor)
+
+
+@DRAWS
+@given(
+    sizes=sizes(),
+    dtype=st.sampled_from(DTYPES),
+    modes=MODES,
+    bad=st.sampled_from([None, None, "value", "locations", "both"]),
+    seed=st.integers(0, 2**31),
+)
+def test_native_classic_calls_agree_with_the_reference(sizes, dtype, modes, bad, seed):
+    shapes, counts, N, Q, M, D = sizes
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(N, sum(H * W for H, W in shapes), M, D, generator=generator).to(dtype)
+    locations = spread_locations(generator, N, Q, M, shapes, counts)
+    weights = torch.randn(N, Q, M, sum(counts), generator=generator)
+    if bad in ("value", "both"):
+        value = poisoned(value, generator, 0.01)
+    if bad in ("locations", "both"):
+        locations = poisoned(locations, generator, 0.01)
+    options = {"num_points": counts, "interpolation": modes[0], "padding_mode": modes[1]}
+    compare(classic(shapes), (value, locations, weights), dtype, **options)
+
+
+@DRAWS
+@given(
+    sizes=sizes(),
+    dtype=st.sampled_from(DTYPES),
+    points_dtype=st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]),
+    modes=MODES,
+    box=st.booleans(),
+    one_level=st.booleans(),
+    masked=st.booleans(),
+    bad=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_native_calls_from_raw_offsets_agree_with_the_reference(
+    sizes, dtype, points_dtype, modes, box, one_level, masked, bad, seed
+):
+    shapes, counts, N, Q, M, D = sizes
+    generator = torch.Generator().manual_seed(seed)
+    S, T = sum(H * W for H, W in shapes), sum(counts)
+    value = torch.randn(N, S, M, D, generator=generator).to(dtype)
+    references = torch.rand(N, Q, 1 if one_level else len(shapes), 4 if box else 2, generator=generator)
+    # Sixteenths, so that narrow dtypes hold them and none lies close to a centre without lying on it.
+    offsets = torch.randint(-64, 64, (N, Q, M, T, 2), generator=generator).to(points_dtype) / 16
+    logits = (torch.randint(-64, 64, (N, Q, M, T), generator=generator) / 16).to(points_dtype)
+    mask = torch.rand(N, S, generator=generator) < 0.3 if masked else None
+    if bad:
+        value = poisoned(value, generator, 0.01)
+    options = {"num_points": counts, "padding_mask": mask, "interpolation": modes[0], "padding_mode": modes[1]}
+    compare(fused(shapes), (value, references, offsets, logits), dtype, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [32, 30, 16, 64, 7])
+@pytest.mark.parametrize("masked", [False, True])
+def test_native_agrees_where_maps_are_large_and_read_often(dtype, channels, masked):
+    shapes, N, Q, M = [(38, 51), (19, 26), (7, 11)], 2, 1700, 3
+    generator = torch.Generator().manual_seed(channels)
+    S = sum(H * W for H, W in shapes)
+    value = torch.randn(N, S, M, channels, generator=generator).to(dtype)
+    references = torch.rand(N, Q, 3, 2, generator=generator)
+    offsets = torch.randn(N, Q, M, 3, 3, 2, generator=generator) * 3
+    logits = torch.randn(N, Q, M, 9, generator=generator)
+    mask = torch.rand(N, S, generator=generator) < 0.2 if masked else None
+    value[0, 17, 1, 2] = float("nan")
+    compare(fused(shapes), (value, references, offsets, logits), dtype, padding_mask=mask)
+
+
+def test_native_reads_the_two_parts_of_one_matrix_product_where_they_lie():
+    N, Q, M, T, shapes = 2, 9, 3, 8, [(6, 9), (3, 5)]
+    product = torch.randn(N, Q, 3 * M * T)
+    offsets = product[..., : 2 * M * T].unflatten(-1, (M, T, 2))
+    logits = product[..., 2 * M * T :].unflatten(-1, (M, T))
+    assert not offsets.is_contiguous()
+    assert native_cpu._dense(offsets, 3) is offsets
+    assert native_cpu._dense(logits, 2) is logits
+    tensors = torch.randn(N, 69, M, 32), torch.rand(N, Q, 1, 2), offsets, logits
+    compare(fused(shapes), tensors, torch.float32, num_points=[4, 4])
+    actual = fused(shapes)(*tensors, num_points=[4, 4], backend="native")
+    copies = [tensor.contiguous() for tensor in tensors]
+    assert torch.equal(actual, fused(shapes)(*copies, num_points=[4, 4], backend="native"))
+
+
+@pytest.fixture
+def _nan_filled_memory():
+    torch.use_deterministic_algorithms(True)  # torch.empty gives NaN
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_nan_filled_memory")
+@pytest.mark.parametrize("queries", [2, 900])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_native_writes_all_of_its_outputs(dtype, queries):
+    shapes, M, D = [(24, 37), (0, 4), (1, 3)], 3, 37
+    value = torch.randn(2, 891, M, D).to(dtype)
+    locations = torch.rand(2, queries, M, 9, 2) * 4 - 2
+    tensors = value, locations, torch.rand(2, queries, M, 9)
+    for counts in ([3, 3, 3], [0, 9, 0]):
+        compare(classic(shapes), tensors, dtype, num_points=counts)
+    empty = differentiable((value, locations[:, :, :, :0], torch.rand(2, queries, M, 0)))
+    output = classic(shapes)(*empty, num_points=0, backend="native")
+    assert not output.any()
+    for tensor, grad in zip(empty, torch.autograd.grad(output.sum(), empty), strict=True):
+        assert grad.shape == tensor.shape
+        assert not grad.any()
+
+
+def small(references):
+    shapes = [(3, 4), (2, 3)]
+    value = torch.randn(1, 18, 2, 3, dtype=torch.float64)
+    offsets, logits = torch.randn(1, 2, 2, 2, 2, 2, dtype=torch.float64), torch.randn(1, 2, 2, 4, dtype=torch.float64)
+    return shapes, (value, torch.rand(1, 2, *references, dtype=torch.float64), offsets, logits)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+def test_native_classic_gradients_pass_gradcheck_and_gradgradcheck(padding_mode, interpolation):
+    torch.manual_seed(3)
+    shapes, (value, _, offsets, logits) = small((1, 2))
+    locations, weights = offsets.sigmoid() * 1.3 - 0.15, logits.sigmoid().unflatten(-1, (2, 2))
+    options = {"padding_mode": padding_mode, "interpolation": interpolation, "backend": "native"}
+
+    def function(*tensors):
+        return classic(shapes)(*tensors, **options)
+
+    tensors = differentiable((value, locations, weights))
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("references", [(1, 2), (2, 4)])
+def test_native_gradients_from_raw_offsets_pass_gradcheck_and_gradgradcheck(padding_mode, references):
+    torch.manual_seed(4)
+    shapes, tensors = small(references)
+    mask = torch.rand(1, 18) < 0.2
+
+    def function(*tensors):
+        return fused(shapes)(*tensors, padding_mask=mask, padding_mode=padding_mode, backend="native")
+
+    assert torch.autograd.gradcheck(function, differentiable(tensors))
+    assert torch.autograd.gradgradcheck(function, differentiable(tensors))
+
+
+def test_native_gives_gradients_only_to_those_that_ask():
+    shapes, tensors = small((1, 2))
+    everything = differentiable(tensors)
+    expected = torch.autograd.grad(fused(shapes)(*everything, backend="native").square().sum(), everything)
+    for asking in range(4):
+        some = [tensor.detach().requires_grad_(i == asking) for i, tensor in enumerate(tensors)]
+        fused(shapes)(*some, backend="native").square().sum().backward()
+        assert [tensor.grad is not None for tensor in some] == [i == asking for i in range(4)]
+        assert torch.equal(some[asking].grad, expected[asking])
+
+
+def test_native_counts_an_input_that_was_made_from_another_once():
+    value = torch.rand(1, 12, 1, 2, dtype=torch.float64, requires_grad=True)
+
+    def function(value):
+        locations = value[:, :4].reshape(1, 4, 1, 1, 2)  # one tensor in two places
+        return classic([(3, 4)])(value, locations, locations[..., 0], num_points=1, backend="native")
+
+    assert torch.autograd.gradcheck(function, (value,))
+    assert torch.autograd.gradgradcheck(function, (value,))
+
+
+def test_native_ops_keep_the_rules_of_torch_library():
+    _, tensors = small((2, 2))
+    value, references, offsets, logits = differentiable(tensors)
+    offsets = offsets.detach().flatten(3, 4).requires_grad_()
+    flat = [3, 4, 2, 3]
+    options = [2, 2], "bilinear", "zeros"
+    torch.library.opcheck(
+        torch.ops.deform_attn.multi_scale_deformable_attention.default,
+        (value, flat, offsets, logits, *options),
+    )
+    torch.library.opcheck(
+        torch.ops.deform_attn.deformable_attention.default,
+        (value, flat, references, offsets, logits, None, 0.5, *options),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [False, True])
+def test_native_takes_values_of_more_than_2_to_the_31_elements(pack):
+    # Untouched pages of a fresh allocation take no memory: only the corners of the map are ever written or read.
+    H, W, M, D = 2100, 4099, 8, 32
+    value = torch.empty(1, H * W, M, D)
+    assert value.numel() > 2**31
+    rows = torch.tensor([0, 1, W, W + 1, W * (H - 1) - 2, W * (H - 1) - 1, H * W - 2, H * W - 1])
+    value[0, rows] = torch.arange(8.0)[:, None, None] + torch.arange(8.0)[:, None] / 16
+    assert pack is False or value[:, :, :1].numel() < 2**31
+    locations = torch.tensor([[1.0 / W, 1.0 / H], [1 - 1.0 / W, 1 - 1.0 / H]])  # between the four pixels of a corner
+    heads = M if not pack else 1
+    with torch.no_grad():
+        output = multi_scale_deformable_attention(
+            value[:, :, M - heads :],
+            [(H, W)],
+            locations.reshape(1, 2, 1, 1, 1, 2).expand(1, 2, heads, 1, 1, 2),
+            torch.ones(1, 2, heads, 1, 1),
+            backend="native",
+        ).reshape(2, heads, D)
+    head = torch.arange(8.0)[M - heads :, None] / 16
+    torch.testing.assert_close(output[0], (1.5 + head).expand(heads, D), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(output[1], (5.5 + head).expand(heads, D), rtol=1e-3, atol=1e-2)
