@@ -55,6 +55,6 @@ BENCH_INSTALL = .venv-bench/bin/python -m pip install --quiet --disable-pip-vers
 	$(BENCH_INSTALL) --no-build-isolation torch-ms-deform-attn
 	touch $@
 
-.venv-bench/installed: .venv-bench/rivals pyproject.toml $(shell find src native 2>/dev/null -name '*.py' -o -name '*.cpp' -o -name '*.h')
+.venv-bench/installed: .venv-bench/rivals pyproject.toml $(shell find src native 2>/dev/null -name '*.py' -o -name '*.cpp' -o -name '*.h') CMakeLists.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	touch $@

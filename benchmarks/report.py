@@ -54,7 +54,8 @@ def write_documents() -> list[Path]:
 
 def body(table: str, name: str) -> str:
     """Return what stands between the marks of the table called `table` of the result called `name`."""
-    return f"\n{TABLES[table](load(name))}\n\n"
+    result = load(name)
+    return f"\n{TABLES[table](result) if _has(result, table) else 'Not measured yet.'}\n\n"
 
 
 def load(name: str) -> Result:
@@ -222,9 +223,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
 
 def tables_of(result: Result) -> str:
     """Return all tables that `result` has the sections for."""
-    sections = {"canonical": "forward", "beyond": "forward", "machine": "machine", "goals": "machine"}
-    present = [name for name in TABLES if sections.get(name, name) in result]
-    return "\n\n".join(TABLES[name](result) for name in present)
+    return "\n\n".join(TABLES[name](result) for name in TABLES if _has(result, name))
 
 
 def in_a_line(row: Result) -> str:
@@ -235,6 +234,12 @@ def in_a_line(row: Result) -> str:
         if "absent" not in times
     ]
     return f"{row['backend']}: {', '.join(parts)}; {row['busy_elsewhere']} cores busy elsewhere"
+
+
+def _has(result: Result, table: str) -> bool:
+    """Return whether `result` has the section that `table` shows."""
+    sections = {"canonical": "forward", "beyond": "forward", "goals": "machine"}
+    return sections.get(table, table) in result
 
 
 def _cases(result: Result, section: str, names: list[str], rivals: list[str]) -> str:
