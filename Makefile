@@ -5,13 +5,16 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo bench test test-slow lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: .venv/installed-detr ## train a small detector on handwritten digits, evaluate it, draw pictures (runs/demo/, overwritten unless ARGS=--resume)
 	$(BIN)/deform-attn demo --out runs/demo $(if $(findstring --resume,$(ARGS)),,--overwrite) $(ARGS)
+
+bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; benchmarks/results/, docs/benchmarks.md)
+	.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
 test: lint ## lint, type-check, and run the tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -29,7 +32,7 @@ format: .venv/installed-dev ## rewrite the sources in the house's style
 	$(BIN)/ruff format
 
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deform-attn needs Python 3.11 or newer; try PYTHON=python3.11")'
@@ -39,4 +42,19 @@ clean: ## remove what the other targets made, runs/ excepted
 .venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+# The rivals live apart, so that nothing of theirs changes what the tests see. One of them is compiled against torch.
+BENCH_INSTALL = .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt --constraint benchmarks/constraints.txt
+
+.venv-bench/rivals: constraints.txt benchmarks/constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH_INSTALL) torch setuptools wheel
+	$(BENCH_INSTALL) --requirement benchmarks/requirements.txt
+	$(BENCH_INSTALL) --no-build-isolation torch-ms-deform-attn
+	touch $@
+
+.venv-bench/installed: .venv-bench/rivals pyproject.toml $(shell find src native 2>/dev/null -name '*.py' -o -name '*.cpp' -o -name '*.h') CMakeLists.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	touch $@

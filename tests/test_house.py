@@ -22,7 +22,7 @@ FLOORS = [
     {"backends"},
     {"functional"},
     {"modules", "recording", "reference_points"},
-    {"interop", "export", "detr"},
+    {"interop", "export", "detr", "speed"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,209 @@
+"""The rivals: how each is prepared for a case, and what keeps it from running.
+
+A prepared rival is a function of value, locations and weights, as `Case.inputs` lays them out, to the output
+`[N, Q, M*D]`. All of them may use the number of threads given and no more.
+"""
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deform_attn.speed import Case, Op
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One rival.
+
+    `packages` are the modules that it imports, `trains` says whether it has a backward pass, `apart` whether it is so
+    slow that it takes turns with us alone.
+    """
+
+    name: str
+    label: str
+    packages: tuple[str, ...]
+    trains: bool = False
+    apart: bool = False
+
+    def unavailable(self) -> str | None:
+        """Return what keeps it from running on this machine at all."""
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        return f"not installed: {', '.join(missing)}" if missing else None
+
+    def unsupported(self, case: Case, trains: bool = False) -> str | None:
+        """Return what keeps it from running this case."""
+        return "it has no backward pass" if trains and not self.trains else None
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return the function that computes `case`."""
+        raise NotImplementedError
+
+
+class Eager(Peer):
+    """transformers' own modules: torch's grid_sample, one call a level."""
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return the module's forward; half-precision values go through float32, as they do under autocast."""
+        return in_float32(EagerModule(case), case)
+
+
+class Compiled(Peer):
+    """The same under torch.compile."""
+
+    def unsupported(self, case: Case, trains: bool = False) -> str | None:
+        """Return what keeps it from running this case."""
+        if case.name not in ("enc640", "dec300", "rtdetr"):
+            return "it takes minutes to compile and run: timed on three canonical cases only"
+        return super().unsupported(case, trains)
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return the compiled module; the first call compiles."""
+        torch._dynamo.reset()
+        return torch.compile(EagerModule(case), dynamic=False)
+
+
+class OnnxRuntime(Peer):
+    """ONNX Runtime running the graph that torch.onnx.export makes of the eager module."""
+
+    def unsupported(self, case: Case, trains: bool = False) -> str | None:
+        """Return what keeps it from running this case."""
+        return super().unsupported(case, trains) or _not_exported(case)
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return the call of a session."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Its idle threads would otherwise keep a core busy while the next rival is timed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        with tempfile.TemporaryDirectory() as folder:
+            path = export_graph(case, Path(folder))
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_inputs()]
+
+        def run(*tensors: Tensor) -> Tensor:
+            arrays = dict(zip(names, (tensor.numpy() for tensor in tensors), strict=True))
+            return torch.from_numpy(session.run(None, arrays)[0])
+
+        return run
+
+
+class OpenVino(Peer):
+    """OpenVINO running the same graph."""
+
+    def unsupported(self, case: Case, trains: bool = False) -> str | None:
+        """Return what keeps it from running this case."""
+        return super().unsupported(case, trains) or _not_exported(case)
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return the call of a compiled model that computes in float32."""
+        import openvino
+
+        core = openvino.Core()
+        with tempfile.TemporaryDirectory() as folder:
+            graph = core.read_model(export_graph(case, Path(folder)))
+            model = core.compile_model(
+                graph,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": threads,
+                    "NUM_STREAMS": 1,
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_PRECISION_HINT": "f32",
+                },
+            )
+        request = model.create_infer_request()
+
+        def run(*tensors: Tensor) -> Tensor:
+            arrays = [tensor.numpy() for tensor in tensors]
+            return torch.from_numpy(request.infer(arrays, share_inputs=True, share_outputs=True)[0])
+
+        return run
+
+
+class TorchMsDeformAttn(Peer):
+    """The package torch-ms-deform-attn: the original extension, with a scalar C++ loop for the CPU."""
+
+    def unsupported(self, case: Case, trains: bool = False) -> str | None:
+        """Return what keeps it from running this case."""
+        if not case.equal_points:
+            return "it wants one count of points for all levels"
+        return super().unsupported(case, trains)
+
+    def prepare(self, case: Case, threads: int) -> Op:
+        """Return its function."""
+        from torch_ms_deform_attn import ms_deform_attn
+
+        shapes = torch.tensor(case.spatial_shapes)
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), shapes.prod(1).cumsum(0)[:-1]])
+        return in_float32(lambda *tensors: ms_deform_attn(tensors[0], shapes, starts, *tensors[1:]), case)
+
+
+class EagerModule(nn.Module):
+    """The module of transformers for a case, called with tensors alone."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+        if case.equal_points:
+            from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
+
+            self.attention = MultiScaleDeformableAttention()
+
+    def forward(self, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        """Return the output `[N, Q, M*D]`."""
+        shapes = list(self.case.spatial_shapes)
+        if self.case.equal_points:
+            return self.attention(value, None, shapes, None, locations, weights, 64)
+        from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import multi_scale_deformable_attention_v2
+
+        return multi_scale_deformable_attention_v2(value, shapes, locations, weights, list(self.case.num_points))
+
+
+def in_float32(op: Op, case: Case) -> Op:
+    """Return `op` behind casts to float32 and back for a case of half precision, and `op` itself otherwise."""
+    if case.dtype not in HALVES:
+        return op
+    return lambda value, locations, weights: op(value.float(), locations, weights).to(case.dtype)
+
+
+def export_graph(case: Case, folder: Path) -> str:
+    """Write the eager module for `case` as an ONNX file with GridSample nodes into `folder` and return its path."""
+    path = str(folder / f"{case.name}.onnx")
+    torch.onnx.export(EagerModule(case).eval(), tuple(case.inputs()[:3]), path, dynamo=True, verbose=False)
+    return path
+
+
+def _not_exported(case: Case) -> str | None:
+    return None if case.dtype == torch.float32 else "its GridSample is timed in float32 only"
+
+
+EAGER = Eager("eager", "eager grid_sample (transformers)", ("transformers",), trains=True)
+PEERS: tuple[Peer, ...] = (
+    EAGER,
+    Compiled("compile", "the same, torch.compile", ("transformers",), apart=True),
+    OnnxRuntime("onnxruntime", "ONNX Runtime", ("transformers", "onnxruntime", "onnx", "onnxscript")),
+    OpenVino("openvino", "OpenVINO", ("transformers", "openvino", "onnx", "onnxscript")),
+    TorchMsDeformAttn("torch-ms-deform-attn", "torch-ms-deform-attn", ("torch_ms_deform_attn",), trains=True),
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the rivals' packages that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("deform-attn", "torch", "transformers", "onnxruntime", "onnx", "openvino", "torch-ms-deform-attn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
