@@ -58,7 +58,7 @@ def draw(result: Mapping[str, Any], path: Path = IMAGE) -> Path:
         fontsize=10,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=3, fontsize=9, frameon=False, loc="upper right")
+    figure.legend(ncols=5, fontsize=9, frameon=False, loc="outside lower center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return path
