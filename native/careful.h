@@ -122,18 +122,19 @@ NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Sc
     }
 }
 
-// Add the row's part of grad_value, from scratch.grad, to those pixels that lie in [low, high).
-template <class V, class F>
-NOT_INLINE void careful_scatter(
-    const Plan<F> &plan, const V *base, F *grad_base, int64_t stride, int64_t n, int64_t low, int64_t high,
-    Scratch<F> &s) {
+// Add the row's part of grad_value, from scratch.grad. `place(t, row, column)` is where the sum of that pixel of point t's
+// level runs, or null where it is none of this thread's.
+template <class V, class F, class Place>
+NOT_INLINE void careful_scatter(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s, Place place) {
     const deform_attn_call &call = *plan.call;
     for (int64_t t = 0; t < plan.T; ++t) {
         const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
         for (int k = 0; k < point.corners; ++k) {
             const int64_t pixel = point.pixel[k];
-            if (pixel < low || pixel >= high || (call.mask && call.mask[n * call.mask_stride_n + pixel])) continue;
-            F *to = grad_base + pixel * stride;
+            if (pixel < 0 || (call.mask && call.mask[n * call.mask_stride_n + pixel])) continue;
+            const int64_t in_level = pixel - plan.first[t], W = plan.row_length[t];
+            F *to = place(t, in_level / W, in_level % W);
+            if (!to) continue;
             for (int64_t d = 0; d < call.D; ++d) {
                 const F number = F(to_number(base[pixel * call.value_stride_s + d]));
                 if (point.weight[k] == 0 && number - number != 0) continue;

@@ -78,58 +78,47 @@ INLINE void from_number(F x, Float16 &to) {
     }
 }
 
-// A block of channels of type V as `parts` vectors of n numbers of type F; `channels` = parts * n.
+// n channels of type V as a vector of the compute type F.
 template <class V, class F, int n>
 struct Block {
     using Value = V;
     using Number = F;
     using Vec = Vector<F, n>;
-    static constexpr int lanes = n, parts = 1, channels = n;
-    static INLINE void read(const V *from, Vec *to) {
-        if constexpr (sizeof(V) == sizeof(F)) {
-            to[0] = load<Vec>(from);
-        } else {
-            for (int i = 0; i < n; ++i) to[0][i] = to_number(from[i]);
-        }
+    static constexpr int lanes = n;
+    static INLINE Vec read(const V *from) {
+        if constexpr (sizeof(V) == sizeof(F)) return load<Vec>(from);
+        Vec vector;
+        for (int i = 0; i < n; ++i) vector[i] = to_number(from[i]);
+        return vector;
     }
-    static INLINE void write(V *to, const Vec *from) {
-        if constexpr (sizeof(V) == sizeof(F)) {
-            store(to, from[0]);
-        } else {
-            for (int i = 0; i < n; ++i) from_number(F(from[0][i]), to[i]);
-        }
+    static INLINE void write(V *to, Vec from) {
+        if constexpr (sizeof(V) == sizeof(F)) return store(to, from);
+        for (int i = 0; i < n; ++i) from_number(F(from[i]), to[i]);
     }
 };
 
-// bfloat16: a vector of 2n of them is split into its even and its odd channels without moving any of them.
+// bfloat16 is the upper half of a float.
 template <int n>
-struct SplitBFloat16 {
+struct BFloat16Block {
     using Value = BFloat16;
     using Number = float;
     using Vec = Vector<float, n>;
     using Bits = Vector<uint32_t, n>;
-    static constexpr int lanes = n, parts = 2, channels = 2 * n;
-    static INLINE void read(const BFloat16 *from, Vec *to) {
-        const Bits both = load<Bits>(from);
-        to[0] = (Vec)(both << 16);
-        to[1] = (Vec)(both & 0xffff0000u);
-    }
-    static INLINE Bits rounded(Vec x) {  // to bfloat16, in the upper half
-        const Bits bits = (Bits)x;
-        return x != x ? (bits | 0x400000u) : bits + 0x7fffu + (bits >> 16 & 1u);
-    }
-    static INLINE void write(BFloat16 *to, const Vec *from) {
-        store(to, (rounded(from[0]) >> 16) | (rounded(from[1]) & 0xffff0000u));
+    using Halves = Vector<uint16_t, n>;
+    static constexpr int lanes = n;
+    static INLINE Vec read(const BFloat16 *from) { return (Vec)(__builtin_convertvector(load<Halves>(from), Bits) << 16); }
+    static INLINE void write(BFloat16 *to, Vec from) {
+        const Bits bits = (Bits)from;
+        const Bits rounded = from != from ? (bits | 0x400000u) : bits + 0x7fffu + (bits >> 16 & 1u);
+        store(to, __builtin_convertvector(rounded >> 16, Halves));
     }
 };
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 template <>
-struct Block<BFloat16, float, 16> : SplitBFloat16<16> {};
+struct Block<BFloat16, float, 16> : BFloat16Block<16> {};
 template <>
-struct Block<BFloat16, float, 8> : SplitBFloat16<8> {};
+struct Block<BFloat16, float, 8> : BFloat16Block<8> {};
 template <>
-struct Block<BFloat16, float, 4> : SplitBFloat16<4> {};
-#endif
+struct Block<BFloat16, float, 4> : BFloat16Block<4> {};
 
 #if defined(__F16C__)
 template <>
@@ -137,12 +126,12 @@ struct Block<Float16, float, 4> {
     using Value = Float16;
     using Number = float;
     using Vec = Vector<float, 4>;
-    static constexpr int lanes = 4, parts = 1, channels = 4;
-    static INLINE void read(const Float16 *from, Vec *to) {
-        to[0] = (Vec)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from));
+    static constexpr int lanes = 4;
+    static INLINE Vec read(const Float16 *from) {
+        return (Vec)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from));
     }
-    static INLINE void write(Float16 *to, const Vec *from) {
-        _mm_storel_epi64((__m128i *)to, _mm_cvtps_ph((__m128)from[0], _MM_FROUND_TO_NEAREST_INT));
+    static INLINE void write(Float16 *to, Vec from) {
+        _mm_storel_epi64((__m128i *)to, _mm_cvtps_ph((__m128)from, _MM_FROUND_TO_NEAREST_INT));
     }
 };
 
@@ -151,12 +140,12 @@ struct Block<Float16, float, 8> {
     using Value = Float16;
     using Number = float;
     using Vec = Vector<float, 8>;
-    static constexpr int lanes = 8, parts = 1, channels = 8;
-    static INLINE void read(const Float16 *from, Vec *to) {
-        to[0] = (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+    static constexpr int lanes = 8;
+    static INLINE Vec read(const Float16 *from) {
+        return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
     }
-    static INLINE void write(Float16 *to, const Vec *from) {
-        _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)from[0], _MM_FROUND_TO_NEAREST_INT));
+    static INLINE void write(Float16 *to, Vec from) {
+        _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT));
     }
 };
 #endif
@@ -166,12 +155,12 @@ struct Block<Float16, float, 16> {
     using Value = Float16;
     using Number = float;
     using Vec = Vector<float, 16>;
-    static constexpr int lanes = 16, parts = 1, channels = 16;
-    static INLINE void read(const Float16 *from, Vec *to) {
-        to[0] = (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+    static constexpr int lanes = 16;
+    static INLINE Vec read(const Float16 *from) {
+        return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
     }
-    static INLINE void write(Float16 *to, const Vec *from) {
-        _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)from[0], _MM_FROUND_TO_NEAREST_INT));
+    static INLINE void write(Float16 *to, Vec from) {
+        _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)from, _MM_FROUND_TO_NEAREST_INT));
     }
 };
 #endif
@@ -183,16 +172,16 @@ struct Block<Float16, float, 4> {
     using Value = Float16;
     using Number = float;
     using Vec = Vector<float, 4>;
-    static constexpr int lanes = 4, parts = 1, channels = 4;
-    static INLINE void read(const Float16 *from, Vec *to) {
+    static constexpr int lanes = 4;
+    static INLINE Vec read(const Float16 *from) {
         using Bits = Vector<uint32_t, 4>;
         const Bits half = __builtin_convertvector((load<Vector<uint16_t, 4>>(from)), Bits);
         const Bits number = (Bits)((Vec)((half & 0x7fffu) << 13) * 0x1p112f);
         const Bits special = (Bits)((half & 0x7c00u) == 0x7c00u) & 0x7f800000u;
-        to[0] = (Vec)(number | special | (half & 0x8000u) << 16);
+        return (Vec)(number | special | (half & 0x8000u) << 16);
     }
-    static INLINE void write(Float16 *to, const Vec *from) {
-        for (int i = 0; i < 4; ++i) from_number(float(from[0][i]), to[i]);
+    static INLINE void write(Float16 *to, Vec from) {
+        for (int i = 0; i < 4; ++i) from_number(float(from[i]), to[i]);
     }
 };
 #endif

@@ -48,6 +48,10 @@ struct Plan {
     Int *live;                 // all bits set, or 0 for points of empty levels
     Int *present;              // all bits set, or 0 for the padding
     int32_t *level;
+    // For framed maps (maps.h), where this call uses them:
+    F *least, *most_x, *most_y;     // where a point may lie, in pixels; the frame begins beyond
+    Int *pitch_bytes, *first_byte;  // of the point's level
+    int64_t pixel_bytes, framed_pixels;
     Arena arena;
 
     bool prepare(const deform_attn_call *c) {
@@ -92,6 +96,10 @@ struct Plan {
         live = arena.take<Int>(padded);
         present = arena.take<Int>(padded);
         level = arena.take<int32_t>(padded);
+        F **const bounds[] = {&least, &most_x, &most_y};
+        for (F **array : bounds) *array = arena.take<F>(padded);
+        pitch_bytes = arena.take<Int>(padded);
+        first_byte = arena.take<Int>(padded);
     }
 };
 
@@ -206,7 +214,7 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
 
 // Fill scratch.x, .y and .a for the row of query (n, q) and head m.
 template <class F>
-NOT_INLINE void locate(const Plan<F> &plan, int64_t n, int64_t q, int64_t m, Scratch<F> &s) {
+INLINE void locate(const Plan<F> &plan, int64_t n, int64_t q, int64_t m, Scratch<F> &s) {
     constexpr int lanes = Wide<F>::lanes;
     using V = Vector<F, lanes>;
     const deform_attn_call &call = *plan.call;

@@ -2,7 +2,7 @@
 #ifndef DEFORM_ATTN_TASKS_H
 #define DEFORM_ATTN_TASKS_H
 
-#include "points.h"
+#include "maps.h"
 
 namespace {
 
@@ -37,25 +37,26 @@ struct Rows {
     int64_t n, first_head, end_head, first_query, end_query;
 };
 
-// How often a pixel is read, on average, from where on it pays to pack a head's map.
+// How often a pixel is read, on average, from where on it pays to lay out a head's map for that (maps.h).
 constexpr int64_t reads_that_pay = 8;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are read
-// many times, one head, whose map is packed first: a pixel's head alone uses only every M-th piece of memory and so
-// one M-th of the caches.
+// many times, one head, in a map of its own (maps.h): in memory a pixel's head is only every M-th piece, and so uses one
+// M-th of the caches.
 struct RowTasks : Tasks {
-    bool packed = false;
+    bool framed = false;
     int64_t queries = 0, blocks = 0;
 
-    void share_out(const deform_attn_call &call, bool may_pack, int64_t bytes_a_number) {
-        const int64_t reads = call.Q * call.T * (call.nearest ? 1 : 4), images = call.N * call.M;
-        const int64_t bytes = call.S * call.M * call.D * bytes_a_number;
-        packed = may_pack && call.M > 1 && reads >= reads_that_pay * call.S && bytes > 256 * 1024;
-        if (packed) {
-            const int64_t most = reads / (2 * reads_that_pay * call.S);
+    template <class F>
+    void share_out(Plan<F> &plan, bool may_frame) {
+        const deform_attn_call &call = *plan.call;
+        const int64_t reads = 4 * call.Q * call.T, images = call.N * call.M;
+        framed = may_frame && !call.nearest && reads >= reads_that_pay * call.S && frame(plan);
+        if (framed) {
+            const int64_t most = reads / (2 * reads_that_pay * larger(call.S, 1));
             const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
             blocks = larger(1, smaller(wanted, most));
             queries = (call.Q + blocks - 1) / blocks;
@@ -63,13 +64,13 @@ struct RowTasks : Tasks {
             queries = 16;
         }
         blocks = (call.Q + queries - 1) / queries;
-        count = packed ? images * blocks : call.N * blocks;
+        count = framed ? images * blocks : call.N * blocks;
     }
 
     Rows rows(const deform_attn_call &call, int64_t task) const {
         const int64_t block = task % blocks, image = task / blocks;
         Rows rows{image, 0, call.M, block * queries, smaller((block + 1) * queries, call.Q)};
-        if (packed) {
+        if (framed) {
             rows.n = image / call.M;
             rows.first_head = image % call.M;
             rows.end_head = rows.first_head + 1;
@@ -78,32 +79,13 @@ struct RowTasks : Tasks {
     }
 };
 
-// One head's map [S, D] of one image, copied into one piece.
-template <class V>
-struct PackedMap {
-    V *memory = nullptr;
-    int64_t n = -1, m = -1;
-
-    // Returns null without memory.
-    const V *of(const deform_attn_call &call, int64_t image, int64_t head) {
-        if (image == n && head == m) return memory;
-        const int64_t S = call.S, D = call.D;
-        if (!memory) memory = static_cast<V *>(malloc(size_t(S * D) * sizeof(V)));
-        if (!memory) return nullptr;
-        n = image, m = head;
-        const V *from = static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m;
-        for (int64_t p = 0; p < S; ++p) {
-            memcpy(memory + p * D, from + p * call.value_stride_s, size_t(D) * sizeof(V));
-        }
-        return memory;
-    }
-    ~PackedMap() { free(memory); }
-};
-
 // Fetch what a later row reads and writes; the rows of one head lie far apart.
 INLINE void prefetch(const void *array, int64_t element_bytes, int64_t offset, int64_t count) {
-    const char *at = static_cast<const char *>(array) + offset * element_bytes;
-    for (int64_t i = 0; i < count * element_bytes; i += 64) __builtin_prefetch(at + i);
+    const uintptr_t at = reinterpret_cast<uintptr_t>(array) + uintptr_t(offset * element_bytes);
+    const uintptr_t end = at + uintptr_t(count * element_bytes);
+    for (uintptr_t line = at / cache_line * cache_line; line < end; line += cache_line) {
+        __builtin_prefetch(reinterpret_cast<const void *>(line));
+    }
 }
 
 inline int64_t bytes_of(int64_t dtype) {

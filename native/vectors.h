@@ -110,23 +110,50 @@ INLINE Vector<double, 2> multiply_add(Vector<double, 2> a, Vector<double, 2> b, 
 }
 #endif
 
+// The larger and the smaller of each two lanes; b where one of them is NaN.
+template <class V>
+INLINE V larger_lanes(V a, V b) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32 && sizeof(a[0]) == 4) return (V)_mm256_max_ps((__m256)a, (__m256)b);
+#endif
+    return a > b ? a : b;
+}
+template <class V>
+INLINE V smaller_lanes(V a, V b) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(V) == 32 && sizeof(a[0]) == 4) return (V)_mm256_min_ps((__m256)a, (__m256)b);
+#endif
+    return a < b ? a : b;
+}
+
+// Whether any lane of a comparison holds.
+template <class I>
+INLINE bool any_lane(I bad) {
+#if defined(__AVX2__)
+    if constexpr (sizeof(I) == 32) return _mm256_movemask_epi8((__m256i)bad) != 0;
+#endif
+#if defined(__SSE2__)
+    if constexpr (sizeof(I) == 16) return _mm_movemask_epi8((__m128i)bad) != 0;
+#endif
+#if defined(__AVX512DQ__)
+    if constexpr (sizeof(I) == 64) return _mm512_movepi32_mask((__m512i)bad) != 0;
+#endif
+    int64_t any = 0;
+    for (int i = 0; i < int(sizeof(I) / sizeof(bad[0])); ++i) any |= bad[i];
+    return any != 0;
+}
+
 // Whether any lane is infinite or NaN.
 template <class V>
 INLINE bool any_not_finite(V a) {
-    auto bad = (a - a) != (a - a);
-#if defined(__AVX2__)
-    if constexpr (sizeof(V) == 32) return _mm256_movemask_epi8((__m256i)bad) != 0;
-#endif
-#if defined(__SSE2__)
-    if constexpr (sizeof(V) == 16) return _mm_movemask_epi8((__m128i)bad) != 0;
-#endif
-#if defined(__AVX512DQ__)
-    if constexpr (sizeof(V) == 64) return _mm512_movepi32_mask((__m512i)bad) != 0;
-#endif
-    int64_t any = 0;
-    for (int i = 0; i < int(sizeof(V) / sizeof(a[0])); ++i) any |= bad[i];
-    return any != 0;
+    return any_lane((a - a) != (a - a));
 }
+
+// A number for the compiler: as the argument of a function, a constant in its body.
+template <int n>
+struct Constant {
+    static constexpr int value = n;
+};
 
 // The vector with its lanes moved on by half of them, a quarter of them, ...: step 0, 1, ...
 template <int step, class F, int n>
@@ -302,6 +329,13 @@ INLINE Vector<double, n> exponential(Vector<double, n> x) {
 template <class F, int n>
 INLINE Vector<F, n> floor_of(Vector<F, n> x, Vector<typename Wide<F>::Int, n> &integer) {
     using I = Vector<typename Wide<F>::Int, n>;
+#if defined(__AVX2__)
+    if constexpr (sizeof x == 32 && sizeof(F) == 4) {
+        const __m256 whole = _mm256_floor_ps((__m256)x);
+        integer = (I)_mm256_cvtps_epi32(whole);
+        return (Vector<F, n>)whole;
+    }
+#endif
     integer = __builtin_convertvector(x, I);
     integer += __builtin_convertvector(integer, Vector<F, n>) > x;  // true is -1
     return __builtin_convertvector(integer, Vector<F, n>);

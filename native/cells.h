@@ -1,0 +1,124 @@
+// From the points of a row to the cells of a framed map (maps.h) that they lie in: four pixels and their shares.
+#ifndef DEFORM_ATTN_CELLS_H
+#define DEFORM_ATTN_CELLS_H
+
+#include "maps.h"
+
+namespace {
+
+// Working memory of one thread for the cells of one row; each array has `padded` entries.
+template <class F>
+struct Cells {
+    using Int = typename Wide<F>::Int;
+    Int *top, *bottom;  // where the upper and the lower left pixel begin, in bytes; the right ones follow them
+    F *top_left, *top_right, *bottom_left, *bottom_right;  // shares
+    F *right, *below;  // backward: how far into the cell the point lies
+    F *x_on, *y_on;    // backward: 1 where it moves with the coordinate, else 0
+    Arena arena;
+
+    bool prepare(const Plan<F> &plan) {
+        lay_out(plan.padded);
+        if (!arena.allocate()) return false;
+        lay_out(plan.padded);
+        return true;
+    }
+
+   private:
+    void lay_out(int64_t padded) {
+        top = arena.take<Int>(padded);
+        bottom = arena.take<Int>(padded);
+        F **const each[] = {&top_left, &top_right, &bottom_left, &bottom_right, &right, &below, &x_on, &y_on};
+        for (F **array : each) *array = arena.take<F>(padded);
+    }
+};
+
+// Turn scratch.x, .y and .a into cells; return false where a location is NaN, which only careful.h gets right.
+template <class F, bool backward>
+INLINE bool find_cells(const Plan<F> &plan, const Scratch<F> &s, Cells<F> &cells) {
+    constexpr int n = Wide<F>::lanes;
+    using Int = typename Wide<F>::Int;
+    using V = Vector<F, n>;
+    using I = Vector<Int, n>;
+    const I pixel_bytes = broadcast<I>(Int(plan.pixel_bytes));
+    const V one = broadcast<V>(F(1)), zero{};
+    I not_numbers{};
+    for (int64_t t = 0; t < plan.T; t += n) {
+        const V width = load<V>(plan.width + t), height = load<V>(plan.height + t);
+        const V left = load<V>(plan.least + t), right = load<V>(plan.most_x + t), bottom = load<V>(plan.most_y + t);
+        V x = load<V>(s.x + t) * width - F(0.5), y = load<V>(s.y + t) * height - F(0.5);
+        const V a = load<V>(s.a + t);
+        not_numbers |= ((x != x) | (y != y)) & load<I>(plan.live + t);
+        if constexpr (backward) {
+            const bool border = plan.call->border;
+            const I x_on = border ? (x >= left) & (x <= right) : (x > left) & (x < right);
+            const I y_on = border ? (y >= left) & (y <= bottom) : (y > left) & (y < bottom);
+            store(cells.x_on + t, (border ? x_on : x_on & y_on) ? one : zero);
+            store(cells.y_on + t, (border ? y_on : x_on & y_on) ? one : zero);
+        }
+        // Off the map by more than a pixel is like off by one: the frame is 0. NaN becomes `left`.
+        x = smaller_lanes(larger_lanes(x, left), right);
+        y = smaller_lanes(larger_lanes(y, left), bottom);
+        I column, row;
+        const V to_right = x - floor_of<F, n>(x, column), to_below = y - floor_of<F, n>(y, row);
+        const V above = a * (one - to_below), below = a * to_below, to_left = one - to_right;
+        const I pitch = load<I>(plan.pitch_bytes + t);
+        const I top = row * pitch + column * pixel_bytes + load<I>(plan.first_byte + t);
+        store(cells.top + t, top);
+        store(cells.bottom + t, top + pitch);
+        store(cells.top_left + t, above * to_left);
+        store(cells.top_right + t, above * to_right);
+        store(cells.bottom_left + t, below * to_left);
+        store(cells.bottom_right + t, below * to_right);
+        if constexpr (backward) {
+            store(cells.right + t, to_right);
+            store(cells.below + t, to_below);
+        }
+    }
+    return !any_lane(not_numbers);
+}
+
+// sum[0 .. vectors) = sum over the T cells of share * pixel, from channel 0 of `map` on.
+template <class F, int vectors>
+INLINE void sum_cells(const F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T,
+                      Vector<F, Wide<F>::lanes> *sum) {
+    using Vec = Vector<F, Wide<F>::lanes>;
+    constexpr int n = Wide<F>::lanes;
+    // Several sums run side by side, since an addition must wait for the one before it.
+    constexpr int chains = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
+    Vec sums[chains][vectors] = {};
+    const char *const left = reinterpret_cast<const char *>(map), *const right = left + pixel_bytes;
+    for (int64_t t = 0; t < T; ++t) {
+        const int64_t top = cells.top[t], bottom = cells.bottom[t];
+        const Vec top_left = broadcast<Vec>(cells.top_left[t]), top_right = broadcast<Vec>(cells.top_right[t]);
+        const Vec bottom_left = broadcast<Vec>(cells.bottom_left[t]);
+        const Vec bottom_right = broadcast<Vec>(cells.bottom_right[t]);
+        const auto add = [](const char *from, Vec share, Vec *to) INLINE_LAMBDA {
+            for (int v = 0; v < vectors; ++v) {
+                to[v] = multiply_add<Vec>(share, load<Vec>(reinterpret_cast<const F *>(from) + v * n), to[v]);
+            }
+        };
+        add(left + top, top_left, sums[0]);
+        add(right + top, top_right, sums[1 % chains]);
+        add(left + bottom, bottom_left, sums[2 % chains]);
+        add(right + bottom, bottom_right, sums[3 % chains]);
+    }
+    for (int v = 0; v < vectors; ++v) {
+        for (int c = 1; c < chains; ++c) sums[0][v] += sums[c][v];
+        sum[v] = sums[0][v];
+    }
+}
+
+// Call step(number of vectors, first channel) for runs of vectors that together are C channels.
+template <class F, class Step>
+INLINE void over_vectors(int64_t C, Step step) {
+    constexpr int n = Wide<F>::lanes;
+    int64_t at = 0;
+    for (; at + 8 * n <= C; at += 8 * n) step(Constant<8>(), at);
+    if (at + 4 * n <= C) step(Constant<4>(), at), at += 4 * n;
+    if (at + 2 * n <= C) step(Constant<2>(), at), at += 2 * n;
+    if (at < C) step(Constant<1>(), at);
+}
+
+}  // namespace
+
+#endif
