@@ -10,7 +10,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: .venv/installed-detr ## train a small detector on handwritten digits, evaluate it, draw pictures (runs/demo/, overwritten unless ARGS=--resume)
+demo: .venv/installed-detr ## train a small detector on digits, draw what it finds (runs/demo/; ARGS=--resume goes on)
 	$(BIN)/deform-attn demo --out runs/demo $(if $(findstring --resume,$(ARGS)),,--overwrite) $(ARGS)
 
 bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; benchmarks/results/, docs/benchmarks.md)
@@ -35,10 +35,12 @@ clean: ## remove what the other targets made, runs/ excepted
 	rm -rf .venv .venv-bench build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deform-attn needs Python 3.11 or newer; try PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"deform-attn needs Python 3.11 or newer; try PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 
-# A change of the kernels installs again, which compiles them. torch goes first and alone, so that no other package's wish decides which build of it comes.
+# A change of the kernels installs again, which compiles them. torch goes first and alone, so that no other package's
+# wish decides which build of it comes.
 .venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[$*]'
@@ -55,6 +57,8 @@ BENCH_INSTALL = .venv-bench/bin/python -m pip install --quiet --disable-pip-vers
 	$(BENCH_INSTALL) --no-build-isolation torch-ms-deform-attn
 	touch $@
 
-.venv-bench/installed: .venv-bench/rivals pyproject.toml $(shell find src native 2>/dev/null -name '*.py' -o -name '*.cpp' -o -name '*.h') CMakeLists.txt
+SOURCES = $(shell find src native 2>/dev/null -name '*.py' -o -name '*.cpp' -o -name '*.h')
+
+.venv-bench/installed: .venv-bench/rivals pyproject.toml CMakeLists.txt $(SOURCES)
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	touch $@

@@ -40,7 +40,7 @@ class Judge:
         self.case = case
         self.tensors = (inputs.value, inputs.offsets, inputs.logits) if fused else inputs[:3]
         self.queries = torch.linspace(0, case.query_count - 1, min(JUDGED_QUERIES, case.query_count)).long()
-        self._off_kinks = _off_kinks(case, inputs.locations)
+        self._off_kinks = off_kinks(case, inputs.locations)
         self._references = inputs.references.double()[:, self.queries] if fused else None
 
     def output_error(self, op: Op) -> float:
@@ -81,7 +81,7 @@ class Judge:
         return reference.deformable_attention(value, shapes, self._references, points, weights, counts)
 
 
-def _off_kinks(case: Case, locations: Tensor) -> Tensor:
+def off_kinks(case: Case, locations: Tensor) -> Tensor:
     """Return which locations lie further than a thousandth of a pixel from the lines that join pixel centres."""
     N, Q, M, T = case.batch, case.query_count, case.heads, sum(case.num_points)
     sizes = [(W, H) for (H, W), P in zip(case.spatial_shapes, case.num_points, strict=True) for _ in range(P)]

@@ -57,9 +57,9 @@ def run(options: argparse.Namespace) -> Path:
     result = json.loads(path.read_text()) if path.exists() else {}
     if result and (result["machine"], result["threads"]) != (here, options.threads):
         result = {}  # of another machine: nothing of it may stand beside what is measured now
-    if options.resume and result and result["commit"] != _commit():
+    if options.resume and result and result["commit"] != commit():
         raise SystemExit(f"{path} is of the sources at {result['commit']}, not of these: measure without --resume")
-    result.update(name=name, machine=here, threads=options.threads, versions=versions(), commit=_commit())
+    result.update(name=name, machine=here, threads=options.threads, versions=versions(), commit=commit())
     peers = [peer for peer in PEERS if options.peers is None or peer.name in options.peers]
     seconds, wait = options.seconds, options.wait
     for section in [section for section in SECTIONS if section in options.only]:
@@ -114,7 +114,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the last commit that touched what is measured."""
     command = ["git", "log", "-1", "--format=%h", "--", "src", "native"]
     try:

@@ -2,9 +2,14 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
+import torch
+
+import deform_attn
+from deform_attn import MultiScaleDeformableAttention, cli, multi_scale_deformable_attention
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -18,6 +23,48 @@ BLOCKS = [
 @pytest.mark.parametrize("code", BLOCKS)
 def test_the_python_code_of_the_pages_runs(code):
     exec(compile(code, "page", "exec"), {})
+
+
+def test_the_code_of_the_readme_shows_the_published_module_the_classic_op_and_every_helper():
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE))
+    assert set(deform_attn.__all__) - set(re.findall(r"\w+", code)) <= {"DeformableAttention", "deformable_attention"}
+
+
+def test_zeroed_pixels_are_for_the_classic_op_what_a_mask_is_for_the_others():
+    torch.manual_seed(0)
+    module, shapes = MultiScaleDeformableAttention(16, 2, 2, 3), [(5, 7), (3, 4)]
+    features, query, references = torch.randn(2, 47, 16), torch.randn(2, 6, 16), torch.rand(2, 6, 2)
+    mask = torch.rand(2, 47) < 0.5
+    expected, (locations, weights) = module(
+        query, references, features, shapes, padding_mask=mask, return_sampling=True
+    )
+    value = module.value_proj(features).unflatten(-1, (2, 8))
+    assert "`value.masked_fill(mask[..., None, None], 0)`" in (ROOT / "README.md").read_text()
+    masked = value.masked_fill(mask[..., None, None], 0)
+    actual = module.output_proj(multi_scale_deformable_attention(masked, shapes, locations, weights))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_the_folders_and_files_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    missing = {
+        name
+        for name in re.findall(r"`([\w/.]+(?:/|\.py))`", text)
+        if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "deform_attn"))
+    }
+    assert missing == set()
+    (order,) = re.findall(r"^    (.* -> .*)$", text, re.MULTILINE)
+    for name in re.findall(r"\w+", order):
+        paths = (ROOT / name, *(ROOT / "src" / "deform_attn" / path for path in (name, f"{name}.py")))
+        assert any(path.exists() for path in paths), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_verbs_of_the_command_that_a_page_names_exist(page, capsys):
+    for verb in set(re.findall(r"(?:`|^)deform-attn ([a-z]+)", page.read_text(), re.MULTILINE)):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([verb, "--help"])
+        assert stop.value.code == 0, verb
 
 
 def test_the_readme_shows_about_ten_lines_of_code_first():
@@ -43,14 +90,15 @@ def demo_row(result):
     """Return the README's row of a result of `python -m benchmarks.demo`."""
     metrics, seconds = result["metrics"], result["seconds"]
     figures = [f"{metrics[name]:.2f}" for name in ("AP", "AP50", "AP<16", "AP<32")]
-    epochs = sorted(seconds["epochs"])
-    return (
-        f"| `{result['backend']}` | {' | '.join(figures)} | {epochs[len(epochs) // 2]:.0f} s | {seconds['all']:.0f} s |"
-    )
+    epoch = statistics.median(seconds["epochs"])
+    return f"| `{result['backend']}` | {' | '.join(figures)} | {epoch:.0f} s | {seconds['all']:.0f} s |"
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "benchmarks" / "results").glob("demo-*.json")), ids=lambda path: path.stem
 )
 def test_the_figures_of_the_demo_in_the_readme_are_the_committed_ones(path):
-    assert demo_row(json.loads(path.read_text())) in (ROOT / "README.md").read_text().splitlines()
+    result, readme = json.loads(path.read_text()), (ROOT / "README.md").read_text()
+    assert demo_row(result) in readme.splitlines()
+    assert f" {result['epochs']} epochs of " in readme
+    assert "| an epoch (median) |" in readme

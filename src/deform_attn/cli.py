@@ -1,6 +1,7 @@
 """The `deform-attn` command: parses arguments, calls, prints."""
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deform_attn import explain
-from deform_attn.detr.errors import UserError
+from deform_attn import explain, speed
+from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.coco import CocoFolder
@@ -33,24 +34,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit status.
 
     0: done. 1: something that the user gave or asked for does not work; one line on the standard error stream says
-    what. 2: wrong usage. 130: stopped by Ctrl-C.
+    what. 2: wrong usage. 130: stopped by Ctrl-C; one line says what is kept. 141: whoever read the output, such as
+    `head`, has gone.
     """
-    options = _parser().parse_args(arguments)
+    try:
+        try:
+            return _run(_parser().parse_args(arguments))
+        finally:
+            print(end="", flush=True)  # rather than at the process's end, where an error can no longer be caught
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 141
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
-    except KeyboardInterrupt:
-        print("deform-attn: stopped", file=sys.stderr)
+    except TrainingStopped as stop:
+        _say(f"stopped {_kept(stop)}")
         return 130
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+    except BrokenPipeError:
+        raise
+    except OccupiedError as error:
+        ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
+        _say(f"error: {error.path}: holds a training; {ways}")
+        return 1
     except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
-        print(f"deform-attn: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"deform-attn: {line}", file=sys.stderr)
+
+
+def _kept(stop: TrainingStopped) -> str:
+    from deform_attn.detr import checkpoint
+
+    if stop.kept:
+        return f"with epoch {stop.kept} of {stop.epochs} kept in {stop.path}; go on from there with --resume"
+    earlier = f"; {stop.path} still holds the earlier one" if checkpoint.exists(stop.path) else ""
+    return f"in the first epoch; nothing of this training is kept{earlier}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deform-attn", description="Deformable attention: a detector, and what is here."
     )
+    parser.add_argument("--version", action="version", version=f"deform-attn {version('deform-attn')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     demo = verbs.add_parser("demo", help="train a small detector on handwritten digits and show what it learnt")
@@ -80,6 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, help="folder with val.json and val/")
     evaluate.set_defaults(run=_evaluate)
 
+    bench = verbs.add_parser(
+        "bench",
+        help="time the op on this machine against torch's grid_sample",
+        description="Time the op on this machine against torch's grid_sample, in about half a minute.",
+    )
+    bench.add_argument("--threads", type=_positive, help="for both (default: torch's number, here %(default)s)")
+    bench.set_defaults(run=_bench, threads=torch.get_num_threads())
+
     info = verbs.add_parser("info", help="print versions, and which backends are available and why")
     info.set_defaults(run=_info)
     return parser
@@ -87,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_restart(verb: argparse.ArgumentParser) -> None:
     ways = verb.add_mutually_exclusive_group()
-    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder, if any")
     ways.add_argument("--overwrite", action="store_true", help="replace the checkpoint in the folder")
 
 
@@ -102,10 +145,11 @@ def _positive(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from deform_attn.detr.demo import run_demo
+    from deform_attn.detr.demo import CHECKPOINT, run_demo
     from deform_attn.detr.evaluation import format_metrics
     from deform_attn.detr.progress import progress_bar
 
+    _say_if_anew(options, options.out / CHECKPOINT)
     with progress_bar() as on_step:
         result = run_demo(
             options.out,
@@ -118,9 +162,9 @@ def _demo(options: argparse.Namespace) -> None:
     print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")
     print(format_metrics(result.metrics))
     seconds = [epoch["seconds"] for epoch in result.history]
-    print(
-        f"{len(seconds)} epochs of {sum(seconds) / len(seconds):.0f} s on average, {result.seconds:.0f} s for this run"
-    )
+    count, mean = len(seconds), sum(seconds) / len(seconds)
+    epochs = f"1 epoch of {mean:.0f} s" if count == 1 else f"{count} epochs of {mean:.0f} s on average"
+    print(f"{epochs}, {result.seconds:.0f} s for this run")
     for file in result.files:
         print(f"wrote {file}")
 
@@ -139,6 +183,7 @@ def _train(options: argparse.Namespace) -> None:
     torch.manual_seed(config.seed)
     model = build_model(ModelConfig(num_classes=len(data.categories), transformer=transformer))
     detector = Detector(model, data.categories, options.max_size)
+    _say_if_anew(options, options.out)
     with progress_bar() as on_step:
         history = fit(
             detector,
@@ -164,15 +209,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(format_metrics(evaluate_model(detector, data)))
 
 
+def _say_if_anew(options: argparse.Namespace, path: Path) -> None:
+    from deform_attn.detr import checkpoint
+
+    if options.resume and not checkpoint.exists(path):
+        _say(f"{path} holds no training yet; a new one begins")
+
+
 def _split(folder: Path, split: str, max_size: int | None) -> "CocoFolder":
     from deform_attn.detr.data.coco import CocoFolder
 
     return CocoFolder(folder / f"{split}.json", folder / split, max_size=max_size)
 
 
+def _bench(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    for line in speed.report():
+        print(line, flush=True)  # the next one takes seconds
+
+
 def _info(_: argparse.Namespace) -> None:
     print(f"deform-attn {version('deform-attn')}, torch {torch.__version__}, Python {platform.python_version()}")
-    print(f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads")
+    print(f"{platform.system()} {platform.machine()}, {speed.thread_count()}")
     print("\nbackends, in order of preference:")
     print(explain())
     print("\npackages of deform-attn[detr]:")

@@ -191,11 +191,17 @@ def machine() -> dict[str, object]:
     }
 
 
+def thread_count() -> str:
+    """Return torch's number of threads in words."""
+    number = torch.get_num_threads()
+    return f"{number} thread" if number == 1 else f"{number} threads"
+
+
 def report(seconds: float = 20.0) -> Iterator[str]:
     """Yield the lines of a table: this machine, the op here against grid_sample, for torch's number of threads.
 
     Args:
-        seconds: how long all of it may take, about.
+        seconds: how long the timing goes on, about; it is longer where three rounds of each case take longer.
 
     Raises:
         RuntimeError: the two disagree, so that no time would mean anything.
@@ -206,7 +212,7 @@ def report(seconds: float = 20.0) -> Iterator[str]:
         True
     """
     here = machine()
-    yield f"deform-attn on {here['processor']}, {torch.get_num_threads()} threads, torch {here['torch']}"
+    yield f"deform-attn on {here['processor']}, {thread_count()}, torch {here['torch']}"
     yield f"{'float32, 8 heads of 32, 16 points':<36}{'backend':<13}{'ours':>11}{'grid_sample':>13}{'ratio':>8}"
     rows = ((ENC800, False), (ENC640, False), (DEC300, False), (ENC640, True))
     for case, trains in rows:

@@ -272,9 +272,29 @@ def test_a_picture_without_extent_is_named(folder):
     assert "image 7 is 0 x 30 pixels" in error(folder, content)
 
 
-def test_a_missing_picture_is_named_when_it_is_read(folder):
+def test_a_missing_picture_is_named_before_any_is_read(folder):
+    (folder / "b.png").unlink()
+    with pytest.raises(DataError) as caught:
+        load(folder, tiny())
+    place = f"{folder / 'b.png'} (image 5 of {folder / 'boxes.json'})"
+    assert str(caught.value) == f"{place}: there is no such file; add it or take its record out"
+    (folder / "c.png").unlink()
+    with pytest.raises(DataError, match=r"b\.png .* no such file, nor one for 1 of the others; add it"):
+        load(folder, tiny())
+
+
+def test_a_folder_in_the_place_of_a_picture_is_no_file(folder):
+    (folder / "c.png").unlink()
+    (folder / "c.png").mkdir()
+    with pytest.raises(DataError, match=r"c\.png .* no such file"):
+        load(folder, tiny())
+
+
+def test_a_picture_that_vanishes_later_is_named_when_it_is_read(folder):
+    data = load(folder, tiny())
     (folder / "a.png").unlink()
-    assert "there is no such file" in picture_error(folder)
+    with pytest.raises(DataError, match=r"a\.png .* no such file"):
+        data[0]
 
 
 def test_a_file_that_is_no_picture_is_named(folder):

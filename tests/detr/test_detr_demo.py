@@ -7,7 +7,7 @@ from deform_attn.detr.checkpoint import load_model
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.demo import run_demo
-from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.errors import OccupiedError
 from deform_attn.detr.progress import progress_bar
 
 
@@ -27,7 +27,7 @@ def test_the_demo_writes_a_checkpoint_metrics_and_pictures_and_resumes(
     with progress_bar() as on_step:
         again = run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3, resume=True, on_step=on_step)
     assert (again.metrics["AP50"], again.history) == (result.metrics["AP50"], result.history)
-    with pytest.raises(CheckpointError, match="--overwrite"):
+    with pytest.raises(OccupiedError, match="overwrite=True"):
         run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3)
     other = run_demo(tmp_path / "run", epochs=1, scenes=6, test_scenes=3, overwrite=True)
     assert len(other.history) == 1

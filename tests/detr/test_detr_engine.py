@@ -13,7 +13,7 @@ from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, 
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
-from deform_attn.detr.errors import CheckpointError, ConfigError, DataError
+from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, OccupiedError, TrainingStopped
 from deform_attn.detr.model import build_model
 
 
@@ -84,8 +84,10 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(tmp_path: Path) ->
         if (progress.epoch, progress.step) == (2, 2):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingStopped, match="epoch 1 of 3 is kept; resume=True goes on") as caught:
         fit(detector(dropout=0.2), data, config, tmp_path / "stopped", validation=data, on_step=stop)
+    assert isinstance(caught.value, KeyboardInterrupt)  # whoever catches that gets this
+    assert (caught.value.path, caught.value.kept, caught.value.epochs) == (tmp_path / "stopped", 1, 3)
     torch.manual_seed(1)  # nothing may depend on it
     resumed, steps = detector(dropout=0.2), []
     torch.rand(5)
@@ -129,8 +131,10 @@ def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
     fit(detector(), data, config, tmp_path / "run")
     before = (tmp_path / "run" / "training.json").read_bytes()
     data.epochs.clear()
-    with pytest.raises(CheckpointError, match=r"run: holds a training; .*--resume.*--overwrite"):
+    with pytest.raises(OccupiedError, match=r"run: holds a training; .*resume=True.*overwrite=True") as caught:
         fit(detector(), data, config, tmp_path / "run")
+    assert caught.value.path == tmp_path / "run"
+    assert "--" not in str(caught.value)
     with pytest.raises(ConfigError, match="exclude each other"):
         fit(detector(), data, config, tmp_path / "run", resume=True, overwrite=True)
     assert data.epochs == []
@@ -158,6 +162,28 @@ def test_an_epoch_is_kept_when_its_evaluation_is_stopped_and_evaluated_on_resumi
     assert data.epochs == []
     assert without_seconds(actual) == without_seconds(expected)
     assert without_seconds(load_training(tmp_path / "run").history) == without_seconds(expected)
+
+
+def test_a_training_that_is_stopped_before_it_replaced_an_earlier_one_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, config = Patches(2), TrainConfig(epochs=2, batch_size=2)
+    fit(detector(), data, config, tmp_path / "run")
+    before = (tmp_path / "run" / "training.json").read_bytes()
+
+    def stop(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.checkpoints, "save", stop)
+    with pytest.raises(TrainingStopped, match="no epoch is kept") as caught:
+        fit(detector(), data, config, tmp_path / "run", overwrite=True)
+    assert caught.value.kept == 0
+    (tmp_path / "run" / "training.json").unlink()  # of a detector without a training
+    with pytest.raises(TrainingStopped, match="no epoch is kept"):
+        fit(detector(), data, config, tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "training.json").write_bytes(before)
+    with pytest.raises(TrainingStopped, match="epoch 2 of 2 is kept"):
+        fit(detector(), data, config, tmp_path / "run", validation=data, resume=True)
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_first_step(tmp_path: Path) -> None:

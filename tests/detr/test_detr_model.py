@@ -8,7 +8,7 @@ from torch import Tensor
 from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.batch import Sample, collate
-from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
+from deform_attn.detr.model import DeformableDetr, Output, PaddedGroupNorm, build_model, postprocess
 from deform_attn.detr.pyramid import Pyramid
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
@@ -257,3 +257,32 @@ def test_detections_can_take_part_in_a_gradient() -> None:
     weight = torch.ones(1, requires_grad=True)
     (weight * scores).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_the_norm_of_features_far_from_zero_is_exact_in_every_dtype(dtype: torch.dtype, padded: bool) -> None:
+    # Summed in bfloat16, 1,230 numbers near 100 give a mean that is off by several of their deviations.
+    torch.manual_seed(0)
+    features = (torch.randn(2, 16, 30, 41) + 100).to(dtype)
+    mask = torch.zeros(2, 30, 41, dtype=torch.bool)
+    mask[1, :, 33:] = padded
+    norm = PaddedGroupNorm(4, 16).to(dtype)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1)
+    torch.nn.init.uniform_(norm.bias)
+    actual = norm(features, mask if padded else None)
+    assert actual.dtype == dtype
+    weight, bias = norm.weight.double(), norm.bias.double()
+    for i, width in ((0, 41), (1, 33 if padded else 41)):
+        picture = features[i : i + 1, :, :, :width].double()
+        expected = torch.nn.functional.group_norm(picture, 4, weight, bias)
+        # Once rounded, with sums in float32; float64 is as exact as it is.
+        tolerance = 1e-10 if dtype == torch.float64 else torch.finfo(dtype).eps + 1e-4
+        torch.testing.assert_close(actual[i : i + 1, :, :, :width].double(), expected, rtol=tolerance, atol=tolerance)
+        assert not actual[i, :, :, width:].any()
+
+
+def test_the_norm_keeps_the_features_dtype_beside_float32_weights() -> None:
+    features, mask = torch.randn(1, 16, 5, 7).bfloat16(), torch.zeros(1, 5, 7, dtype=torch.bool)
+    norm = PaddedGroupNorm(4, 16)
+    assert norm(features, mask).dtype == norm(features).dtype == torch.bfloat16

@@ -14,10 +14,13 @@ from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
-from deform_attn.detr.engine import History, OnStep, evaluate_model, fit
+from deform_attn.detr.engine import History, OnStep, evaluate_model, fit, stoppable
 from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model import DeformableDetr, build_model, evaluating
 from deform_attn.detr.pictures import draw_attention, draw_detections
+
+CHECKPOINT = "checkpoint"
+"""Of a demo, in the directory that it writes to."""
 
 _SHOWN_SCENES = 8
 
@@ -61,8 +64,9 @@ def run_demo(
         test_scenes: scenes to evaluate on.
 
     Raises:
-        CheckpointError: there is an earlier run and neither `resume` nor `overwrite`; or the checkpoint to resume from
-            is damaged or was begun with other settings.
+        OccupiedError: there is an earlier run and neither `resume` nor `overwrite`.
+        CheckpointError: the checkpoint to resume from is damaged or was begun with other settings.
+        TrainingStopped: Ctrl-C; it says which epoch is kept.
     """
     start, out = time.perf_counter(), Path(out)
     train = TrainConfig(seed=seed) if epochs is None else TrainConfig(seed=seed, epochs=epochs)
@@ -71,13 +75,14 @@ def run_demo(
         torch.manual_seed(train.seed)
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
-    history = fit(detector, data, train, out / "checkpoint", resume=resume, overwrite=overwrite, on_step=on_step)
-    metrics = evaluate_model(detector, test, train.batch_size)
-    _draw_scenes(model, test, out / "detections.png")
-    _draw_best_query(model, test, out / "attention.png")
-    seconds = time.perf_counter() - start
-    _write_metrics(out / "metrics.json", metrics, history, seconds)
-    files = ("checkpoint", "metrics.json", "detections.png", "attention.png")
+    history = fit(detector, data, train, out / CHECKPOINT, resume=resume, overwrite=overwrite, on_step=on_step)
+    with stoppable(out / CHECKPOINT, history, train.epochs):
+        metrics = evaluate_model(detector, test, train.batch_size)
+        _draw_scenes(model, test, out / "detections.png")
+        _draw_best_query(model, test, out / "attention.png")
+        seconds = time.perf_counter() - start
+        _write_metrics(out / "metrics.json", metrics, history, seconds)
+    files = (CHECKPOINT, "metrics.json", "detections.png", "attention.png")
     return DemoResult(metrics, history, seconds, tuple(out / name for name in files))
 
 

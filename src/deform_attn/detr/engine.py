@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
-from deform_attn.detr.errors import CheckpointError, ConfigError
+from deform_attn.detr.errors import CheckpointError, ConfigError, OccupiedError, TrainingStopped
 from deform_attn.detr.evaluation import evaluate
 from deform_attn.detr.model import DeformableDetr, evaluating
 
@@ -147,11 +148,13 @@ def fit(
         For each epoch its number (from 1), losses, seconds and, with `validation`, its metrics.
 
     Raises:
-        CheckpointError: there is a checkpoint and neither `resume` nor `overwrite`; the one to resume from is damaged,
-            or from another model, config or data; or at `path` there is something else.
+        OccupiedError: there is a checkpoint and neither `resume` nor `overwrite`.
+        CheckpointError: the one to resume from is damaged, or from another model, config or data; or at `path` there is
+            something else.
         ConfigError: both `resume` and `overwrite`.
         DataError: the categories of `data` or `validation` are not the detector's.
         DivergenceError: the training has diverged.
+        TrainingStopped: Ctrl-C; it says which epoch is kept.
         OSError: `path` cannot be made or written to.
     """
     if resume and overwrite:
@@ -167,10 +170,7 @@ def fit(
         if resume:
             history = _restore(path, detector, optimizer, names, config, len(data))
         elif not overwrite:
-            raise CheckpointError(
-                f"{path}: holds a training; go on with it (resume=True, --resume), replace it (overwrite=True, "
-                "--overwrite), or choose another directory"
-            )
+            raise OccupiedError(path)
 
     def save() -> None:
         state = TrainingState(config, history, checkpoints.named_state(optimizer, names), len(data))
@@ -181,15 +181,43 @@ def fit(
             history[-1] |= evaluate_model(detector, validation, config.batch_size)
             save()
 
-    validate()  # an earlier run may have been stopped between an epoch and the end of its evaluation
-    for epoch in range(len(history), config.epochs):
-        start = time.perf_counter()
-        record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
-        record["seconds"] = time.perf_counter() - start
-        history.append(record)
-        save()  # before the evaluation, which may fail or be stopped
-        validate()
+    with stoppable(path, history, config.epochs):
+        validate()  # an earlier run may have been stopped between an epoch and the end of its evaluation
+        for epoch in range(len(history), config.epochs):
+            start = time.perf_counter()
+            record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
+            record["seconds"] = time.perf_counter() - start
+            history.append(record)
+            save()  # before the evaluation, which may fail or be stopped
+            validate()
     return history
+
+
+@contextmanager
+def stoppable(path: str | os.PathLike[str], history: History, epochs: int) -> Iterator[None]:
+    """Around a part of the training with this `history`: say on Ctrl-C what the checkpoint at `path` keeps of it.
+
+    Raises:
+        TrainingStopped: Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise TrainingStopped(path, _kept(path, history), epochs) from stop
+
+
+def _kept(path: str | os.PathLike[str], history: History) -> int:
+    """Return how many epochs of the training with this `history` the checkpoint at `path` holds, 0 if it is another's.
+
+    It is read rather than counted, because Ctrl-C may come while it is written.
+    """
+    if not history or not checkpoints.exists(path):
+        return 0
+    try:
+        saved = checkpoints.load_training(path).history
+    except CheckpointError:  # of a detector without a training: an earlier one, still to be replaced
+        return 0
+    return len(saved) if saved and saved[0]["seconds"] == history[0]["seconds"] else 0
 
 
 def _restore(

@@ -1,7 +1,9 @@
 """Progress: a bar with the loss and the time left, for whoever runs a training in a terminal."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from deform_attn.detr.engine import OnStep, Progress
 from deform_attn.detr.extra import detr_extra
@@ -11,6 +13,9 @@ from deform_attn.detr.extra import detr_extra
 def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
     """Give a function for `fit`'s `on_step` that draws a bar over all steps on the standard error stream.
 
+    It appears with the first step, so that a training that is refused shows none. Where nobody watches, as in a log, it
+    is drawn every half minute.
+
     Example:
         >>> with progress_bar() as on_step:  # doctest: +SKIP
         ...     fit(detector, data, config, "run/checkpoint", on_step=on_step)
@@ -18,14 +23,26 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
     with detr_extra():
         from tqdm import tqdm
 
-    with tqdm(disable=not enabled, unit="step", dynamic_ncols=True) as bar:
+    bar: Any = None
+    with ExitStack() as stack:
 
         def on_step(progress: Progress) -> None:
-            done = (progress.epoch - 1) * progress.steps + progress.step
-            if bar.total is None:  # the first step says how many there are and, after a resumption, where it goes on
-                bar.total = progress.epochs * progress.steps
-                bar.initial = bar.n = done - 1
-            bar.set_description(f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.2f}", refresh=False)
-            bar.update(1)
+            nonlocal bar
+            said = f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.2f}"
+            if bar is None:  # the first step says how many there are and, after a resumption, where it goes on
+                bar = tqdm(
+                    desc=said,
+                    total=progress.epochs * progress.steps,
+                    initial=(progress.epoch - 1) * progress.steps + progress.step,
+                    mininterval=0.1 if sys.stderr.isatty() else 30,
+                    maxinterval=10 if sys.stderr.isatty() else 30,
+                    disable=not enabled,
+                    unit="step",
+                    dynamic_ncols=True,
+                )
+                stack.enter_context(bar)
+            else:
+                bar.set_description(said, refresh=False)
+                bar.update(1)
 
         yield on_step

@@ -1,0 +1,34 @@
+import pytest
+
+from deform_attn.detr.engine import Progress
+from deform_attn.detr.progress import progress_bar
+
+
+def test_no_bar_is_drawn_before_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_counts_over_all_epochs_and_from_where_a_training_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as on_step:
+        for step in range(1, 5):
+            on_step(Progress(epoch=2, epochs=3, step=step, steps=4, loss=step / 2))
+    first, *_, last = capsys.readouterr().err.split("\r")[1:]
+    assert "epoch 2/3, loss 0.50" in first
+    assert " 5/12 [" in first
+    assert "epoch 2/3, loss 2.00" in last
+    assert " 8/12 [" in last
+
+
+def test_a_log_gets_a_few_bars_rather_than_one_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as on_step:
+        for step in range(1, 201):
+            on_step(Progress(epoch=1, epochs=1, step=step, steps=200, loss=0.0))
+    assert capsys.readouterr().err.count("\r") == 2  # the first and the last
+
+
+def test_a_bar_that_is_not_wanted_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(enabled=False) as on_step:
+        on_step(Progress(epoch=1, epochs=1, step=1, steps=2, loss=0.0))
+    assert capsys.readouterr() == ("", "")
