@@ -122,8 +122,8 @@ NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Sc
     }
 }
 
-// Add the row's part of grad_value, from scratch.grad. `place(t, row, column)` is where the sum of that pixel of point t's
-// level runs, or null where it is none of this thread's.
+// Add the row's part of grad_value, from scratch.grad. `place(t, row, column)` is where the sum of that pixel of point
+// t's level runs, or null where it is none of this thread's.
 template <class V, class F, class Place>
 NOT_INLINE void careful_scatter(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s, Place place) {
     const deform_attn_call &call = *plan.call;

@@ -165,8 +165,7 @@ void framed_forward_body(int64_t, int64_t, void *context) {
                 }
             });
             if (!numbers || any_not_finite(check)) {
-                careful_row(plan, static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m,
-                            n, scratch);
+                careful_row(plan, head_of<V>(call, n, m), n, scratch);
                 write_channels(scratch.sum, D, out);
             }
         }

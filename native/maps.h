@@ -1,6 +1,6 @@
-// One head's map in a thread's own memory, laid out for reading many times: a frame of further pixels around each level,
-// so that all four corners of any point on the map or within a pixel of it can be read and none needs a check; channels
-// in the compute type, filled up to whole vectors; masked pixels as 0.
+// One head's map in a thread's own memory, laid out for reading many times: a frame of further pixels around each
+// level, so that all four corners of any point on the map or within a pixel of it can be read and none needs a check;
+// channels in the compute type, filled up to whole vectors; masked pixels as 0.
 //
 // The frame holds 0, or with border the nearest pixel. The columns left and right of it are one: pixel -1 of a row is
 // pixel W of the row before.
@@ -64,7 +64,8 @@ inline bool frame(Plan<F> &plan) {
     const deform_attn_call &call = *plan.call;
     plan.pixel_bytes = whole_vectors<F>(call.D) * int64_t(sizeof(F));
     plan.framed_pixels = over_levels(call, [](const FramedLevel &, int64_t) {});
-    if (double(plan.framed_pixels) * double(plan.pixel_bytes) >= double(uint64_t(1) << (8 * sizeof(Int) - 1))) return false;
+    const double most = double(uint64_t(1) << (8 * sizeof(Int) - 1));
+    if (double(plan.framed_pixels) * double(plan.pixel_bytes) >= most) return false;
     int64_t t = 0;
     over_levels(call, [&](const FramedLevel &level, int64_t l) {
         const bool empty = level.H * level.W == 0;
@@ -112,11 +113,13 @@ struct FramedMap {
         const int64_t C = whole_vectors<F>(call.D);
         if (!pixels.allocate(plan.framed_pixels * C)) return nullptr;
         n = image, m = head;
-        const V *from = static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m;
+        const V *from = head_of<V>(call, n, m);
         const uint8_t *mask = call.mask ? call.mask + n * call.mask_stride_n : nullptr;
         F *const map = pixels.data;
-        const int64_t ahead = 16 * call.value_stride_s;
-        const auto zero = [&](int64_t begin, int64_t end) { memset(map + begin * C, 0, size_t((end - begin) * C) * sizeof(F)); };
+        const int64_t ahead = 16 * call.value_stride_s, in_a_line = int64_t(cache_line / sizeof(V));
+        const auto zero = [&](int64_t begin, int64_t end) {
+            memset(map + begin * C, 0, size_t((end - begin) * C) * sizeof(F));
+        };
         const auto copy = [&](int64_t to, int64_t pixel, int64_t count) {
             memcpy(map + to * C, map + pixel * C, size_t(count * C) * sizeof(F));
         };
@@ -126,8 +129,8 @@ struct FramedMap {
             for (int64_t y = 0; y < H; ++y) {
                 F *to = map + (level.first + y * pitch) * C;
                 for (int64_t x = 0; x < W; ++x, from += call.value_stride_s, to += C) {
-                    __builtin_prefetch(from + ahead);
-                    __builtin_prefetch(from + ahead + 16);
+                    // No hardware foresees such wide steps.
+                    for (int64_t d = 0; d < call.D; d += in_a_line) __builtin_prefetch(from + ahead + d);
                     if (mask && *mask++) {
                         memset(to, 0, size_t(C) * sizeof(F));
                     } else {

@@ -106,7 +106,9 @@ struct BFloat16Block {
     using Bits = Vector<uint32_t, n>;
     using Halves = Vector<uint16_t, n>;
     static constexpr int lanes = n;
-    static INLINE Vec read(const BFloat16 *from) { return (Vec)(__builtin_convertvector(load<Halves>(from), Bits) << 16); }
+    static INLINE Vec read(const BFloat16 *from) {
+        return (Vec)(__builtin_convertvector(load<Halves>(from), Bits) << 16);
+    }
     static INLINE void write(BFloat16 *to, Vec from) {
         const Bits bits = (Bits)from;
         const Bits rounded = from != from ? (bits | 0x400000u) : bits + 0x7fffu + (bits >> 16 & 1u);

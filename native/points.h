@@ -159,6 +159,18 @@ struct Scratch {
     }
 };
 
+// Pixel 0 of one head of one image.
+template <class V>
+INLINE const V *head_of(const deform_attn_call &call, int64_t n, int64_t m) {
+    return static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m;
+}
+
+// The gradient of one query's output, all heads.
+template <class V>
+INLINE const V *grad_output_of(const deform_attn_call &call, int64_t n, int64_t q) {
+    return static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n + q * call.grad_output_stride_q;
+}
+
 // Spread the references of query (n, q) over its points.
 template <class F>
 NOT_INLINE void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scratch<F> &s) {

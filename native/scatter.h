@@ -1,7 +1,7 @@
 // Backward, second pass: share * grad_output is added to each pixel of grad_value that a row reads.
 //
-// A thread owns some heads, or, where there are more threads than heads, some pixels of a head. A pixel's sum always runs
-// in the order of the queries, so that the result is the same to the last bit for any number of threads.
+// A thread owns some heads, or, where there are more threads than heads, some pixels of a head. A pixel's sum always
+// runs in the order of the queries, so that the result is the same to the last bit for any number of threads.
 #ifndef DEFORM_ATTN_SCATTER_H
 #define DEFORM_ATTN_SCATTER_H
 
@@ -24,15 +24,18 @@ INLINE void scatter(F *base, int64_t stride, const Int *pixel, const F *share, i
         const Vec factor = broadcast<Vec>(share[i]);
         if constexpr (fixed > 0) {
             Vec sums[fixed];
-            for (int v = 0; v < fixed; ++v) sums[v] = multiply_add<Vec>(factor, load<Vec>(grad + v * n), load<Vec>(to + v * n));
+            for (int v = 0; v < fixed; ++v) {
+                sums[v] = multiply_add<Vec>(factor, load<Vec>(grad + v * n), load<Vec>(to + v * n));
+            }
             for (int v = 0; v < fixed; ++v) store(to + v * n, sums[v]);
         } else {
             int64_t d = 0;
             for (; d + n <= D; d += n) store(to + d, multiply_add<Vec>(factor, load<Vec>(grad + d), load<Vec>(to + d)));
             if constexpr (n > 4) {
                 using Four = Vector<F, 4>;
+                const Four four = broadcast<Four>(share[i]);
                 for (; d + 4 <= D; d += 4) {
-                    store(to + d, multiply_add<Four>(broadcast<Four>(share[i]), load<Four>(grad + d), load<Four>(to + d)));
+                    store(to + d, multiply_add<Four>(four, load<Four>(grad + d), load<Four>(to + d)));
                 }
             }
             for (; d < D; ++d) to[d] += share[i] * grad[d];
@@ -64,7 +67,7 @@ struct ScatterWork {
     bool direct;           // or in grad_value itself; else in a map of one head without a frame
     int64_t head_groups;   // groups of neighbouring heads
     int64_t pixel_parts;   // parts of the pixels
-    int64_t *part_ends = nullptr;  // [pixel_parts] the pixels of part i lie before part_ends[i], counted with the frame or not
+    int64_t *part_ends = nullptr;  // [pixel_parts] the pixels of part i lie before part_ends[i]; framed: with the frame
     int64_t most_pixels;           // of a part
 
     ~ScatterWork() { free(part_ends); }
@@ -85,7 +88,6 @@ void scatter_body(int64_t, int64_t, void *context) {
         const int64_t part = task % parts, group = task / parts % groups, n = task / parts / groups;
         const int64_t first_head = M * group / groups, end_head = M * (group + 1) / groups;
         const int64_t low = part ? work.part_ends[part - 1] : 0, high = work.part_ends[part];
-        const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
         V *grad_image = static_cast<V *>(call.grad_value) + n * S * M * D;
         // In either case `sums` is where pixel 0 would be.
         F *sums = nullptr;
@@ -104,8 +106,7 @@ void scatter_body(int64_t, int64_t, void *context) {
             stride = D, head_stride = 0;
         }
         for (int64_t q = 0; q < Q; ++q) {
-            const V *grad_output =
-                static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n + q * call.grad_output_stride_q;
+            const V *grad_output = grad_output_of<V>(call, n, q);
             if (call.reference_points) place_references(plan, n, q, s);
             for (int64_t m = first_head; m < end_head; ++m) {
                 F *base = sums + m * head_stride;
@@ -114,10 +115,11 @@ void scatter_body(int64_t, int64_t, void *context) {
                 const int64_t items = corners<F, false>(plan, n, s);
                 const bool all = parts == 1;
                 if (!all_finite(s.grad, D) || !all_finite(s.share, items)) {
-                    careful_scatter(plan, image + m * call.value_stride_m, n, s, [&](int64_t t, int64_t row, int64_t column) -> F * {
+                    const auto place = [&](int64_t t, int64_t row, int64_t column) -> F * {
                         const int64_t pixel = plan.first[t] + row * plan.row_length[t] + column;
                         return pixel < low || pixel >= high ? nullptr : base + pixel * stride;
-                    });
+                    };
+                    careful_scatter(plan, head_of<V>(call, n, m), n, s, place);
                 } else if (D == 4 * lanes) {
                     scatter<F, 4>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 } else if (D == 8 * lanes) {
@@ -180,8 +182,7 @@ void framed_scatter_body(int64_t, int64_t, void *context) {
         memset(lines.data, 0, size_t((high - low) * C) * sizeof(F));
         F *const map = lines.data - low * C;  // where pixel 0 would be
         for (int64_t q = 0; q < Q; ++q) {
-            const V *grad = static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n +
-                            q * call.grad_output_stride_q + m * D;
+            const V *grad = grad_output_of<V>(call, n, q) + m * D;
             prefetch_row(call, n, q + 3, m);
             prefetch(grad, sizeof(V), 3 * call.grad_output_stride_q, D);
             if (call.reference_points) place_references(plan, n, q, s);
@@ -189,8 +190,7 @@ void framed_scatter_body(int64_t, int64_t, void *context) {
             const bool numbers = find_cells<F, false>(plan, s, cells);
             read_channels(grad, D, s.grad);
             if (!numbers || !all_finite(s.grad, C) || !all_finite(s.a, plan.padded)) {
-                const V *base = static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m;
-                careful_scatter(plan, base, n, s, [&](int64_t t, int64_t row, int64_t column) -> F * {
+                careful_scatter(plan, head_of<V>(call, n, m), n, s, [&](int64_t t, int64_t row, int64_t column) -> F * {
                     const int64_t at = plan.first_byte[t] + row * plan.pitch_bytes[t] + column * plan.pixel_bytes;
                     const int64_t pixel = at / plan.pixel_bytes;
                     return pixel < low || pixel >= high ? nullptr : map + pixel * C;
@@ -221,8 +221,8 @@ void framed_scatter_body(int64_t, int64_t, void *context) {
     }
 }
 
-// Cut the pixels, counted with the frame or without it, into parts that expect equally many additions: a level's P points
-// a row spread over its pixels.
+// Cut the pixels, counted with the frame or without it, into parts that expect equally many additions: a level's P
+// points a row spread over its pixels.
 template <class F>
 inline void cut_pixels(ScatterWork<F> &work) {
     const deform_attn_call &call = *work.plan.call;

@@ -104,53 +104,65 @@ NOT_INLINE bool slopes_of_dots(const Plan<F> &plan, int64_t n, int64_t items, Sc
     return !any_not_finite(check);
 }
 
+// Add the row's part of the gradient of its references to scratch.grad_reference.
+template <class F>
+NOT_INLINE void add_to_references(const Plan<F> &plan, int64_t points_at, Scratch<F> &s) {
+    const deform_attn_call &call = *plan.call;
+    const int64_t size = call.reference_size, step = call.reference_levels > 1 ? size : 0;
+    const F scale = F(call.offset_scale);
+    const F *offsets = size == 4 ? Array{call.points, call.points_dtype}.view(points_at, 2 * plan.T, s.raw) : nullptr;
+    for (int64_t t = 0; t < plan.T; ++t) {
+        if (!plan.live[t]) continue;  // whatever its offset is
+        F *grad = s.grad_reference + plan.level[t] * step;
+        const F x = s.grad_x[t] * plan.width[t], y = s.grad_y[t] * plan.height[t];
+        grad[0] += x;
+        grad[1] += y;
+        if (size == 2) continue;
+        grad[2] += x * offsets[2 * t] * (scale / plan.count[t]);
+        grad[3] += y * offsets[2 * t + 1] * (scale / plan.count[t]);
+    }
+}
+
 // Gradients of a row in pixels -> gradients of the arguments.
 template <class F>
-NOT_INLINE void write_slopes(const Plan<F> &plan, int64_t row, int64_t points_at, Scratch<F> &s) {
+INLINE void write_slopes(const Plan<F> &plan, int64_t row, int64_t points_at, Scratch<F> &s) {
+    constexpr int n = Wide<F>::lanes;
+    using Vec = Vector<F, n>;
+    using Ints = Vector<typename Wide<F>::Int, n>;
     const deform_attn_call &call = *plan.call;
     const int64_t T = plan.T;
     if (call.reference_points) {
         // Through the softmax: weight * (gradient - their mean by weight).
-        F mean = 0;
-        for (int64_t t = 0; t < T; ++t) mean += s.a[t] * s.grad_a[t];
-        for (int64_t t = 0; t < T; ++t) s.grad_a[t] = s.a[t] * (s.grad_a[t] - mean);
+        Vec sums{};
+        for (int64_t t = 0; t < T; t += n) {
+            const Vec product = load<Vec>(s.a + t) * load<Vec>(s.grad_a + t);
+            sums += load<Ints>(plan.present + t) ? product : Vec{};
+        }
+        const F mean = sum_of_lanes<F, n>(sums);
+        for (int64_t t = 0; t < T; t += n) {
+            store(s.grad_a + t, load<Vec>(s.a + t) * (load<Vec>(s.grad_a + t) - mean));
+        }
     }
     if (call.grad_weights) write_numbers(call.grad_weights, call.weights_dtype, row * T, T, s.grad_a);
-    if (!call.grad_points && !call.grad_reference_points) return;
-    if (!call.reference_points) {
-        for (int64_t t = 0; t < T; ++t) {
-            s.raw[2 * t] = s.grad_x[t] * plan.width[t];
-            s.raw[2 * t + 1] = s.grad_y[t] * plan.height[t];
+    if (call.grad_reference_points) add_to_references(plan, points_at, s);
+    if (!call.grad_points) return;
+    const F scale = F(call.offset_scale);
+    for (int64_t t = 0; t < T; t += n) {
+        Vec x = load<Vec>(s.grad_x + t), y = load<Vec>(s.grad_y + t);
+        // Beside 2-d references the size of the map comes and goes.
+        if (!call.reference_points || call.reference_size == 4) {
+            x *= load<Vec>(plan.width + t);
+            y *= load<Vec>(plan.height + t);
         }
-    } else if (call.reference_size == 2) {
-        const int64_t step = call.reference_levels > 1 ? 2 : 0;
-        for (int64_t t = 0; t < T; ++t) {
-            F *grad = s.grad_reference + plan.level[t] * step;
-            grad[0] += s.grad_x[t] * plan.width[t];
-            grad[1] += s.grad_y[t] * plan.height[t];
-            s.raw[2 * t] = s.grad_x[t];  // the size of the map comes and goes
-            s.raw[2 * t + 1] = s.grad_y[t];
+        if (call.reference_points && call.reference_size == 4) {
+            const Ints live = load<Ints>(plan.live + t);  // elsewhere 0, whatever the reference is
+            const Vec share = scale / load<Vec>(plan.count + t);
+            x = live ? x * load<Vec>(s.rw + t) * share : Vec{};
+            y = live ? y * load<Vec>(s.rh + t) * share : Vec{};
         }
-    } else {
-        const int64_t step = call.reference_levels > 1 ? 4 : 0;
-        const F scale = F(call.offset_scale);
-        const F *offsets = Array{call.points, call.points_dtype}.view(points_at, 2 * T, s.raw);
-        for (int64_t t = 0; t < T; ++t) {
-            if (!plan.live[t]) {  // whatever its offset is
-                s.raw[2 * t] = s.raw[2 * t + 1] = 0;
-                continue;
-            }
-            F *grad = s.grad_reference + plan.level[t] * step;
-            const F x = s.grad_x[t] * plan.width[t], y = s.grad_y[t] * plan.height[t], share = scale / plan.count[t];
-            grad[0] += x;
-            grad[1] += y;
-            grad[2] += x * offsets[2 * t] * share;
-            grad[3] += y * offsets[2 * t + 1] * share;
-            s.raw[2 * t] = x * s.rw[t] * share;
-            s.raw[2 * t + 1] = y * s.rh[t] * share;
-        }
+        interleave<F>(x, y, s.raw + 2 * t);
     }
-    if (call.grad_points) write_numbers(call.grad_points, call.points_dtype, row * 2 * T, 2 * T, s.raw);
+    write_numbers(call.grad_points, call.points_dtype, row * 2 * T, 2 * T, s.raw);
 }
 
 // Rows that read value where it lies.
@@ -170,8 +182,7 @@ void slopes_body(int64_t, int64_t, void *context) {
         const int64_t n = rows.n;
         const V *image = static_cast<const V *>(call.value) + n * call.value_stride_n;
         for (int64_t q = rows.first_query; q < rows.end_query; ++q) {
-            const V *grad_output =
-                static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n + q * call.grad_output_stride_q;
+            const V *grad_output = grad_output_of<V>(call, n, q);
             if (call.reference_points) place_references(plan, n, q, s);
             for (int64_t i = 0; i < references; ++i) s.grad_reference[i] = 0;
             for (int64_t m = 0; m < M; ++m) {
@@ -194,7 +205,7 @@ void slopes_body(int64_t, int64_t, void *context) {
     }
 }
 
-// dot[k * padded + t] (+)= <grad, corner k of cell t> over some channels; corners from the upper left to the lower right.
+// dot[k * padded + t] (+)= <grad, corner k of cell t> over some channels; the corners row by row.
 template <class F, int vectors>
 INLINE void cell_dots(const F *map, int64_t pixel_bytes, const Cells<F> &cells, const Plan<F> &plan, const F *grad,
                       F *dot, bool add) {
@@ -212,7 +223,9 @@ INLINE void cell_dots(const F *map, int64_t pixel_bytes, const Cells<F> &cells, 
             for (int r = 0; r < n; ++r) {
                 const F *from = reinterpret_cast<const F *>(side + int64_t(row[t + r]));
                 rows[r] = load<Vec>(from) * held[0];
-                for (int v = 1; v < vectors; ++v) rows[r] = multiply_add<Vec>(load<Vec>(from + v * n), held[v], rows[r]);
+                for (int v = 1; v < vectors; ++v) {
+                    rows[r] = multiply_add<Vec>(load<Vec>(from + v * n), held[v], rows[r]);
+                }
             }
             Vec sums = SumRows<F, n>::of(rows);
             F *to = dot + k * plan.padded + t;
@@ -267,8 +280,7 @@ void framed_slopes_body(int64_t, int64_t, void *context) {
         const F *pixels = map.of(plan, n, m);
         if (!pixels) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
         for (int64_t q = rows.first_query; q < rows.end_query; ++q) {
-            const V *grad = static_cast<const V *>(call.grad_output) + n * call.grad_output_stride_n +
-                            q * call.grad_output_stride_q + m * D;
+            const V *grad = grad_output_of<V>(call, n, q) + m * D;
             prefetch_row(call, n, q + 3, m);
             prefetch(grad, sizeof(V), 3 * call.grad_output_stride_q, D);
             if (call.reference_points) place_references(plan, n, q, s);
@@ -279,8 +291,7 @@ void framed_slopes_body(int64_t, int64_t, void *context) {
                 cell_dots<F, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan, s.grad + at, s.dot, at > 0);
             });
             if (!slopes_of_cells(plan, cells, s) || !numbers) {
-                careful_slopes(plan, static_cast<const V *>(call.value) + n * call.value_stride_n + m * call.value_stride_m,
-                               n, s);
+                careful_slopes(plan, head_of<V>(call, n, m), n, s);
             }
             write_slopes(plan, (n * Q + q) * M + m, n * call.points_stride_n + q * call.points_stride_q + m * T * 2, s);
         }

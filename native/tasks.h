@@ -43,9 +43,9 @@ constexpr int64_t reads_that_pay = 8;
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are read
-// many times, one head, in a map of its own (maps.h): in memory a pixel's head is only every M-th piece, and so uses one
-// M-th of the caches.
+// Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are
+// read many times, one head, in a map of its own (maps.h): in memory a pixel's head is only every M-th piece, and so
+// uses one M-th of the caches.
 struct RowTasks : Tasks {
     bool framed = false;
     int64_t queries = 0, blocks = 0;

@@ -297,6 +297,25 @@ INLINE void deinterleave(const F *from, Vector<F, Wide<F>::lanes> &even, Vector<
     }
 }
 
+template <class F>
+INLINE void interleave(Vector<F, Wide<F>::lanes> even, Vector<F, Wide<F>::lanes> odd, F *to) {
+    constexpr int n = Wide<F>::lanes;
+    Vector<F, n> a, b;
+    if constexpr (n == 2) {
+        a = __builtin_shufflevector(even, odd, 0, 2), b = __builtin_shufflevector(even, odd, 1, 3);
+    } else if constexpr (n == 4) {
+        a = __builtin_shufflevector(even, odd, 0, 4, 1, 5), b = __builtin_shufflevector(even, odd, 2, 6, 3, 7);
+    } else if constexpr (n == 8) {
+        a = __builtin_shufflevector(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
+        b = __builtin_shufflevector(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
+    } else {
+        a = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        b = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+    store(to, a);
+    store(to + n, b);
+}
+
 // e^x for x <= 0 or NaN. For float a polynomial, about 1 ulp; what is below the smallest normal number is 0.
 template <int n>
 INLINE Vector<float, n> exponential(Vector<float, n> x) {
