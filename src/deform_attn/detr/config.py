@@ -175,7 +175,7 @@ class TrainConfig(Config):
     `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the sampling offsets and of the backbone.
     """
 
-    epochs: int = 8
+    epochs: int = 7
     batch_size: int = 16
     lr: float = 1e-3
     offsets_lr_factor: float = 1.0
