@@ -28,6 +28,9 @@ BEYOND = (
 
 CASES = {case.name: case for case in CANONICAL + BEYOND}
 
+# More queries on the same maps: what a call needs beside its output may not grow with them.
+MEMORY = (replace(ENC640, name="enc640-q10000", queries=10_000), replace(ENC640, name="enc640-q40000", queries=40_000))
+
 
 def map_size_series() -> tuple[Case, ...]:
     """Return cases of 10,000 queries on one map, H*W twice as large each time, from 8,400 pixels (8.6 MB) on."""

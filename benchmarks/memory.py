@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, MEMORY
 from benchmarks.peers import PEERS
 from deform_attn.speed import Case, Op, training
 
+MEASURED = CASES | {case.name: case for case in MEMORY}
 STATUS = Path("/proc/self/status")
 SET_BACK = Path("/proc/self/clear_refs")
 
@@ -84,12 +85,12 @@ def _status(name: str) -> int:
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=CASES)
+    parser.add_argument("case", choices=MEASURED)
     parser.add_argument("competitor", choices=["ours", "ours_fused", *(peer.name for peer in PEERS)])
     parser.add_argument("--trains", action="store_true", help="forward and backward")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    print(json.dumps(measure(CASES[options.case], options.competitor, options.trains, options.threads)))
+    print(json.dumps(measure(MEASURED[options.case], options.competitor, options.trains, options.threads)))
 
 
 if __name__ == "__main__":

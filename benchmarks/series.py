@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import memory
-from benchmarks.cases import CASES, ENC640, ENC800, map_size_series, query_series
+from benchmarks.cases import ENC640, ENC800, MEMORY, map_size_series, query_series
 from benchmarks.measure import timed
 from benchmarks.peers import EAGER, Peer
 from deform_attn import MultiScaleDeformableAttention, encoder_reference_points
@@ -63,7 +63,10 @@ def query_counts(seconds: float, wait: float = 0) -> Result:
 
 
 def peak_memory(peers: Sequence[Peer], threads: int, say: Callable[[str], None] = print) -> Result:
-    """Return the peak growth of one call on enc640 for each competitor, forward and both ways."""
+    """Return the peak growth of one call on enc640 for each competitor, forward and both ways.
+
+    And of our forward pass with more and more queries.
+    """
     reason = memory.unavailable()
     if reason is not None:
         return {"absent": reason}
@@ -71,14 +74,15 @@ def peak_memory(peers: Sequence[Peer], threads: int, say: Callable[[str], None] 
     for trains in (False, True):
         rows: Result = {}
         for name in ("ours", "ours_fused"):
-            rows[name] = _memory_row(name, trains, threads)
+            rows[name] = _memory_row(ENC640, name, trains, threads)
         for peer in peers:
             absent = peer.unavailable() or peer.unsupported(ENC640, trains)
             if peer.name == "compile":
                 absent = "compiling it at its first call takes memory, too"
-            rows[peer.name] = {"absent": absent} if absent else _memory_row(peer.name, trains, threads)
+            rows[peer.name] = {"absent": absent} if absent else _memory_row(ENC640, peer.name, trains, threads)
             say(f"  {peer.name}: {rows[peer.name]}")
         result["training" if trains else "forward"] = rows
+    result["queries"] = {str(case.query_count): _memory_row(case, "ours_fused", False, threads) for case in MEMORY}
     return result
 
 
@@ -163,6 +167,6 @@ def _transformers_module(ours: MultiScaleDeformableAttention) -> torch.nn.Module
     return layer
 
 
-def _memory_row(name: str, trains: bool, threads: int) -> Result:
-    row = memory.growth(CASES[ENC640.name], name, trains, threads)
+def _memory_row(case: Case, name: str, trains: bool, threads: int) -> Result:
+    row = memory.growth(case, name, trains, threads)
     return {"peak_growth": row["peak_growth"], "returned": row["returned"]}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import limit, measure, memory, plot, report, run, series
-from benchmarks.cases import BEYOND, CANONICAL, CASES, map_size_series, query_series
+from benchmarks.cases import BEYOND, CANONICAL, CASES, MEMORY, map_size_series, query_series
 from benchmarks.peers import EAGER, PEERS, Peer
 from deform_attn import speed
 from deform_attn.speed import DEC300, ENC640, ENC800
@@ -172,6 +172,15 @@ def test_memory_growth_counts_what_a_call_returns_at_least():
     row = memory.growth(CASES["dec300"], "ours", trains=True, threads=2)
     assert row["returned"] == 4 * (22223 * 256 + 300 * 8 * 16 * 3)
     assert row["peak_growth"] >= 0.98 * row["returned"]
+
+
+@pytest.mark.skipif(memory.unavailable() is not None, reason=str(memory.unavailable()))
+def test_more_queries_need_no_more_memory_beside_the_output():
+    few, many = (memory.growth(case, "ours_fused", trains=False, threads=2) for case in MEMORY)
+    assert many["returned"] == 4 * few["returned"]
+    points = 30_000 * 8 * 16
+    beside = [row["peak_growth"] - row["returned"] for row in (few, many)]
+    assert beside[1] - beside[0] < 0.1 * points  # bytes; locations and weights would be 12 for each
 
 
 def test_the_series_change_one_size_only():
