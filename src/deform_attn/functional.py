@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import checks
-from deform_attn.backends import registry
+from deform_attn.backends import autocast, registry
 
 _asked_for: ContextVar[str | None] = ContextVar("deform_attn_backend", default=None)
 
@@ -81,6 +81,7 @@ def deformable_attention(
         interpolation,
         padding_mode,
     )
+    inputs = inputs._replace(value=autocast.cast(inputs.value))
     return registry.select(inputs, _name(backend)).attend(inputs)
 
 
@@ -127,6 +128,7 @@ def multi_scale_deformable_attention(
     inputs = checks.sampling_inputs(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
     )
+    inputs = inputs._replace(value=autocast.cast(inputs.value))
     return registry.select(inputs, _name(backend)).sample(inputs)
 
 

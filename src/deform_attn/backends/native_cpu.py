@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends import native_library, operators
-from deform_attn.backends.base import Backend, transforms_in_force
+from deform_attn.backends.base import Backend
 from deform_attn.checks import Inputs
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -22,7 +22,7 @@ def _unavailable_reasons() -> list[str]:
 
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
-    reasons = transforms_in_force()
+    reasons = []
     value = inputs.value
     if value.device.type != "cpu":
         reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
@@ -238,7 +238,7 @@ if _library is not None:
 
 NATIVE = Backend(
     name="native",
-    summary="compiled CPU kernels: every option; first derivatives, higher ones through reference",
+    summary="compiled CPU kernels: every option and every derivative",
     unavailable_reasons=_unavailable_reasons,
     unsupported_reasons=_unsupported_reasons,
     sample=operators.sample,
