@@ -20,7 +20,7 @@ from deform_attn.backends.operators import ATTEND, ATTEND_BACKWARD, LIBRARY, SAM
 _Grads = tuple[Tensor | None, ...]
 
 
-class _Function(_SingleLevelFunction):
+class Function(_SingleLevelFunction):
     """A derivative on one level: of autograd alone, or of one of the transforms of torch.func.
 
     Each of these, nested as they may be, dispatches the ops once and so comes here by itself. A plain
@@ -29,6 +29,7 @@ class _Function(_SingleLevelFunction):
 
     @classmethod
     def run(cls, *args: Any) -> Any:
+        """Apply it, on this level."""
         allowed = _functorch.get_single_level_autograd_function_allowed()
         _functorch.set_single_level_autograd_function_allowed(True)
         try:
@@ -37,7 +38,7 @@ class _Function(_SingleLevelFunction):
             _functorch.set_single_level_autograd_function_allowed(allowed)
 
 
-class _Sample(_Function):
+class _Sample(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         _save(ctx, args, tensors=(0, 2, 3))
@@ -58,7 +59,7 @@ class _Sample(_Function):
             return tangents.of_output(inputs, [moves[i] for i in ctx.tensors])
 
 
-class _SampleBackward(_Function):
+class _SampleBackward(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         _save(ctx, args, tensors=(0, 1, 3, 4))
@@ -89,7 +90,7 @@ class _SampleBackward(_Function):
         return tuple(move if want else None for move, want in zip(move_grads, wanted, strict=True))
 
 
-class _Attend(_Function):
+class _Attend(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         _save(ctx, args, tensors=(0, 2, 3, 4, 5))

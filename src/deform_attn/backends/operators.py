@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.checks import AttentionInputs, SamplingInputs
+from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 
 LIBRARY = torch.library.Library("deform_attn", "DEF")
 NAMES = ("multi_scale_deformable_attention", "deformable_attention")
@@ -40,15 +40,21 @@ ATTEND_BACKWARD = torch.ops.deform_attn.deformable_attention_backward.default
 
 def sample(inputs: SamplingInputs) -> Tensor:
     """Run the classic op through torch's dispatcher."""
-    value, shapes, locations, weights, *options = inputs
-    return SAMPLE(value, flat(shapes), locations, weights, *options)
+    return SAMPLE(*arguments(inputs))
 
 
 def attend(inputs: AttentionInputs) -> Tensor:
     """Run the op from raw offsets and logits through torch's dispatcher."""
+    return ATTEND(*arguments(inputs))
+
+
+def arguments(inputs: Inputs) -> list[Any]:
+    """Return a judged call as the arguments of its op."""
+    if isinstance(inputs, SamplingInputs):
+        value, shapes, locations, weights, *options = inputs
+        return [value, flat(shapes), locations, weights, *options]
     value, shapes, references, offsets, logits, num_points, mask, offset_scale, *modes = inputs
-    points = references, offsets, logits
-    return ATTEND(value, flat(shapes), *points, mask, float(offset_scale), num_points, *modes)
+    return [value, flat(shapes), references, offsets, logits, mask, float(offset_scale), num_points, *modes]
 
 
 def flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
