@@ -175,7 +175,9 @@ def module_sizes(embed_dim: int, num_heads: int, **others: int) -> None:
 
 def module_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
     """Judge that a tensor given to a module has the dtype of its `weight`, where autocast does not see to that."""
-    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+    device = tensor.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if tensor.dtype != weight.dtype and not autocast:
         fix = f"Use {name}.to(torch.{_dtype(weight)}), convert the module, or run under torch.autocast."
         _fail(name, f"the module's dtype {_dtype(weight)}", _dtype(tensor), fix, TypeError)
 

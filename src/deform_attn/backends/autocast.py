@@ -1,4 +1,4 @@
-"""torch.autocast and the two ops: value takes autocast's dtype; coordinates and weights, which are small, keep theirs."""
+"""torch.autocast and the two ops: value takes autocast's dtype, coordinates and weights keep theirs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ _DEVICES = ("CPU", "CUDA", "XPU", "MPS")
 def cast(value: Tensor) -> Tensor:
     """Return `value` in the dtype that autocast asks for on its device; float64 stays, as in all of torch's ops."""
     device = value.device.type
-    if value.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return value
-    return value.to(torch.get_autocast_dtype(device))
+    if value.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return value.to(torch.get_autocast_dtype(device))
+    return value
 
 
 def _kernel(op: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:

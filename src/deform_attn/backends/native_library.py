@@ -41,7 +41,9 @@ class NativeLibrary:
 
     def forward(self, *fields: float) -> None:
         """Run the forward pass of one call, given the fields of `deform_attn_call`."""
-        self._check(self._functions[0](_CALL.pack(*fields)))
+        status = self._functions[0](_CALL.pack(*fields))
+        if status:
+            self._check(status)
 
     def backward(self, *fields: float) -> None:
         """Run the backward pass of one call, given the fields of `deform_attn_call`."""

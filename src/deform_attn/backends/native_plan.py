@@ -34,7 +34,6 @@ class Plan:
         self._levels_kept = call.levels_kept
         N, _, M, D = inputs.value.shape
         self._output_shape = N, call.points.shape[1], M * D
-        self._dtype = inputs.value.dtype
         # The ops know one form of each tensor, without an axis for the levels' points and with one for the references.
         self._shapes = [None if args[i] is None else args[i].shape for i in self._tensors_at]
         self._args = [None if i in self._tensors_at else arg for i, arg in enumerate(args)]
@@ -47,7 +46,7 @@ class Plan:
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return the output `[N, Q, M*D]`."""
-        output = torch.empty(*self._output_shape, dtype=self._dtype)
+        output = tensors[0].new_empty(*self._output_shape)  # type: ignore[union-attr]  # the first one is value
         fields = self._fields.copy()  # other threads may be at it, too
         for place, tensor in zip(self._places, tensors, strict=True):
             if tensor is not None:

@@ -22,6 +22,10 @@ Key = tuple[Any, ...]
 _MOST = 1024  # keys remembered; each takes about a kilobyte
 _plans: dict[Key, Plan] = {}
 
+_BACKENDS = None, native_cpu.NAME
+_OPTION_TYPES = str, float, int
+_Parameter, _strided, _is_wrapped = torch.nn.Parameter, torch.strided, _functorch.is_functorch_wrapped_tensor
+
 # What torch includes in each dispatch by itself, also under inference mode; modes and transforms in force add to it.
 _ALWAYS = DispatchKeySet(DispatchKey.BackendSelect)
 _NOTHING_IN_FORCE = (_ALWAYS | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_repr(), _ALWAYS.raw_repr()
@@ -29,24 +33,16 @@ _NOTHING_IN_FORCE = (_ALWAYS | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
     """Return all that checks and kernels look at in a call, or None where it must take the long way."""
-    if torch.compiler.is_compiling() or not _torch_stands_aside() or backend not in (None, native_cpu.NAME) or native_cpu._reasons:
+    if torch.compiler.is_compiling() or not _torch_stands_aside() or backend not in _BACKENDS or native_cpu._reasons:
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
-    result = [_ints(spatial_shapes, pairs=True), num_points if num_points is None else _ints(num_points)]
-    if result[0] == () or result[1] == ():
-        return None
+    result = [_pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
     for option in options:
-        if type(option) not in (str, float, int):
+        if type(option) not in _OPTION_TYPES:
             return None
-    result += options
     for tensor in tensors:
-        if tensor is None:
-            result.append(None)
-        elif _is_plain(tensor):
-            result += (tensor.shape, tensor.stride(), tensor.dtype)
-        else:
-            return None
-    return tuple(result)
+        result.append(None if tensor is None else _metadata(tensor))
+    return None if () in result else tuple(result)
 
 
 def remember(key: Key, inputs: Inputs, tensors: Tensors) -> None:
@@ -88,7 +84,7 @@ class _Recorded(derivatives.Function):
         short = (
             not torch.is_grad_enabled()
             and _torch_stands_aside()
-            and all(tensor is None or _is_plain(tensor) for tensor in (grad_output, *tensors))
+            and all(tensor is None or _metadata(tensor) for tensor in (grad_output, *tensors))
         )
         grads = ctx.plan.backward(grad_output, tensors, wanted, short)
         return None, *grads
@@ -105,35 +101,42 @@ def _torch_stands_aside() -> bool:
     )
 
 
-def _is_plain(tensor: Any) -> bool:
-    """Return whether it is a tensor whose numbers lie in this machine's memory as they are."""
-    return (
-        (type(tensor) is Tensor or type(tensor) is torch.nn.Parameter)
+def _metadata(tensor: Any) -> tuple[Any, ...]:
+    """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
+    if (
+        (type(tensor) is Tensor or type(tensor) is _Parameter)
         and tensor.is_cpu
-        and tensor.layout is torch.strided
+        and tensor.layout is _strided
         and not tensor.is_neg()
         and not tensor._is_zerotensor()
-        and not _functorch.is_functorch_wrapped_tensor(tensor)
-    )
+        and not _is_wrapped(tensor)
+    ):
+        return tensor.shape, tensor.stride(), tensor.dtype
+    return ()
 
 
-def _ints(numbers: Any, pairs: bool = False) -> tuple[int, ...] | int:
-    """Return plain ints, alone, in a sequence, or in a sequence of pairs, so that they can be looked up; else ()."""
-    if type(numbers) is int and not pairs:
-        return numbers
-    if type(numbers) not in (list, tuple):
+def _counts(num_points: Any) -> Any:
+    """Return counts of points that can be looked up, or ()."""
+    if type(num_points) is int:
+        return num_points
+    if type(num_points) not in (list, tuple):
+        return ()
+    for count in num_points:
+        if type(count) is not int:
+            return ()
+    return tuple(num_points)
+
+
+def _pairs(spatial_shapes: Any) -> tuple[int, ...]:
+    """Return spatial shapes that can be looked up, flat, or ()."""
+    if type(spatial_shapes) not in (list, tuple):
         return ()
     result = []
-    for number in numbers:
-        if pairs:
-            if type(number) not in (list, tuple) or len(number) != 2:
-                return ()
-            H, W = number
-            if type(H) is not int or type(W) is not int:
-                return ()
-            result += (H, W)
-        elif type(number) is int:
-            result.append(number)
-        else:
+    for pair in spatial_shapes:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
             return ()
+        H, W = pair
+        if type(H) is not int or type(W) is not int:
+            return ()
+        result += pair
     return tuple(result)
