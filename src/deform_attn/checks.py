@@ -109,7 +109,9 @@ def attention_inputs(
         sampling_offsets=sampling_offsets,
         attention_logits=attention_logits,
     )
-    if isinstance(offset_scale, bool) or not isinstance(offset_scale, (int, float)) or not math.isfinite(offset_scale):
+    # Compared, since torch.compile cannot ask math.isfinite of a symbolic number.
+    number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
+    if not number or not -math.inf < offset_scale < math.inf:
         _fail("offset_scale", "a finite number", repr(offset_scale), "The published models use 0.5.")
     _options(interpolation, padding_mode)
     return AttentionInputs(

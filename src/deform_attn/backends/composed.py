@@ -83,7 +83,13 @@ def _sampling(
     offset_scale: float,
 ) -> tuple[Tensor, Tensor]:
     dtype = reference.compute_dtype(value, *points)
-    return reference.sampling(pairs(shapes), *points, num_points, offset_scale, dtype)
+    locations, weights = reference.sampling(pairs(shapes), *points, num_points, offset_scale, dtype)
+    if weights.shape[-1]:
+        # In place of torch's softmax, whose tangent (torch 2.13) has no gradient: it writes into what it saved.
+        logits = points[-1].to(dtype)
+        exponentials = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+        weights = exponentials / exponentials.sum(-1, keepdim=True)
+    return locations, weights
 
 
 def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
