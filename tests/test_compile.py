@@ -150,6 +150,7 @@ def test_compiled_autocast_is_eager_autocast(kind, outside):
 
 
 @pytest.mark.parametrize("kind", ["fused", "multi"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # by torch itself
 def test_inductor_gives_what_eager_gives(kind):
     function, _, _ = draw(kind)
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
