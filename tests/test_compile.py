@@ -149,7 +149,7 @@ def test_compiled_autocast_is_eager_autocast(kind, outside):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("kind", ["fused", "multi"])
+@pytest.mark.parametrize("kind", ["fused", pytest.param("multi", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # by torch itself
 def test_inductor_gives_what_eager_gives(kind):
     function, _, _ = draw(kind)
