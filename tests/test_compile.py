@@ -5,8 +5,12 @@ import contextlib
 import pytest
 import torch
 
-from deform_attn import DeformableAttention, MultiScaleDeformableAttention
-from deform_attn import deformable_attention, multi_scale_deformable_attention
+from deform_attn import (
+    DeformableAttention,
+    MultiScaleDeformableAttention,
+    deformable_attention,
+    multi_scale_deformable_attention,
+)
 
 SIZES = [[(6, 9), (3, 5)], [(8, 5), (4, 3)], [(7, 11), (5, 2)], [(10, 4), (2, 6)]]
 KINDS = ["fused", "classic", "single", "multi"]
@@ -113,7 +117,7 @@ def test_after_the_second_image_size_nothing_is_compiled_again(kind, dynamic):
 
 
 def test_the_check_for_recompilation_sees_one():
-    function, args, options = draw("classic")
+    function, args, _ = draw("classic")
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=False)
     compiled(*args)
     _, args, _ = draw("classic", SIZES[1])

@@ -84,7 +84,9 @@ def test_an_exported_program_can_be_trained():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # by torch itself
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script:DeprecationWarning", "ignore:`isinstance:FutureWarning"
+)  # of torch
 def test_a_package_of_aotinductor_runs_from_python(tmp_path):
     module, dynamic_shapes = build("multi")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The registered operators: torch's own checks of them, autocast, FLOPs, modes, profiler, and devices without kernels."""
+"""The registered operators: torch's own checks, autocast, FLOPs, modes, profiler, and devices without kernels."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import checks
-from deform_attn.backends import autocast, registry, shortcut
+from deform_attn.backends import autocast, native_cpu, registry, shortcut
 
 _asked_for: ContextVar[str | None] = ContextVar("deform_attn_backend", default=None)
 
@@ -88,7 +88,7 @@ def deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    if key is not None and chosen is registry.NATIVE:
+    if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.attend(inputs)
 
@@ -143,7 +143,7 @@ def multi_scale_deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    if key is not None and chosen is registry.NATIVE:
+    if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.sample(inputs)
 

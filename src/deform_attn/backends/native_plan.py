@@ -1,11 +1,11 @@
 """A plan: a call of the CPU kernels that is made again with other tensors of the same metadata."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from deform_attn.backends import native_cpu, operators
+from deform_attn.backends import native_cpu, native_library, operators
 from deform_attn.checks import AttentionInputs, Inputs
 
 # As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
@@ -22,7 +22,8 @@ class Plan:
         args = operators.arguments(inputs)
         if isinstance(inputs, AttentionInputs):
             self._places: tuple[int, ...] = (_VALUE, _REFERENCES, _POINTS, _WEIGHTS, _MASK)
-            self._kernel, self._op = native_cpu.attend_backward, operators.ATTEND_BACKWARD
+            self._kernel: Callable[..., tuple[Tensor, ...]] = native_cpu.attend_backward
+            self._op = operators.ATTEND_BACKWARD
             self._tensors_at: tuple[int, ...] = (0, 2, 3, 4, 5)
             call = native_cpu.attend_call(*args)
         else:
@@ -53,16 +54,16 @@ class Plan:
                 fields[place] = tensor.data_ptr()
         fields[_THREADS] = torch.get_num_threads()
         fields[_OUTPUT] = output.data_ptr()
-        native_cpu.loaded().forward(*fields)
+        native_cpu.loaded().forward_packed(native_library.pack(*fields))
         return output
 
     def backward(
         self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], short: bool
     ) -> list[Tensor | None]:
-        """Return the gradients of all tensors, None where not wanted, straight from the kernels or (not `short`) by torch."""
+        """Return the gradients of all tensors, None where not wanted: straight from the kernels if `short`, or by torch."""
         args = self._args.copy()
         for i, shape, tensor in zip(self._tensors_at, self._shapes, tensors, strict=True):
-            args[i] = tensor if tensor is None or tensor.shape == shape else tensor.reshape(shape)
+            args[i] = tensor if tensor is None or shape is None or tensor.shape == shape else tensor.reshape(shape)
         floats = 3 if len(tensors) == 3 else 4  # a mask has no gradient
         grads = (self._kernel if short else self._op)(grad_output, *args, wanted[:floats])
         result: list[Tensor | None] = [None] * len(tensors)

@@ -24,7 +24,13 @@ _plans: dict[Key, Plan] = {}
 
 _BACKENDS = None, native_cpu.NAME
 _OPTION_TYPES = str, float, int
+
+# Looking a name up in torch takes as long as some of these calls do.
 _Parameter, _strided, _is_wrapped = torch.nn.Parameter, torch.strided, _functorch.is_functorch_wrapped_tensor
+_included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
+_is_function_mode_on, _is_profiler_on = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
+_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+_AUTOCAST, _AUTOGRAD = DispatchKey.AutocastCPU, DispatchKey.AutogradCPU
 
 # What torch includes in each dispatch by itself, also under inference mode; modes and transforms in force add to it.
 _ALWAYS = DispatchKeySet(DispatchKey.BackendSelect)
@@ -59,8 +65,8 @@ def run(key: Key, tensors: Tensors) -> Tensor | None:
     plan = _plans.get(key)
     if plan is None:
         return None
-    if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):
-        if torch._C._dispatch_tls_is_dispatch_key_excluded(DispatchKey.AutogradCPU):
+    if _is_grad_enabled() and _any_requires_grad(*tensors):
+        if _is_excluded(_AUTOGRAD):
             return None  # inside another op's kernel, where autograd must not record
         return _Recorded.run(plan, *tensors)
     return plan.forward(tensors)
@@ -93,10 +99,10 @@ class _Recorded(derivatives.Function):
 def _torch_stands_aside() -> bool:
     """Return whether no mode, transform, tracer, autocast, profiler or tangent is in force."""
     return (
-        torch._C._dispatch_tls_local_include_set().raw_repr() in _NOTHING_IN_FORCE
-        and torch._C._dispatch_tls_is_dispatch_key_excluded(DispatchKey.AutocastCPU)
-        and not torch._C._is_torch_function_mode_enabled()
-        and not torch.autograd._profiler_enabled()
+        _included().raw_repr() in _NOTHING_IN_FORCE
+        and _is_excluded(_AUTOCAST)
+        and not _is_function_mode_on()
+        and not _is_profiler_on()
         and forward_ad._current_level < 0
     )
 
