@@ -60,7 +60,7 @@ class Plan:
     def backward(
         self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], short: bool
     ) -> list[Tensor | None]:
-        """Return the gradients of all tensors, None where not wanted: straight from the kernels if `short`, or by torch."""
+        """Return the gradients of all tensors, None where not wanted, from the kernels if `short`, or by torch."""
         args = self._args.copy()
         for i, shape, tensor in zip(self._tensors_at, self._shapes, tensors, strict=True):
             args[i] = tensor if tensor is None or shape is None or tensor.shape == shape else tensor.reshape(shape)
