@@ -445,13 +445,18 @@ def test_bfloat16_reference_points_of_an_encoder_are_rounded_once():
 
 
 @pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
-def test_the_modules_survive_deepcopy_and_pickle(build):
+def test_the_modules_survive_deepcopy_pickle_and_save(build, tmp_path):
     module = build()
     features = [draw(BATCH, CHANNELS, H, W, seed=H) for H, W in SHAPES]
     features = features if isinstance(module, MultiScaleDeformableAttention) else features[0]
     inputs = draw(BATCH, QUERIES, CHANNELS), points(BATCH, QUERIES, 2), features
     expected = module(*inputs)
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+    torch.save(module, tmp_path / "module.pt")
+    torch.save(module.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "module.pt", weights_only=False)
+    other = build()
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded, other):
         assert torch.equal(twin(*inputs), expected)
 
 

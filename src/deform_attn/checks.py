@@ -109,7 +109,9 @@ def attention_inputs(
         sampling_offsets=sampling_offsets,
         attention_logits=attention_logits,
     )
-    if isinstance(offset_scale, bool) or not isinstance(offset_scale, (int, float)) or not math.isfinite(offset_scale):
+    # Compared, since torch.compile cannot ask math.isfinite of a symbolic number.
+    number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
+    if not number or not -math.inf < offset_scale < math.inf:
         _fail("offset_scale", "a finite number", repr(offset_scale), "The published models use 0.5.")
     _options(interpolation, padding_mode)
     return AttentionInputs(
@@ -175,7 +177,9 @@ def module_sizes(embed_dim: int, num_heads: int, **others: int) -> None:
 
 def module_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
     """Judge that a tensor given to a module has the dtype of its `weight`, where autocast does not see to that."""
-    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+    device = tensor.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if tensor.dtype != weight.dtype and not autocast:
         fix = f"Use {name}.to(torch.{_dtype(weight)}), convert the module, or run under torch.autocast."
         _fail(name, f"the module's dtype {_dtype(weight)}", _dtype(tensor), fix, TypeError)
 
@@ -184,11 +188,12 @@ def module_tensor(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]
     """Judge a tensor given to a module: `letters` such as "N Q C" name its axes, `sizes` fix some of them."""
     _tensor(name, tensor)
     axes = letters.split()
-    expected = "[" + ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes) + "]"
     fits = tensor.ndim == len(axes) and all(
         sizes.get(axis, size) == size for axis, size in zip(axes, tensor.shape, strict=True)
     )
     if not fits:
+        # Written only now: under torch.compile, a size that is printed is a size that cannot change any more.
+        expected = "[" + ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes) + "]"
         _fail(name, expected, _shape(tensor.shape), "Compare the axes with the module's docstring.")
 
 
@@ -230,9 +235,10 @@ def module_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]], batch: int
     """Return a module's padding mask as `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
     if not isinstance(padding_mask, Sequence):
         return padding_mask  # judged with the rest of the call
-    expected = f"a bool tensor [N, S], or a list of bool masks [N, H, W] with N = {batch} and (H, W) = {list(shapes)}"
     got = [list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__ for mask in padding_mask]
     if got != [[batch, H, W] for H, W in shapes]:
+        sizes = f"N = {batch} and (H, W) = {list(shapes)}"
+        expected = f"a bool tensor [N, S], or a list of bool masks [N, H, W] with {sizes}"
         _fail("padding_mask", expected, str(got), "Give one mask for each map; True marks padding.")
     return torch.cat([mask.flatten(1) for mask in padding_mask], dim=1)
 

@@ -4,15 +4,18 @@ Deterministic to the last bit for any number of threads, on one instruction set 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deform_attn.backends import native_library, operators
-from deform_attn.backends.base import Backend, transforms_in_force
+from deform_attn.backends.base import Backend
 from deform_attn.checks import Inputs
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+NAME = "native"
 
 _library, _reasons = native_library.load()
 
@@ -22,7 +25,7 @@ def _unavailable_reasons() -> list[str]:
 
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
-    reasons = transforms_in_force()
+    reasons = []
     value = inputs.value
     if value.device.type != "cpu":
         reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
@@ -31,7 +34,7 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     return reasons
 
 
-def _sample(
+def sample_call(
     value: Tensor,
     spatial_shapes: Sequence[int],
     sampling_locations: Tensor,
@@ -39,68 +42,52 @@ def _sample(
     num_points: Sequence[int],
     interpolation: str,
     padding_mode: str,
-) -> Tensor:
-    """Return the output `[N, Q, M*D]` of the classic op."""
-    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_locations, attention_weights)
-    return call.forward()
+) -> "Call":
+    """Lay out a call of the classic op, given its arguments."""
+    return Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_locations, attention_weights)
 
 
-def _sample_backward(
-    grad_output: Tensor,
+def attend_call(
     value: Tensor,
     spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    padding_mask: Tensor | None,
+    offset_scale: float,
     num_points: Sequence[int],
     interpolation: str,
     padding_mode: str,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> "Call":
+    """Lay out a call of the op from raw offsets and logits, given its arguments."""
+    call = Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_offsets, attention_logits)
+    call.from_raw(reference_points, padding_mask, offset_scale)
+    return call
+
+
+def _sample(*args: Any) -> Tensor:
+    return sample_call(*args).forward()
+
+
+def _attend(*args: Any) -> Tensor:
+    return attend_call(*args).forward()
+
+
+def sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
-    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_locations, attention_weights)
-    grad_value, _, grad_locations, grad_weights = call.backward(grad_output, wanted[0], False, wanted[1], wanted[2])
+    *call, (want_value, want_locations, want_weights) = args
+    grads = sample_call(*call).backward(grad_output, want_value, False, want_locations, want_weights)
+    grad_value, _, grad_locations, grad_weights = grads
     return grad_value, grad_locations, grad_weights
 
 
-def _attend(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    padding_mask: Tensor | None,
-    offset_scale: float,
-    num_points: Sequence[int],
-    interpolation: str,
-    padding_mode: str,
-) -> Tensor:
-    """Return the output `[N, Q, M*D]` from raw offsets and logits."""
-    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_offsets, attention_logits)
-    call.from_raw(reference_points, padding_mask, offset_scale)
-    return call.forward()
-
-
-def _attend_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    padding_mask: Tensor | None,
-    offset_scale: float,
-    num_points: Sequence[int],
-    interpolation: str,
-    padding_mode: str,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
-    call = _Call(value, spatial_shapes, num_points, interpolation, padding_mode, sampling_offsets, attention_logits)
-    call.from_raw(reference_points, padding_mask, offset_scale)
-    return call.backward(grad_output, *wanted)
+    *call, wanted = args
+    return attend_call(*call).backward(grad_output, *wanted)
 
 
-class _Call:
+class Call:
     """One call, laid out as the library wants it; its fields are those of `deform_attn_call`."""
 
     def __init__(
@@ -122,7 +109,7 @@ class _Call:
         self.value = value  # [N, S, M, D]
         self.L = len(num_points)
         self.options = int(interpolation == "nearest"), int(padding_mode == "border")
-        self.levels, self.keep = native_library.levels(tuple(spatial_shapes), tuple(num_points))
+        self.levels, self.levels_kept = native_library.levels(tuple(spatial_shapes), tuple(num_points))
 
     def from_raw(self, references: Tensor, mask: Tensor | None, offset_scale: float) -> None:
         """Let points and weights be raw offsets and logits around these references."""
@@ -132,17 +119,17 @@ class _Call:
 
     def forward(self) -> Tensor:
         """Return the output `[N, Q, M*D]`."""
-        fields = self._fields()
+        fields = self.fields()
         value = self.value
         output = torch.empty((value.shape[0], self.points.shape[1], value.shape[2] * value.shape[3]), dtype=value.dtype)
-        _loaded().forward(*fields, output.data_ptr(), 0, 0, 0, 0, 0, 0, 0)
+        loaded().forward(*fields, output.data_ptr(), 0, 0, 0, 0, 0, 0, 0)
         return output.to(self.dtype)
 
     def backward(
         self, grad_output: Tensor, want_value: bool, want_references: bool, want_points: bool, want_weights: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the gradients of value, references, points and weights, empty where they are not wanted."""
-        fields = self._fields()
+        fields = self.fields()
         value = self.value
         grad_output = _dense(grad_output.to(value.dtype), 1)  # [N, Q, M*D]
         grad_value = torch.empty(value.shape if want_value else 0, dtype=value.dtype)
@@ -150,7 +137,7 @@ class _Call:
         grad_weights = torch.empty(self.weights.shape if want_weights else 0, dtype=self.weights.dtype)
         references = self.points if self.references is None else self.references
         grad_references = torch.empty(references.shape if want_references else 0, dtype=references.dtype)
-        _loaded().backward(
+        loaded().backward(
             *fields,
             0,
             grad_output.data_ptr(),
@@ -162,7 +149,7 @@ class _Call:
         )
         return grad_value.to(self.dtype), grad_references, grad_points, grad_weights
 
-    def _fields(self) -> tuple[float, ...]:
+    def fields(self) -> tuple[float, ...]:
         """Return the fields up to `output`."""
         points, weights, references, mask = self.points, self.weights, self.references, self.mask
         dtypes = [self.value.dtype, points.dtype, weights.dtype]
@@ -191,7 +178,7 @@ class _Call:
             int(double),
             *self.options,
             torch.get_num_threads(),
-            _loaded().parallel_for,
+            loaded().parallel_for,
             self.levels,
             value.data_ptr(),
             *value.stride()[:3],
@@ -208,7 +195,8 @@ class _Call:
         )
 
 
-def _loaded() -> native_library.NativeLibrary:
+def loaded() -> native_library.NativeLibrary:
+    """Return the library of kernels."""
     if _library is None:
         raise RuntimeError("deform_attn: " + "; ".join(_reasons))
     return _library
@@ -232,13 +220,13 @@ def _pointer(tensor: Tensor, wanted: bool = True) -> int:
 
 if _library is not None:
     operators.LIBRARY.impl("multi_scale_deformable_attention", _sample, "CPU")
-    operators.LIBRARY.impl("multi_scale_deformable_attention_backward", _sample_backward, "CPU")
+    operators.LIBRARY.impl("multi_scale_deformable_attention_backward", sample_backward, "CPU")
     operators.LIBRARY.impl("deformable_attention", _attend, "CPU")
-    operators.LIBRARY.impl("deformable_attention_backward", _attend_backward, "CPU")
+    operators.LIBRARY.impl("deformable_attention_backward", attend_backward, "CPU")
 
 NATIVE = Backend(
-    name="native",
-    summary="compiled CPU kernels: every option; first derivatives, higher ones through reference",
+    name=NAME,
+    summary="compiled CPU kernels: every option and every derivative",
     unavailable_reasons=_unavailable_reasons,
     unsupported_reasons=_unsupported_reasons,
     sample=operators.sample,

@@ -13,6 +13,7 @@ import torch
 
 # The fields of `deform_attn_call` in native/deform_attn.h, in order; each takes 8 bytes.
 _CALL = struct.Struct("=35qd8q")
+pack = _CALL.pack
 _STATUS = {1: "out of memory", 2: "DEFORM_ATTN_ISA names no instruction set of this machine", 3: "a thread failed"}
 _TORCH_LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
 
@@ -41,7 +42,13 @@ class NativeLibrary:
 
     def forward(self, *fields: float) -> None:
         """Run the forward pass of one call, given the fields of `deform_attn_call`."""
-        self._check(self._functions[0](_CALL.pack(*fields)))
+        self.forward_packed(_CALL.pack(*fields))
+
+    def forward_packed(self, call: bytes) -> None:
+        """Run the forward pass of one `deform_attn_call`, laid out by `pack`."""
+        status = self._functions[0](call)
+        if status:
+            self._check(status)
 
     def backward(self, *fields: float) -> None:
         """Run the backward pass of one call, given the fields of `deform_attn_call`."""

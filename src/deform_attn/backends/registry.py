@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import torch
 
+from deform_attn.backends import autocast, batching, derivatives, flops
 from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
 from deform_attn.backends.native_cpu import NATIVE
 from deform_attn.backends.reference import REFERENCE
 from deform_attn.checks import Inputs, backend_name
+
+# Imported for what they register with torch around the ops.
+_AROUND_THE_OPS = (autocast, batching, derivatives, flops)
 
 BACKENDS: tuple[Backend, ...] = (NATIVE, GRID_SAMPLE, REFERENCE)
 

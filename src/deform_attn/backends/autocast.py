@@ -1,0 +1,35 @@
+"""torch.autocast and the two ops: value takes autocast's dtype, coordinates and weights keep theirs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deform_attn.backends.operators import ATTEND, LIBRARY, NAMES, SAMPLE
+
+_DEVICES = ("CPU", "CUDA", "XPU", "MPS")
+
+
+def cast(value: Tensor) -> Tensor:
+    """Return `value` in the dtype that autocast asks for on its device; float64 stays, as in all of torch's ops."""
+    device = value.device.type
+    if value.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return value.to(torch.get_autocast_dtype(device))
+    return value
+
+
+def _kernel(op: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
+
+    def call(value: Tensor, *rest: Any) -> Tensor:
+        value = cast(value)
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return op(value, *rest)
+
+    return call
+
+
+for _name, _op in zip(NAMES, (SAMPLE, ATTEND), strict=True):
+    for _device in _DEVICES:
+        LIBRARY.impl(_name, _kernel(_op, _device), f"Autocast{_device}")

@@ -1,0 +1,213 @@
+"""Derivatives of the two ops, of any order, backward and forward, as torch's autograd asks for them.
+
+The first gradients are ops themselves, `..._backward`, with compiled kernels. What lies beyond is made of tangents.py
+for the classic op; the op from raw offsets and logits is first taken apart into that (composed.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from deform_attn.backends import composed, tangents
+from deform_attn.backends.operators import ATTEND, ATTEND_BACKWARD, LIBRARY, SAMPLE, SAMPLE_BACKWARD
+
+_Grads = tuple[Tensor | None, ...]
+
+
+class Function(_SingleLevelFunction):
+    """A derivative on one level: of autograd alone, or of one of the transforms of torch.func.
+
+    Each of these, nested as they may be, dispatches the ops once and so comes here by itself. A plain
+    `autograd.Function` is for all levels at once and refuses to run below the dispatcher.
+    """
+
+    @classmethod
+    def run(cls, *args: Any) -> Any:
+        """Apply it, on this level."""
+        allowed = _functorch.get_single_level_autograd_function_allowed()
+        _functorch.set_single_level_autograd_function_allowed(True)
+        try:
+            return cls.apply(*args)  # type: ignore[attr-defined]
+        finally:
+            _functorch.set_single_level_autograd_function_allowed(allowed)
+
+
+class _Sample(Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        _save(ctx, args, tensors=(0, 2, 3))
+        with _next_level():
+            return SAMPLE(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
+        wanted = [ctx.needs_input_grad[i] for i in ctx.tensors]
+        if grad_outputs[0] is None:
+            return (None,) * len(ctx.args)
+        grads = SAMPLE_BACKWARD(grad_outputs[0], *_saved(ctx), wanted)
+        return _placed(ctx, grads, wanted)
+
+    @staticmethod
+    def jvp(ctx: Any, *moves: Tensor | None) -> Tensor:
+        with _saved_to_move(ctx) as inputs:
+            return tangents.of_output(inputs, [moves[i] for i in ctx.tensors])
+
+
+class _SampleBackward(Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        _save(ctx, args, tensors=(0, 1, 3, 4))
+        with _next_level():
+            grads = SAMPLE_BACKWARD(*args)
+        ctx.mark_non_differentiable(*[grad for grad, want in zip(grads, args[-1], strict=True) if not want])
+        return grads
+
+    @staticmethod
+    def backward(ctx: Any, *moves: Tensor | None) -> _Grads:
+        grad_output, *inputs, _ = _saved(ctx)
+        needed = [ctx.needs_input_grad[i] for i in ctx.tensors]
+        grads: list[Tensor | None] = [None] * 4
+        if needed[0]:
+            grads[0] = tangents.of_output(inputs, moves)
+        if any(needed[1:]):
+            grads[1:] = tangents.of_gradients(grad_output, inputs, moves)
+        return _placed(ctx, grads, needed)
+
+    @staticmethod
+    def jvp(ctx: Any, *moves: Tensor | None) -> _Grads:
+        with _saved_to_move(ctx) as (grad_output, *inputs, wanted):
+            move_grad_output, *move_inputs = (moves[i] for i in ctx.tensors)
+            move_grads = tangents.of_gradients(grad_output, inputs, move_inputs)
+            if move_grad_output is not None:
+                more = SAMPLE_BACKWARD(move_grad_output, *inputs, [True] * 3)
+                move_grads = [move + grad for move, grad in zip(move_grads, more, strict=True)]
+        return tuple(move if want else None for move, want in zip(move_grads, wanted, strict=True))
+
+
+class _Attend(Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        _save(ctx, args, tensors=(0, 2, 3, 4, 5))
+        with _next_level():
+            return ATTEND(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
+        wanted = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
+        if grad_outputs[0] is None:
+            return (None,) * len(ctx.args)
+        grads = ATTEND_BACKWARD(grad_outputs[0], *_saved(ctx), wanted)
+        return _placed(ctx, (*grads, None), (*wanted, False))
+
+
+def _save(ctx: Any, args: Sequence[Any], tensors: Sequence[int]) -> None:
+    """Keep the arguments of a call; those at the places `tensors` as autograd must know of them."""
+    ctx.tensors = tensors
+    ctx.args = [None if i in tensors else arg for i, arg in enumerate(args)]
+    saved = [args[i] for i in tensors]
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
+    ctx.set_materialize_grads(False)
+
+
+def _saved(ctx: Any, tensors: Sequence[Any] | None = None) -> list[Any]:
+    args = list(ctx.args)
+    for i, tensor in zip(ctx.tensors, ctx.saved_tensors if tensors is None else tensors, strict=True):
+        args[i] = tensor
+    return args
+
+
+@contextmanager
+def _saved_to_move(ctx: Any) -> Iterator[list[Any]]:
+    """Yield the arguments without their own tangents; those of levels further out, which torch has off, are on."""
+    with forward_ad._set_fwd_grad_enabled(True):
+        yield _saved(ctx, [forward_ad.unpack_dual(tensor).primal for tensor in ctx.saved_for_forward])
+
+
+def _placed(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> _Grads:
+    """Return a gradient for each argument of the call, None where none is wanted."""
+    placed: list[Tensor | None] = [None] * len(ctx.args)
+    for i, grad, want in zip(ctx.tensors, grads, wanted, strict=True):
+        placed[i] = grad if want else None
+    return tuple(placed)
+
+
+@contextmanager
+def _next_level() -> Iterator[None]:
+    """Hand what is called inside to the kernel, or to the next transform of torch.func."""
+    with ExitStack() as stack:
+        if torch._C._are_functorch_transforms_active():
+            # Inside of a function's forward torch has them off, but the next level wants its derivatives, too.
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
+        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+        yield
+
+
+def _is_recorded(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _is_moving(*tensors: Tensor) -> bool:
+    """Return whether a tensor has a tangent on this level."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def _sample_autograd(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *options: Any) -> Tensor:
+    tensors = value, locations, weights
+    if _is_recorded(*tensors) or _is_moving(*tensors):
+        return _Sample.run(value, shapes, locations, weights, *options)
+    with torch._C._AutoDispatchBelowAutograd():
+        return SAMPLE(value, shapes, locations, weights, *options)
+
+
+def _sample_backward_autograd(
+    grad_output: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = grad_output, value, locations, weights
+    if _is_recorded(*tensors) or _is_moving(*tensors):
+        return _SampleBackward.run(grad_output, value, shapes, locations, weights, *rest)
+    with torch._C._AutoDispatchBelowAutograd():
+        return SAMPLE_BACKWARD(grad_output, value, shapes, locations, weights, *rest)
+
+
+def _attend_autograd(
+    value: Tensor, shapes: list[int], references: Tensor, offsets: Tensor, logits: Tensor, *rest: Any
+) -> Tensor:
+    tensors = value, references, offsets, logits
+    if _is_moving(*tensors):
+        return composed.attend(value, shapes, references, offsets, logits, *rest)
+    if _is_recorded(*tensors):
+        return _Attend.run(value, shapes, references, offsets, logits, *rest)
+    with torch._C._AutoDispatchBelowAutograd():
+        return ATTEND(value, shapes, references, offsets, logits, *rest)
+
+
+def _attend_backward_autograd(
+    grad_output: Tensor,
+    value: Tensor,
+    shapes: list[int],
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    tensors = grad_output, value, references, offsets, logits
+    if _is_recorded(*tensors) or _is_moving(*tensors):
+        return composed.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
+    with torch._C._AutoDispatchBelowAutograd():
+        return ATTEND_BACKWARD(grad_output, value, shapes, references, offsets, logits, *rest)
+
+
+LIBRARY.impl("multi_scale_deformable_attention", _sample_autograd, "Autograd")
+LIBRARY.impl("multi_scale_deformable_attention_backward", _sample_backward_autograd, "Autograd")
+LIBRARY.impl("deformable_attention", _attend_autograd, "Autograd")
+LIBRARY.impl("deformable_attention_backward", _attend_backward_autograd, "Autograd")

@@ -1,0 +1,73 @@
+"""A plan: a call of the CPU kernels that is made again with other tensors of the same metadata."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from deform_attn.backends import native_cpu, native_library, operators
+from deform_attn.checks import AttentionInputs, Inputs
+
+# As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
+Tensors = Sequence[Tensor | None]
+
+# Where the fields of a call hold addresses, and what else is not metadata (see native/deform_attn.h).
+_THREADS, _VALUE, _POINTS, _WEIGHTS, _REFERENCES, _MASK, _OUTPUT = 11, 14, 18, 22, 26, 33, 36
+
+
+class Plan:
+    """A call without its tensors: as the kernels take it, and as the ops do."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        args = operators.arguments(inputs)
+        if isinstance(inputs, AttentionInputs):
+            self._places: tuple[int, ...] = (_VALUE, _REFERENCES, _POINTS, _WEIGHTS, _MASK)
+            self._kernel: Callable[..., tuple[Tensor, ...]] = native_cpu.attend_backward
+            self._op = operators.ATTEND_BACKWARD
+            self._tensors_at: tuple[int, ...] = (0, 2, 3, 4, 5)
+            call = native_cpu.attend_call(*args)
+        else:
+            self._places = _VALUE, _POINTS, _WEIGHTS
+            self._kernel, self._op = native_cpu.sample_backward, operators.SAMPLE_BACKWARD
+            self._tensors_at = 0, 2, 3
+            call = native_cpu.sample_call(*args)
+        self._fields = [*call.fields(), *[0] * 8]
+        self._levels_kept = call.levels_kept
+        N, _, M, D = inputs.value.shape
+        self._output_shape = N, call.points.shape[1], M * D
+        # The ops know one form of each tensor, without an axis for the levels' points and with one for the references.
+        self._shapes = [None if args[i] is None else args[i].shape for i in self._tensors_at]
+        self._args = [None if i in self._tensors_at else arg for i, arg in enumerate(args)]
+
+    def reads(self, tensors: Tensors) -> bool:
+        """Return whether the kernels read these tensors themselves, whose call it was made of, and not copies."""
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        there = [tensor is None or address != 0 for tensor, address in zip(tensors, addresses, strict=True)]
+        return all(there) and [self._fields[place] for place in self._places] == addresses
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Return the output `[N, Q, M*D]`."""
+        output = tensors[0].new_empty(*self._output_shape)  # type: ignore[union-attr]  # the first one is value
+        fields = self._fields.copy()  # other threads may be at it, too
+        for place, tensor in zip(self._places, tensors, strict=True):
+            if tensor is not None:
+                fields[place] = tensor.data_ptr()
+        fields[_THREADS] = torch.get_num_threads()
+        fields[_OUTPUT] = output.data_ptr()
+        native_cpu.loaded().forward_packed(native_library.pack(*fields))
+        return output
+
+    def backward(
+        self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], short: bool
+    ) -> list[Tensor | None]:
+        """Return the gradients of all tensors, None where not wanted, from the kernels if `short`, or by torch."""
+        args = self._args.copy()
+        for i, shape, tensor in zip(self._tensors_at, self._shapes, tensors, strict=True):
+            args[i] = tensor if tensor is None or shape is None or tensor.shape == shape else tensor.reshape(shape)
+        floats = 3 if len(tensors) == 3 else 4  # a mask has no gradient
+        grads = (self._kernel if short else self._op)(grad_output, *args, wanted[:floats])
+        result: list[Tensor | None] = [None] * len(tensors)
+        for i, (grad, tensor) in enumerate(zip(grads, tensors, strict=False)):
+            if wanted[i] and tensor is not None:
+                result[i] = grad if grad.shape == tensor.shape else grad.reshape(tensor.shape)
+        return result
