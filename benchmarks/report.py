@@ -125,6 +125,11 @@ def goals(result: Result) -> str:
         rows.append(("enc800 module, its matrix products alone", "≤ 1.25x", f"{share:.2f}x", "", _verdict(1.25, share)))
         gain = 1 / times["module bfloat16"]["ratio"]
         rows.append(("enc800 module, bfloat16 against float32", "≥ 1.8x", f"{gain:.2f}x", "", _verdict(gain, 1.8)))
+    for what in ("forward", "training"):
+        if "compiled" in result:
+            gain = 1 / result["compiled"][what]["times"]["compiled"]["ratio"]
+            label = f"encoder layer under torch.compile against eager, {what}"
+            rows.append((label, "≥ 1x", f"{gain:.2f}x", "", _verdict(gain, 1)))
     if "forward" in result.get("memory", {}):
         memory = result["memory"]
         # Beside the output each thread may keep the one head's map that it reads, ...
@@ -216,6 +221,16 @@ def module(result: Result) -> str:
     return _table(("enc800", "forward", "to ours"), rows)
 
 
+def compiled(result: Result) -> str:
+    """Return the times of an encoder layer as it is and under torch.compile."""
+    rows = []
+    for what, label in (("forward", "forward"), ("training", "forward + backward")):
+        times = result["compiled"][what]["times"]
+        gain = 1 / times["compiled"]["ratio"]
+        rows.append((label, _ms(times["eager"]), _ms(times["compiled"]), f"{gain:.2f}x"))
+    return _table(("an encoder layer, enc640", "eager", "torch.compile", "gain"), rows)
+
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "machine": machine,
     "canonical": canonical,
@@ -223,6 +238,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "training": training,
     "thread_scaling": thread_scaling,
     "module": module,
+    "compiled": compiled,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,

@@ -12,6 +12,9 @@ from benchmarks.cases import ENC640, ENC800, MEMORY, map_size_series, query_seri
 from benchmarks.measure import timed
 from benchmarks.peers import EAGER, Peer
 from deform_attn import MultiScaleDeformableAttention, encoder_reference_points
+from deform_attn.detr.config import TransformerConfig
+from deform_attn.detr.pyramid import build_pyramid
+from deform_attn.detr.transformer import EncoderLayer
 from deform_attn.speed import Call, Case, Inputs, grid_sample_op, relative_error, training
 
 Result = dict[str, object]
@@ -124,6 +127,40 @@ def module(seconds: float, wait: float = 0) -> Result:
         result["relative_difference"] = float(f"{error:.1e}")
     with torch.no_grad():
         result["times"], result["busy_elsewhere"] = timed(calls, seconds, "module", wait)
+    return result
+
+
+def compiled(seconds: float, wait: float = 0) -> Result:
+    """Time an encoder layer of the detector on the maps of enc640, as it is and under torch.compile; ratios are to the former.
+
+    Forward without gradients, and forward and backward with those of all parameters.
+    """
+    torch.manual_seed(0)
+    config = TransformerConfig(width=256, num_heads=8, feedforward_dim=1024)
+    shapes = ENC640.spatial_shapes
+    layer = EncoderLayer(config, len(shapes))
+    maps = [torch.randn(1, config.width, H, W) for H, W in shapes]
+    embedding = torch.randn(len(shapes), config.width)
+    features, pyramid = build_pyramid(maps, [None] * len(shapes), None, embedding, 4.0, 20.0)
+    fast = torch.compile(layer, fullgraph=True)
+    parameters = list(layer.parameters())
+
+    def gradients(layer: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(layer(features, pyramid).sum(), parameters)
+
+    result: Result = {"case": ENC640.name}
+    ways: dict[str, Callable[[Callable[..., Tensor]], object]] = {
+        "forward": lambda layer: layer(features, pyramid),
+        "training": gradients,
+    }
+    for name, way in ways.items():
+        with torch.set_grad_enabled(name == "training"):
+            error = relative_error(layer(features, pyramid), fast(features, pyramid))
+            if error > 1e-4:
+                raise RuntimeError(f"the compiled layer is off by {error:.1e} of the output")
+            calls: dict[str, Call] = {"eager": partial(way, layer), "compiled": partial(way, fast)}
+            rows, busy = timed(calls, seconds, "eager", wait)
+        result[name] = {"times": rows, "busy_elsewhere": busy}
     return result
 
 
