@@ -28,9 +28,8 @@ class Pyramid:
 
     def per_pixel(self, per_level: Tensor) -> Tensor:
         """Return `per_level [L, ...]` repeated for each pixel of its level: `[S, ...]`."""
-        sizes = [height * width for height, width in self.spatial_shapes]
-        repeats = torch.tensor(sizes, device=per_level.device)
-        return per_level.repeat_interleave(repeats, dim=0, output_size=sum(sizes))
+        levels = zip(per_level, self.spatial_shapes, strict=True)
+        return torch.cat([row.expand(height * width, *row.shape) for row, (height, width) in levels])
 
     def references(self, points: Tensor) -> Tensor:
         """Return `points [N or 1, Q, 2 or 4]`, fractions of the picture, as fractions of each level with its padding.
