@@ -131,7 +131,7 @@ def module(seconds: float, wait: float = 0) -> Result:
 
 
 def compiled(seconds: float, wait: float = 0) -> Result:
-    """Time an encoder layer of the detector on the maps of enc640, as it is and under torch.compile; ratios are to the former.
+    """Time an encoder layer of the detector on the maps of enc640, as it is and under torch.compile (to the former).
 
     Forward without gradients, and forward and backward with those of all parameters.
     """
