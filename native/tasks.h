@@ -38,7 +38,7 @@ struct Rows {
 };
 
 // How often a pixel is read, on average, from where on it pays to lay out a head's map for that (maps.h).
-constexpr int64_t reads_that_pay = 16;
+constexpr int64_t reads_that_pay = 8;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -56,7 +56,7 @@ struct RowTasks : Tasks {
         const int64_t reads = 4 * call.Q * call.T, images = call.N * call.M;
         framed = may_frame && !call.nearest && reads >= reads_that_pay * call.S && frame(plan);
         if (framed) {
-            const int64_t most = reads / (reads_that_pay * larger(call.S, 1));
+            const int64_t most = reads / (2 * reads_that_pay * larger(call.S, 1));
             const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
             blocks = larger(1, smaller(wanted, most));
             queries = (call.Q + blocks - 1) / blocks;
