@@ -81,12 +81,14 @@ class Tuple(nn.Module):
         return output.logits, output.boxes
 
 
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
+# torch 2.13 says so of weights in channels_last order, and saves them right all the same.
+@pytest.mark.filterwarnings("ignore:No complete tensor found in the group")
+@pytest.mark.parametrize("strict", [pytest.param(True, marks=pytest.mark.slow), False], ids=["strict", "non-strict"])
 def test_the_exported_detector_is_saved_loaded_and_right_for_other_sizes(model, strict):
-    batch, height, width = (torch.export.Dim(name, min=2, max=most) for name, most in (("n", 16), ("h", 512), ("w", 512)))
-    sizes = {0: batch, 2: 8 * height, 3: 8 * width}, {0: batch, 1: 8 * height, 2: 8 * width}
+    free = torch.export.Dim.AUTO
+    dynamic = {0: free, 2: free, 3: free}, {0: free, 1: free, 2: free}
     with torch.no_grad():
-        program = torch.export.export(Tuple(model), pictures(2, 64, 96), dynamic_shapes=sizes, strict=strict)
+        program = torch.export.export(Tuple(model), pictures(2, 64, 96), dynamic_shapes=dynamic, strict=strict)
         file = io.BytesIO()
         torch.export.save(program, file)
         file.seek(0)

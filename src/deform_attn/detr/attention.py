@@ -39,7 +39,7 @@ class DeformableFeatureAttention(FeatureAttention):
         self, query: Tensor, query_position: Tensor, reference: Tensor, features: Tensor, pyramid: Pyramid
     ) -> Tensor:
         """Return what each query reads `[N, Q, C]`; the arguments are those of `FeatureAttention`."""
-        points = pyramid.references(reference.expand(len(query), -1, -1))
+        points = pyramid.references(reference.expand(query.shape[0], -1, -1))
         output: Tensor = self.attention(
             query + query_position, points, features, pyramid.spatial_shapes, padding_mask=pyramid.padding_mask
         )

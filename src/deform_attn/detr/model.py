@@ -149,7 +149,7 @@ def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -
     compiling = torch.compiler.is_compiling()
     if (compiling and padding_mask is not None) or any(rest):
         if padding_mask is None:
-            padding_mask = torch.zeros(len(images), height, width, dtype=torch.bool, device=images.device)
+            padding_mask = torch.zeros(images.shape[0], height, width, dtype=torch.bool, device=images.device)
         images, padding_mask = nn.functional.pad(images, rest), nn.functional.pad(padding_mask, rest, value=True)
     elif padding_mask is not None and not padding_mask.any():
         padding_mask = None

@@ -43,11 +43,11 @@ class Proposals(nn.Module):
         """Return a box around each pixel, twice as large on each level as on the one before, `[N or 1, S, 4]`."""
         centres = pyramid.centres
         sizes = self.size * 2.0 ** torch.arange(len(pyramid.spatial_shapes), dtype=centres.dtype, device=centres.device)
-        sizes = pyramid.per_pixel(sizes)[:, None].expand(len(centres), -1, 2)  # [N or 1, S, 2]
+        sizes = pyramid.per_pixel(sizes)[:, None].expand(centres.shape[0], -1, 2)  # [N or 1, S, 2]
         return torch.cat((centres, sizes), dim=-1)
 
 
 def _take(tensor: Tensor, indices: Tensor) -> Tensor:
     """Return the rows `indices [N, Q]` of `tensor [N or 1, S, C]`: `[N, Q, C]`."""
-    tensor = tensor.expand(len(indices), -1, -1)
+    tensor = tensor.expand(indices.shape[0], -1, -1)
     return tensor.gather(1, indices[..., None].expand(-1, -1, tensor.shape[-1]))

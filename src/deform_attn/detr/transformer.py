@@ -136,5 +136,5 @@ class Transformer(nn.Module):
         if self.proposals is not None:
             content, boxes, proposed = self.proposals(features, pyramid)
         elif self.queries is not None:
-            content, boxes = self.queries(len(features))
+            content, boxes = self.queries(features.shape[0])
         return self.decoder(content, boxes, features, pyramid), proposed
