@@ -28,6 +28,9 @@ BEYOND = (
 
 CASES = {case.name: case for case in CANONICAL + BEYOND}
 
+# So little that the call costs more than its kernel.
+TINY = Case("tiny", ((4, 6), (2, 3)), queries=2, num_points=(2, 2), heads=2, channels=8)
+
 # More queries on the same maps: what a call needs beside its output may not grow with them.
 MEMORY = (replace(ENC640, name="enc640-q10000", queries=10_000), replace(ENC640, name="enc640-q40000", queries=40_000))
 

@@ -130,6 +130,13 @@ def goals(result: Result) -> str:
             gain = 1 / result["compiled"][what]["times"]["compiled"]["ratio"]
             label = f"encoder layer under torch.compile against eager, {what}"
             rows.append((label, "≥ 1x", f"{gain:.2f}x", "", _verdict(gain, 1)))
+    if "overhead" in result:
+        times = result["overhead"]["times"]
+        for name in ("classic", "fused"):
+            beyond = 1e3 * (times[name]["median_ms"] - times["kernel"]["median_ms"])
+            rows.append(
+                (f"a tiny call, {name}, beyond its kernel", "≤ 15 µs", f"{beyond:.1f} µs", "", _verdict(15, beyond))
+            )
     if "forward" in result.get("memory", {}):
         memory = result["memory"]
         # Beside the output each thread may keep the one head's map that it reads, ...
@@ -231,6 +238,13 @@ def compiled(result: Result) -> str:
     return _table(("an encoder layer, enc640", "eager", "torch.compile", "gain"), rows)
 
 
+def overhead(result: Result) -> str:
+    """Return what a call costs beyond its kernel."""
+    times = result["overhead"]["times"]
+    rows = [(name, f"{1e3 * row['median_ms']:.1f} µs") for name, row in times.items()]
+    return _table(("a tiny call, one thread", "median"), rows)
+
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "machine": machine,
     "canonical": canonical,
@@ -239,6 +253,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "thread_scaling": thread_scaling,
     "module": module,
     "compiled": compiled,
+    "overhead": overhead,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,

@@ -27,7 +27,17 @@ from benchmarks.peers import PEERS, versions
 from deform_attn.backends import native_library
 from deform_attn.speed import machine
 
-SECTIONS = ("forward", "training", "thread_scaling", "map_sizes", "query_counts", "memory", "module", "compiled")
+SECTIONS = (
+    "forward",
+    "training",
+    "thread_scaling",
+    "map_sizes",
+    "query_counts",
+    "memory",
+    "module",
+    "compiled",
+    "overhead",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,6 +91,7 @@ def run(options: argparse.Namespace) -> Path:
                 "query_counts": lambda: series.query_counts(seconds, wait),
                 "memory": lambda: series.peak_memory(peers, options.threads, _say),
                 "module": lambda: series.module(seconds, wait),
+                "overhead": lambda: series.overhead(seconds, wait),
                 "compiled": lambda: series.compiled(seconds, wait),
             }
             result[section] = measures[section]()

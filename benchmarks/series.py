@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import memory
-from benchmarks.cases import ENC640, ENC800, MEMORY, map_size_series, query_series
+from benchmarks.cases import ENC640, ENC800, MEMORY, TINY, map_size_series, query_series
 from benchmarks.measure import timed
 from benchmarks.peers import EAGER, Peer
-from deform_attn import MultiScaleDeformableAttention, encoder_reference_points
+from deform_attn import MultiScaleDeformableAttention, checks, encoder_reference_points
+from deform_attn.backends import native_cpu, native_library, operators
+from deform_attn.checks import SamplingInputs
 from deform_attn.detr.config import TransformerConfig
 from deform_attn.detr.pyramid import build_pyramid
 from deform_attn.detr.transformer import EncoderLayer
@@ -162,6 +164,35 @@ def compiled(seconds: float, wait: float = 0) -> Result:
             rows, busy = timed(calls, seconds, "eager", wait)
         result[name] = {"times": rows, "busy_elsewhere": busy}
     return result
+
+
+def overhead(seconds: float, wait: float = 0) -> Result:
+    """Time calls on a tiny input beside their kernel alone: the rest is what the call itself costs. On one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    inputs = TINY.inputs()
+    op, fused = TINY.op(), TINY.fused_op(inputs.references)
+    call = native_cpu.sample_call(*operators.arguments(_judged(inputs)))
+    output = torch.empty(1, TINY.query_count, TINY.heads * TINY.channels)
+    packed = native_library.pack(*call.fields(), output.data_ptr(), *[0] * 7)
+    trained = [tensor.clone().requires_grad_() for tensor in inputs[:3]]
+    calls: dict[str, Call] = {
+        "kernel": lambda: native_cpu.loaded().forward_packed(packed),
+        "classic": partial(op, *inputs[:3]),
+        "fused": partial(fused, inputs.value, inputs.offsets, inputs.logits),
+        "classic, with gradients": partial(op, *trained),
+    }
+    calls["kernel"]()
+    if relative_error(calls["classic"](), output) > 1e-5:
+        raise RuntimeError("the kernel alone does not compute what the call does")
+    rows, busy = timed(calls, seconds, "kernel", wait)
+    torch.set_num_threads(threads)
+    return {"case": TINY.name, "times": rows, "busy_elsewhere": busy}
+
+
+def _judged(inputs: Inputs) -> SamplingInputs:
+    arguments = inputs.value, TINY.spatial_shapes, inputs.locations, inputs.weights, TINY.num_points
+    return checks.sampling_inputs(*arguments, "bilinear", "zeros")
 
 
 def _with_threads(call: Call, count: int) -> Call:

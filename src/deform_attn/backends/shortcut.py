@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet, _functorch
+from torch._C import DispatchKey, DispatchKeySet
 from torch.autograd import forward_ad
 
 from deform_attn.backends import derivatives, native_cpu
@@ -26,7 +26,7 @@ _BACKENDS = None, native_cpu.NAME
 _OPTION_TYPES = str, float, int
 
 # Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _strided, _is_wrapped = torch.nn.Parameter, torch.strided, _functorch.is_functorch_wrapped_tensor
+_Parameter, _keys = torch.nn.Parameter, torch._C._dispatch_keys
 _included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
 _is_function_mode_on, _is_profiler_on = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
 _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
@@ -35,6 +35,12 @@ _AUTOCAST, _AUTOGRAD = DispatchKey.AutocastCPU, DispatchKey.AutogradCPU
 # What torch includes in each dispatch by itself, also under inference mode; modes and transforms in force add to it.
 _ALWAYS = DispatchKeySet(DispatchKey.BackendSelect)
 _NOTHING_IN_FORCE = (_ALWAYS | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_repr(), _ALWAYS.raw_repr()
+
+# How torch dispatches on a dense tensor in this machine's memory. Other devices and layouts, negative and conjugate
+# views, zeros without memory and the tensors of torch.func have keys of their own.
+with torch.inference_mode():
+    _INFERENCE = _keys(torch.empty(0)).raw_repr()
+_PLAIN = _keys(torch.empty(0)).raw_repr(), _INFERENCE
 
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
@@ -109,14 +115,7 @@ def _torch_stands_aside() -> bool:
 
 def _metadata(tensor: Any) -> tuple[Any, ...]:
     """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (
-        (type(tensor) is Tensor or type(tensor) is _Parameter)
-        and tensor.is_cpu
-        and tensor.layout is _strided
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-        and not _is_wrapped(tensor)
-    ):
+    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in _PLAIN:
         return tensor.shape, tensor.stride(), tensor.dtype
     return ()
 
