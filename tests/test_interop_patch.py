@@ -3,16 +3,20 @@
 import copy
 import io
 import pickle
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, DeformableDetrForObjectDetection
 
 import interop_cases
 from deform_attn import DeformableAttention, patch, record, unpatch
+from deform_attn.interop.table import RULES
 from interop_cases import CASES, attentions, run
 
 NAME = "deformable_detr"
@@ -350,3 +354,35 @@ def test_a_record_finds_the_references_of_a_positional_call(model):
     with record(attention) as records:
         attention(*arguments)
     assert torch.equal(records[0].reference_points, references)
+
+
+def test_every_family_in_transformers_has_a_rule_and_a_case():
+    models = Path(transformers.__file__).parent / "models"
+    classes = {
+        (path.parent.name, name)
+        for path in models.glob("*/modeling_*.py")
+        for name in re.findall(r"^class (\w+MultiscaleDeformableAttention)\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(classes) >= 15
+    assert {(rule.family, rule.class_name) for rule in RULES} == classes
+    assert {name.split(",")[0] for name in CASES} == {family for family, _ in classes}
+
+
+def test_a_sampling_method_or_scales_of_points_that_are_not_known_are_left_with_their_reason():
+    model = interop_cases.build("d_fine")
+    first, second = attentions(model).values()
+    with torch.no_grad():
+        first.num_points_scale[0] = 0.3
+    second.decoder_method = "cubic"
+    with pytest.raises(ValueError, match=r"not 1 / the points of their level; .* method is 'cubic', not one of"):
+        patch(model)
+    second.decoder_method = "default"
+    second.ms_deformable_attn_core = lambda *args: None
+    with pytest.raises(ValueError, match="its ms_deformable_attn_core is not multi_scale_deformable_attention_v2"):
+        patch(model)
+
+
+def test_a_model_in_bfloat16_or_on_the_meta_device_is_replaced():
+    model = interop_cases.build("d_fine")
+    assert len(patch(copy.deepcopy(model).bfloat16()).replaced) == 2
+    assert len(patch(model.to("meta")).replaced) == 2
