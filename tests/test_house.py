@@ -88,7 +88,9 @@ def test_the_public_names_are_these():
         "encoder_reference_points",
         "explain",
         "multi_scale_deformable_attention",
+        "patch",
         "record",
+        "unpatch",
         "use_backend",
     ]
     for name in deform_attn.__all__:

@@ -1,5 +1,6 @@
 """Recording: where each deformable attention inside a model looked, and how much each point counted."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
             return
         with torch.no_grad():
             (locations, weights), shapes = module.compute_sampling(*args, **kwargs)
-        reference_points = kwargs["reference_points"] if "reference_points" in kwargs else args[1]
+        arguments = inspect.signature(module.compute_sampling).bind(*args, **kwargs).arguments
+        reference_points = arguments["reference_points"]
         records.append(Record(name, locations, weights, reference_points.detach(), shapes))
 
     with ExitStack() as hooks:

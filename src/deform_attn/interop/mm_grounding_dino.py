@@ -1,0 +1,9 @@
+"""The rule for MM Grounding DINO in transformers, whose attention has the form of Deformable DETR's.
+
+Its encoder passes the weights on without telling the attention whether somebody wants them.
+"""
+
+from deform_attn.interop.deformable_detr import ANSWERING_FORM
+from deform_attn.interop.rules import Rule
+
+RULE: Rule = Rule("mm_grounding_dino", "MMGroundingDinoMultiscaleDeformableAttention", ANSWERING_FORM)

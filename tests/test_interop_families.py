@@ -1,0 +1,256 @@
+"""Each family in transformers, stock and patched: the same outputs, gradients, weights and state."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import interop_cases
+from deform_attn import multi_scale_deformable_attention, patch, record, unpatch
+from interop_cases import CASES, attentions, run
+
+# Relative to the norm of a tensor: both sides round at each of some hundred operations. A gradient is a sum that may
+# cancel, as that of a bias before a norm does, and keeps the rounding of its terms; so one that is a small part of all
+# gradients is judged by such a part of their norm (in float32 by a millionth, 16 roundings; in float64 by far less).
+RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-11}
+PART = {torch.float32: 0.1, torch.float64: 1e-3}
+MODES = [(torch.float32, False), (torch.float32, True), (torch.float64, False)]
+PADDING_IS_TRUE = re.compile("^Mask2Former|^OneFormer")
+BFLOAT16 = 1e-2  # weights and inputs are the same rounded ones; each of three projections rounds once, to 2^-9
+
+pytestmark = pytest.mark.filterwarnings("ignore:You'd better set embed_dim")
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Return a function that gives a new copy of a case's model, built once."""
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = interop_cases.build(name)
+        return copy.deepcopy(built[name])
+
+    return get
+
+
+def relative_error(actual, expected):
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def outputs_and_gradients(name, model):
+    """Return the outputs of a case that depend on the op, and the gradients of all parameters."""
+    dtype = next(model.parameters()).dtype
+    inputs = {key: x.to(dtype) if key == "pixel_values" else x for key, x in CASES[name].inputs().items()}
+    result = run(model, inputs)
+    results = {key: result[key] for key in CASES[name].outputs}
+    generator = torch.Generator().manual_seed(3)
+    loss = 0
+    for output in results.values():
+        direction = torch.randn(output.shape, generator=generator).to(output)
+        loss = loss + (output * direction).sum() / output.detach().norm()
+    loss.backward()
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    return {key: output.detach() for key, output in results.items()}, gradients
+
+
+def assert_same_outputs(actual, expected, relative):
+    assert actual.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert relative_error(actual[key], tensor) < relative, key
+
+
+def assert_same_gradients(actual, expected, relative, part):
+    assert [key for key, grad in actual.items() if grad is None] == [
+        key for key, grad in expected.items() if grad is None
+    ]
+    expected = {key: grad for key, grad in expected.items() if grad is not None}
+    total = torch.stack([grad.norm() for grad in expected.values()]).norm()
+    assert total > 0
+    for key, grad in expected.items():
+        error = (actual[key] - grad).norm() / torch.maximum(grad.norm(), part * total)
+        assert error < relative, f"{key}: {error:.1e}, norms {grad.norm():.1e} of {total:.1e}"
+
+
+def test_the_comparisons_see_a_deviation_above_their_tolerance():
+    expected = {"a": torch.ones(4), "b": 1e-5 * torch.ones(4), "c": None}
+    assert_same_outputs({"a": torch.ones(4) * (1 + 5e-6)}, {"a": torch.ones(4)}, 1e-5)
+    assert_same_gradients(expected | {"b": -expected["b"]}, expected, 1e-2, 1e-2)
+    with pytest.raises(AssertionError):
+        assert_same_outputs({"a": torch.ones(4) * (1 + 2e-5)}, {"a": torch.ones(4)}, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_same_gradients(expected | {"a": torch.ones(4) * (1 + 2e-5)}, expected, 1e-5, 1e-2)
+    with pytest.raises(AssertionError):
+        assert_same_gradients(expected | {"c": torch.zeros(4)}, expected, 1e-5, 1e-2)
+
+
+def read_at(entry, module, kwargs):
+    """Return the heads side by side that the recorded locations and weights give, `[N, Q, C]`."""
+    value = kwargs["encoder_hidden_states"]
+    value = module.value_proj(value) if hasattr(module, "value_proj") else value
+    mask = kwargs.get("attention_mask")
+    if mask is not None:
+        value = value.masked_fill((mask if PADDING_IS_TRUE.search(type(module).__name__) else ~mask)[..., None], 0)
+    value = value.unflatten(-1, (module.n_heads, -1))
+    locations, weights = entry.locations, entry.weights
+    points = points_of(module)
+    if locations.ndim == 6:
+        locations, weights = locations.flatten(3, 4), weights.flatten(3, 4)
+    options = {"num_points": points}
+    if "discrete" in (getattr(module, "method", None), getattr(module, "decoder_method", None)):
+        options |= {"interpolation": "nearest", "padding_mode": "border"}
+        sizes = [(W, H) for (H, W), P in zip(entry.spatial_shapes, points, strict=True) for _ in range(P)]
+        locations = locations + 0.5 / torch.tensor(sizes)
+    return multi_scale_deformable_attention(value, entry.spatial_shapes, locations, weights, **options)
+
+
+def points_of(module):
+    """Return the number of points of each level of a stock module."""
+    for name in ("num_points_list", "n_points_list"):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return [module.n_points] * module.n_levels
+
+
+def test_the_outputs_depend_on_the_op(case, models):
+    stock, without = models(case), models(case)
+    modules = attentions(without)
+    assert len(modules) == CASES[case].calls
+    for module in modules.values():
+        module.register_forward_hook(lambda module, inputs, output: (torch.zeros_like(output[0]), output[1]))
+    expected, actual = (run(model, CASES[case].inputs()) for model in (stock, without))
+    for key in CASES[case].outputs:
+        assert relative_error(actual[key], expected[key]) > 1e-2, key
+
+
+@pytest.mark.parametrize(("dtype", "training"), MODES, ids=["float32, eval", "float32, train", "float64, eval"])
+def test_outputs_and_all_gradients_are_those_of_the_stock_model(case, dtype, training, models, monkeypatch):
+    stock, patched = (models(case).to(dtype).train(training) for _ in range(2))
+    report = patch(patched)
+    assert len(report.replaced) == CASES[case].calls
+    assert report.left == []
+    expected, expected_gradients = outputs_and_gradients(case, stock)
+    monkeypatch.setattr(F, "grid_sample", None)  # whoever calls it fails
+    actual, actual_gradients = outputs_and_gradients(case, patched)
+    assert_same_outputs(actual, expected, RELATIVE[dtype])
+    assert_same_gradients(actual_gradients, expected_gradients, RELATIVE[dtype], PART[dtype])
+    for key, buffer in stock.named_buffers():
+        torch.testing.assert_close(patched.get_buffer(key), buffer)
+
+
+def captured_calls(name, model):
+    """Return the arguments of each call of an attention, in its order, and what the stock module returned."""
+    calls = []
+    for module in attentions(model).values():
+        module.register_forward_hook(
+            lambda module, args, kwargs, output: calls.append((module, args, kwargs, output)), with_kwargs=True
+        )
+    run(model, CASES[name].inputs())
+    for module in attentions(model).values():
+        module._forward_hooks.clear()
+    assert len(calls) >= CASES[name].calls
+    assert all(args == () for _, args, _, _ in calls)
+    return calls
+
+
+def test_the_attentions_see_padding_and_the_references_that_the_case_names(case, models):
+    calls = captured_calls(case, models(case))
+    assert {kwargs["reference_points"].shape[-1] for _, _, kwargs, _ in calls} == CASES[case].references
+    masks = [kwargs.get("attention_mask") for _, _, kwargs, _ in calls]
+    masked = [mask for mask in masks if mask is not None and not mask.all() and mask.any()]
+    assert bool(masked) == CASES[case].masked
+
+
+def test_in_bfloat16_each_attention_is_near_the_stock_one_in_float32(case, models):
+    with torch.no_grad():
+        for stock, _, kwargs, _ in captured_calls(case, models(case)):
+            patched = copy.deepcopy(stock).bfloat16()
+            stock.load_state_dict(patched.state_dict())  # the same rounded weights
+            rounded = ("hidden_states", "encoder_hidden_states", "position_embeddings")
+            low = {key: x.bfloat16() if key in rounded and x is not None else x for key, x in kwargs.items()}
+            high = {key: x.float() if key in rounded and x is not None else x for key, x in low.items()}
+            patch(patched)
+            actual = patched(**low)[0]
+            assert actual.dtype == torch.bfloat16
+            assert relative_error(actual.float(), stock(**high)[0]) < BFLOAT16
+
+
+def test_attention_weights_are_returned_as_stock_where_they_are_asked_for_and_are_else_none(case, models):
+    with torch.no_grad():
+        for module, _, kwargs, (_, expected) in captured_calls(case, models(case)):
+            patched = copy.deepcopy(module)
+            patch(patched)
+            unasked = patched(**kwargs | {"output_attentions": False})[1]
+            assert (unasked is None) != CASES[case].answers
+            weights = patched(**kwargs | {"output_attentions": True})[1]
+            torch.testing.assert_close(weights, expected)
+            seen = []
+            patched.register_forward_hook(lambda module, args, output, seen=seen: seen.append(output[1]))
+            patched(**kwargs | {"output_attentions": False})
+            torch.testing.assert_close(seen[0], expected)
+
+
+def test_captured_attentions_are_those_of_the_stock_model(case, models):
+    stock, patched = models(case), models(case)
+    patch(patched)
+    expected, actual = (run(model, CASES[case].inputs(), output_attentions=True) for model in (stock, patched))
+    names = [key for key in expected if "attentions" in key]
+    assert names == [key for key in actual if "attentions" in key]
+    tensors = [tensor for key in names for tensor in flat(expected[key])]
+    assert len(tensors) >= CASES[case].captured
+    torch.testing.assert_close([tensor for key in names for tensor in flat(actual[key])], tensors)
+
+
+def flat(value):
+    """Return the tensors in nested tuples."""
+    return [value] if isinstance(value, torch.Tensor) else [tensor for item in value or () for tensor in flat(item)]
+
+
+def test_record_sees_every_call_where_it_looks(case, models):
+    model = models(case)
+    calls = captured_calls(case, model)
+    patched = models(case)
+    patch(patched)
+    with record(patched) as records, torch.no_grad():
+        run(patched, CASES[case].inputs())
+    names = {module: name for name, module in attentions(model).items()}
+    assert [entry.name for entry in records] == [names[module] for module, *_ in calls]
+    for entry, (module, _, kwargs, output) in zip(records, calls, strict=True):
+        torch.testing.assert_close(entry.weights.flatten(3), output[1].flatten(3))
+        torch.testing.assert_close(entry.reference_points, kwargs["reference_points"])
+        assert entry.spatial_shapes == tuple(tuple(shape) for shape in kwargs["spatial_shapes_list"])
+        assert entry.locations.shape == (*entry.weights.shape, 2)
+        heads = read_at(entry, module, kwargs)
+        projected = module.output_proj(heads) if hasattr(module, "output_proj") else heads
+        torch.testing.assert_close(projected, output[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_state_dict_stays_and_unpatch_restores_bitwise(case, models):
+    model = models(case)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    attributes = {name: set(vars(module)) for name, module in model.named_modules()}
+    with torch.no_grad():
+        expected = run(model, CASES[case].inputs())
+        patch(model)
+        assert state_equals(model, before)
+        run(model, CASES[case].inputs())
+        unpatch(model)
+        assert state_equals(model, before)
+        actual = run(model, CASES[case].inputs())
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
+    for key in CASES[case].outputs:
+        assert torch.equal(actual[key], expected[key])
+
+
+def state_equals(model, expected):
+    state = model.state_dict()
+    return list(state) == list(expected) and all(torch.equal(state[key], expected[key]) for key in state)
