@@ -233,6 +233,21 @@ def test_a_model_inside_ddp_is_patched_and_gets_its_gradients(model, inputs, tmp
             torch.testing.assert_close(actual.grad, wanted.grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+def test_activation_checkpointing_gives_the_same_gradients(model, inputs):
+    gradients = []
+    for prepare in (lambda stock: stock, patch):
+        twin = copy.deepcopy(model).train()
+        twin.gradient_checkpointing_enable()
+        prepare(twin)
+        run(twin, inputs).logits.square().sum().backward()
+        gradients.append({name: p.grad for name, p in twin.named_parameters() if p.grad is not None})
+    expected, actual = gradients
+    assert actual.keys() == expected.keys()
+    error = torch.stack([(actual[name] - expected[name]).norm() for name in expected]).norm()
+    assert error < 1e-5 * torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+
+
 class Adapter(nn.Module):
     """A low-rank addition to a linear map, as PEFT puts it in its place."""
 

@@ -58,16 +58,17 @@ def locate(
     """
     pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
     shapes = tuple((int(H), int(W)) for H, W in pairs)
-    references = reference_points.float()[:, :, None].expand(-1, -1, -1, len(shapes), -1)  # [N, Q, 1, L, 2 or 4]
+    dtype = torch.promote_types(sampling_offsets.dtype, torch.float32)
+    references = reference_points.to(dtype)[:, :, None].expand(-1, -1, -1, len(shapes), -1)  # [N, Q, 1, L, 2 or 4]
     counts = torch.tensor(num_points, device=references.device)
     references = references.repeat_interleave(counts, dim=3)  # [N, Q, 1, T, 2 or 4]
     if references.shape[-1] == 2:
         size = references.new_tensor([(W, H) for H, W in shapes]).repeat_interleave(counts, dim=0)  # [T, 2]
-        steps = sampling_offsets.float() / size
+        steps = sampling_offsets.to(dtype) / size
     else:
         per_point = counts.repeat_interleave(counts)[:, None]  # [T, 1]
-        steps = sampling_offsets.float() / per_point * references[..., 2:] * offset_scale
-    locations, weights = references[..., :2] + steps, attention_logits.float().softmax(-1)
+        steps = sampling_offsets.to(dtype) / per_point * references[..., 2:] * offset_scale
+    locations, weights = references[..., :2] + steps, attention_logits.to(dtype).softmax(-1)
     if len(set(num_points)) == 1:
         grid = (len(shapes), num_points[0])
         locations, weights = locations.unflatten(3, grid), weights.unflatten(3, grid)
