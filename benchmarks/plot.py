@@ -23,7 +23,7 @@ def draw(result: Mapping[str, Any], path: Path = IMAGE) -> Path:
     from matplotlib.figure import Figure
 
     groups = [(f"{case.name}\nforward", "forward", case.name) for case in CANONICAL]
-    groups += [(f"{name}\nforward + backward", "training", name) for name in ("enc640", "dec300")]
+    groups += [(f"{name}\nboth ways", "training", name) for name in ("enc640", "dec300")]
     groups = [group for group in groups if group[2] in result.get(group[1], {})]
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
