@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deform_attn.detr.data.coco import CocoFolder
 
 _EXTRA = (
+    "accelerate",
     "numpy",
     "scipy",
     "scikit-learn",
@@ -25,6 +26,7 @@ _EXTRA = (
     "matplotlib",
     "pycocotools",
     "safetensors",
+    "tensorboard",
     "tqdm",
     "transformers",
 )

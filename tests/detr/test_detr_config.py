@@ -40,6 +40,8 @@ def test_a_config_survives_json(config: ModelConfig | TrainConfig) -> None:
         ({"num_classes": 2, "transformer": {"width": 40, "num_heads": 3}}, "40 is no multiple of num_heads 3"),
         ({"num_classes": 2, "transformer": None}, "transformer: expected TransformerConfig, got None"),
         ({"num_classes": 2, "backbone": {"name": "transformers"}}, "source"),
+        ({"num_classes": 2, "backbone": {"norm": "group", "channels": [8, 12]}}, r"\(8, 12\) are no multiples of 8"),
+        ({"num_classes": 2, "backbone": {"norm": "group", "name": "transformers", "source": "x"}}, "has its own"),
         ([("num_classes", 2)], "expected a mapping"),
     ],
 )

@@ -8,7 +8,8 @@ from torch import Tensor
 from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.batch import Sample, collate
-from deform_attn.detr.model import DeformableDetr, Output, PaddedGroupNorm, build_model, postprocess
+from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
+from deform_attn.detr.norm import NormKind, PaddedGroupNorm
 from deform_attn.detr.pyramid import Pyramid
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
@@ -81,10 +82,12 @@ def test_every_variant_predicts_and_its_gradients_reach_every_parameter(
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("two_stage", [True, False])
 @pytest.mark.parametrize("attention", KINDS)
-def test_padding_changes_nothing(attention: AttentionKind, two_stage: bool) -> None:
-    model = redrawn(tiny(attention, two_stage=two_stage, strides=(8, 16, 32))).eval()
+def test_padding_changes_nothing(attention: AttentionKind, two_stage: bool, norm: NormKind) -> None:
+    backbone = BackboneConfig(channels=(8, 8, 16, 16), norm=norm)
+    model = redrawn(tiny(attention, two_stage=two_stage, strides=(8, 16, 32), backbone=backbone)).eval()
     small, large = sample(70, 50), sample(96, 150)
     alone: Output = model(small.image[None])
     with_mask: Output = model(small.image[None], torch.zeros(1, 70, 50, dtype=torch.bool))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deform_attn.detr.config import BackboneConfig
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.norm import NormKind, build_norm, normalise
 
 
 class Level(NamedTuple):
@@ -24,14 +25,6 @@ def halve_mask(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask[:, ::2, ::2]
 
 
-def blank(features: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `features [N, C, H, W]` with zeros where `mask [N, H, W]` is True.
-
-    A convolution then sees beyond a padded picture what it sees beyond a picture without padding.
-    """
-    return features if mask is None else features.masked_fill(mask[:, None], 0)
-
-
 class Backbone(nn.Module):
     """A network with `channels`, one number for each of its `strides`: those of the wanted ones that it offers."""
 
@@ -44,59 +37,58 @@ class Backbone(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """A 3x3 convolution, BatchNorm and ReLU."""
+    """A 3x3 convolution, normalisation and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = build_norm(norm, out_channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return `[N, out, H / stride, W / stride]`."""
-        return torch.relu_(self.norm(self.conv(features)))
+    def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `[N, out, H / stride, W / stride]`, 0 where `mask` of that size is True."""
+        return torch.relu_(normalise(self.norm, self.conv(features), mask))
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around which the input passes (He et al. 2015)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: NormKind) -> None:
         super().__init__()
-        self.first = ConvNormAct(channels, channels)
+        self.first = ConvNormAct(channels, channels, norm)
         self.conv = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = build_norm(norm, channels)
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Return `[N, C, H, W]`."""
-        inner = blank(self.first(features), mask)
-        return torch.relu_(features + self.norm(self.conv(inner)))
+        inner = self.first(features, mask)
+        return torch.relu_(features + normalise(self.norm, self.conv(inner), mask))
 
 
 class Stage(nn.Module):
     """A stride-2 convolution and a residual block."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
         super().__init__()
-        self.down = ConvNormAct(in_channels, out_channels, stride=2)
-        self.block = ResidualBlock(out_channels)
+        self.down = ConvNormAct(in_channels, out_channels, norm, stride=2)
+        self.block = ResidualBlock(out_channels, norm)
 
     def forward(self, level: Level) -> Level:
         """Return the level at twice the stride."""
         mask = halve_mask(level.padding_mask)
-        features = blank(self.down(level.features), mask)
-        return Level(blank(self.block(features, mask), mask), mask)
+        return Level(self.block(self.down(level.features, mask), mask), mask)
 
 
 class SmallBackbone(Backbone):
     """A stem and stages of one residual block, `channels` wide at strides 2, 4, 8, ...; exact under padding."""
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], norm: NormKind, strides: Sequence[int]) -> None:
         super().__init__()
         offered = {2 << i: width for i, width in enumerate(channels)}
         self.strides = tuple(stride for stride in strides if stride in offered)
         self.channels = tuple(offered[stride] for stride in self.strides)
         depth = max(self.strides, default=2).bit_length() - 1  # stride 2 is the stem, 4 the first stage
-        self.stem = ConvNormAct(3, channels[0], stride=2)
-        self.stages = nn.ModuleList(Stage(channels[i - 1], channels[i]) for i in range(1, depth))
+        self.stem = ConvNormAct(3, channels[0], norm, stride=2)
+        self.stages = nn.ModuleList(Stage(channels[i - 1], channels[i], norm) for i in range(1, depth))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -104,7 +96,7 @@ class SmallBackbone(Backbone):
     def forward(self, images: Tensor, padding_mask: Tensor | None) -> list[Level]:
         """Return a level for each stride of `images [N, 3, H, W]` with `padding_mask [N, H, W]`."""
         mask = halve_mask(padding_mask)
-        level = Level(blank(self.stem(images), mask), mask)
+        level = Level(self.stem(images, mask), mask)
         levels = {2: level}
         for i, stage in enumerate(self.stages):
             level = levels[4 << i] = stage(level)
@@ -167,5 +159,5 @@ def _network_and_stages(config: Any) -> tuple[Any, dict[int, str]]:
 def build_backbone(config: BackboneConfig, strides: Sequence[int]) -> Backbone:
     """Return a new backbone with as many of `strides` as it offers."""
     if config.name == "small" or config.source is None:
-        return SmallBackbone(config.channels, strides)
+        return SmallBackbone(config.channels, config.norm, strides)
     return TransformersBackbone(config.source, strides)

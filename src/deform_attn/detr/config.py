@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from deform_attn.detr.errors import ConfigError
+from deform_attn.detr.norm import NormKind
 
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
 
@@ -76,15 +77,23 @@ class BackboneConfig(Config):
     `name="small"` is the built-in convolutional network, with `channels` at strides 2, 4, 8, and so on.
     `name="transformers"` is any backbone of that library, made from `source`: the dictionary of its configuration with
     its `model_type` (random weights), or a directory that holds configuration and weights. Nothing is downloaded.
+    `norm` is the built-in network's normalisation: "batch", or "group" (groups of 8 channels), which does not depend on
+    the other pictures of a batch.
     """
 
     name: Literal["small", "transformers"] = "small"
     channels: tuple[int, ...] = (24, 48, 96, 128)
+    norm: NormKind = "batch"
     source: dict[str, Any] | str | None = None
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require(bool(self.channels) and min(self.channels) > 0, "channels: at least one, all above zero")
+        self.require(
+            self.norm == "batch" or all(width % 8 == 0 for width in self.channels),
+            f"channels: {self.channels} are no multiples of 8, the groups of norm='group'",
+        )
+        self.require(self.norm == "batch" or self.name == "small", "norm: a backbone from transformers has its own")
         self.require(
             self.name == "small" or self.source is not None,
             "source: a backbone from transformers needs its configuration or its directory",

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from deform_attn.detr.backbone import Backbone, Level, TransformersBackbone, blank, build_backbone, halve_mask
+from deform_attn.detr.backbone import Backbone, Level, TransformersBackbone, build_backbone, halve_mask
 from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.batch import Batch
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.heads import Prediction
+from deform_attn.detr.norm import PaddedGroupNorm, blank
 from deform_attn.detr.pyramid import build_pyramid, valid_ratio
 from deform_attn.detr.transformer import Transformer
 
@@ -32,27 +33,6 @@ class Output:
     boxes: Tensor
     auxiliary: tuple[Prediction, ...]
     encoder: Prediction | None
-
-
-class PaddedGroupNorm(nn.GroupNorm):
-    """GroupNorm over the pixels of the picture: the padding neither counts nor stays.
-
-    Mean and variance are computed in float32 at least; the result has the dtype of the features.
-    """
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `features [N, C, H, W]` normalised where `mask [N, H, W]` is False, and 0 where it is True."""
-        if mask is None:
-            return super().forward(features).to(features.dtype)  # torch's own sums are in float32 at least
-        exact = features.to(torch.promote_types(features.dtype, torch.float32))
-        valid = (~mask).flatten(1)[:, None, None].to(exact.dtype)  # [N, 1, 1, H*W]
-        grouped = exact.unflatten(1, (self.num_groups, -1)).flatten(3)  # [N, groups, C / groups, H*W]
-        count = valid.sum((2, 3), keepdim=True) * grouped.shape[2]
-        mean = (grouped * valid).sum((2, 3), keepdim=True) / count
-        variance = ((grouped - mean).square() * valid).sum((2, 3), keepdim=True) / count
-        normal = ((grouped - mean) * (variance + self.eps).rsqrt()).view(features.shape)  # [N, C, H, W]
-        scaled = normal * self.weight[:, None, None] + self.bias[:, None, None]
-        return blank(scaled.to(features.dtype), mask)
 
 
 class Projection(nn.Module):
