@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import BEYOND, CANONICAL, ENC640
+from benchmarks.models import MODELS
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +138,22 @@ def goals(result: Result) -> str:
             rows.append(
                 (f"a tiny call, {name}, beyond its kernel", "≤ 15 µs", f"{beyond:.1f} µs", "", _verdict(15, beyond))
             )
+    if "end_to_end" in result:
+        detr = result["end_to_end"].get("deformable_detr", {})
+        for what, least in (("inference", 1.8), ("encoder", 4), ("training", 2)):
+            if what in detr:
+                gain = detr[what]["times"]["stock"]["ratio"]
+                rows.append(
+                    (f"Deformable DETR patched, {what}", f"≥ {least}x", f"{gain:.2f}x", "", _verdict(gain, least))
+                )
+        gains = {
+            f"{name}, {what}": row[what]["times"]["stock"]["ratio"]
+            for name, row in result["end_to_end"].items()
+            for what in ("inference", "training")
+        }
+        worst = min(gains, key=gains.__getitem__)
+        measured = f"{gains[worst]:.2f}x ({worst})"
+        rows.append(("any model patched, at worst", "≥ 1x", measured, "", _verdict(gains[worst], 1)))
     if "forward" in result.get("memory", {}):
         memory = result["memory"]
         # Beside the output each thread may keep the one head's map that it reads, ...
@@ -245,6 +262,29 @@ def overhead(result: Result) -> str:
     return _table(("a tiny call, one thread", "median"), rows)
 
 
+def end_to_end(result: Result) -> str:
+    """Return the times of whole models as they come and patched."""
+    rows = []
+    for name, case in MODELS.items():
+        row = result["end_to_end"].get(name)
+        if row is None:
+            continue
+        rows.append((case.label, *_gain(row["inference"]), *_gain(row["training"])))
+        if "encoder" in row:
+            rows.append(("its encoder alone", *_gain(row["encoder"]), "", "", ""))
+    header = ("one picture", "inference, stock", "patched", "gain", "training step, stock", "patched", "gain")
+    return _table(header, rows)
+
+
+def _gain(row: Result) -> tuple[str, str, str]:
+    times = row["times"]
+    return _seconds(times["stock"]), _seconds(times["patched"]), f"{times['stock']['ratio']:.2f}x"
+
+
+def _seconds(row: Result) -> str:
+    return f"{row['median_ms'] / 1e3:.2f} s"
+
+
 TABLES: dict[str, Callable[[Result], str]] = {
     "machine": machine,
     "canonical": canonical,
@@ -254,6 +294,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "module": module,
     "compiled": compiled,
     "overhead": overhead,
+    "end_to_end": end_to_end,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,

@@ -22,7 +22,9 @@ import torch
 
 from benchmarks import report, series
 from benchmarks.cases import BEYOND, CANONICAL, CASES
+from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
+from benchmarks.models import MODELS
 from benchmarks.peers import PEERS, versions
 from deform_attn.backends import native_library
 from deform_attn.speed import machine
@@ -37,6 +39,7 @@ SECTIONS = (
     "module",
     "compiled",
     "overhead",
+    "end_to_end",
 )
 
 
@@ -46,6 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="of the result; by default after processor and threads")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to measure")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="cases to measure")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whole models to measure")
     parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS], help="rivals; by default all")
     parser.add_argument("--seconds", type=float, default=20, help="for each case (default 20)")
     parser.add_argument("--threads", type=int, default=2, help="for everybody (default 2)")
@@ -84,6 +88,12 @@ def run(options: argparse.Namespace) -> Path:
                 )
                 _say(f"  {case.name}: {report.in_a_line(rows[case.name])}")
                 _write(path, result)
+        elif section == "end_to_end":
+            rows = result.setdefault(section, {})
+            for name in options.models:
+                if not (options.resume and undisturbed(rows.get(name))):
+                    rows[name] = compare_patched(MODELS[name], seconds, wait, _say)
+                    _write(path, result)
         elif not (options.resume and undisturbed(result.get(section))):
             measures: dict[str, Callable[[], dict[str, object]]] = {
                 "thread_scaling": lambda: series.thread_scaling(options.threads, seconds, wait),

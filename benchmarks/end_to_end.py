@@ -1,0 +1,147 @@
+"""Whole models of transformers, as they come against patched: inference, one training step, the encoder alone.
+
+Both stand side by side in one process, with the same weights, and take turns. `python -m benchmarks.run --only
+end_to_end` runs it.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import DisagreementError, timed
+from benchmarks.models import Batch, WholeModel
+from deform_attn import patch
+from deform_attn.speed import Call, relative_error
+
+# Norm of the difference by norm of the stock model's output, or gradient: float32 rounding, grown by dozens of layers.
+TOLERANCES = {"inference": 1e-4, "training": 1e-3, "encoder": 1e-4}
+# What the attentions contribute to the output must be this many times larger, or nothing was compared.
+MARGIN = 10
+
+Pair = tuple[nn.Module, nn.Module]
+
+
+def compare_patched(
+    case: WholeModel, seconds: float, wait: float = 0, say: Callable[[str], None] = print
+) -> dict[str, object]:
+    """Judge and time `case`; return its `inference`, `training` and, if it has one, `encoder`, as plain JSON.
+
+    Raises:
+        DisagreementError: patched, it computes something else.
+    """
+    stock = case.model()
+    patched = copy.deepcopy(stock)
+    attentions = [row.name for row in patch(patched).replaced]
+    share = _share(case, stock.eval(), attentions)
+    if not share > MARGIN * case.slack * TOLERANCES["inference"]:
+        raise DisagreementError(f"{case.name}: without its attentions the output differs by {share:.1e} only")
+    result: dict[str, object] = {"attentions": len(attentions), "pixels": list(case.pixels), "share": _short(share)}
+    for what, prepare in (("inference", _inference), ("encoder", _encoder), ("training", _training)):
+        if what == "encoder" and case.encoder is None:
+            continue
+        calls, error = prepare(case, (stock, patched), attentions)
+        if not error <= case.slack * TOLERANCES[what]:
+            raise DisagreementError(f"{case.name}, {what}: patched and stock differ by {error:.1e}")
+        rows, busy = timed(calls, seconds, "patched", wait)
+        result[what] = {"times": rows, "relative_error": _short(error), "busy_elsewhere": busy}
+        say(f"  {case.name} {what}: {rows['stock']['ratio']}x, {busy} cores busy elsewhere")
+    return result
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.1e}")
+
+
+def _share(case: WholeModel, model: nn.Module, attentions: Sequence[str]) -> float:
+    """Return by how much the output of `model` differs when its `attentions` answer 0, as a fraction of it."""
+    batch = case.batch()
+    with torch.no_grad():
+        whole = model(**batch)
+        hooks = [
+            model.get_submodule(name).register_forward_hook(lambda _, args, output: _silenced(output))
+            for name in attentions
+        ]
+        without = model(**batch)
+    for hook in hooks:
+        hook.remove()
+    return max(relative_error(without[name], whole[name]) for name in case.outputs)
+
+
+def _silenced(output: Any) -> Any:
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+
+def _inference(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+    batch = case.batch()
+
+    def call_of(model: nn.Module) -> Call:
+        def call() -> list[Tensor]:
+            with torch.no_grad():
+                output = model(**batch)
+            return [output[name] for name in case.outputs]
+
+        return call
+
+    calls = {name: call_of(model.eval()) for name, model in zip(("stock", "patched"), pair, strict=True)}
+    return calls, _difference(calls)
+
+
+def _encoder(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+    """Time the encoder alone, on what it is given within the stock model."""
+    given: list[tuple[tuple[Any, ...], Batch]] = []
+    encoders = [model.eval().get_submodule(str(case.encoder)) for model in pair]
+    hook = encoders[0].register_forward_pre_hook(lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
+    with torch.no_grad():
+        pair[0](**case.batch())
+    hook.remove()
+    ((args, kwargs),) = given
+
+    def call_of(encoder: nn.Module) -> Call:
+        def call() -> list[Tensor]:
+            with torch.no_grad():
+                return [encoder(*args, **kwargs)[0]]
+
+        return call
+
+    calls = {name: call_of(encoder) for name, encoder in zip(("stock", "patched"), encoders, strict=True)}
+    return calls, _difference(calls)
+
+
+def _training(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+    """Time one whole step: forward, loss, backward and AdamW, whose rate is 0, so that every step is the same one."""
+    batch = case.batch() | case.targets()
+
+    def call_of(model: nn.Module) -> Call:
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
+
+        def call() -> list[Tensor]:
+            torch.manual_seed(3)  # of dropout and of denoising queries
+            optimizer.zero_grad()
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            return [loss.detach()]
+
+        return call
+
+    calls = {name: call_of(model) for name, model in zip(("stock", "patched"), pair, strict=True)}
+    error = _difference(calls)
+    # Of the attentions: in front of them batch normalisation of untrained features makes gradients of 1e9.
+    gradients = [
+        torch.cat([grad.flatten() for name in attentions for grad in _gradients(model.get_submodule(name))])
+        for model in pair
+    ]
+    return calls, max(error, relative_error(gradients[1], gradients[0]))
+
+
+def _gradients(module: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def _difference(calls: dict[str, Call]) -> float:
+    pairs = zip(calls["patched"](), calls["stock"](), strict=True)
+    return max(relative_error(ours, theirs) for ours, theirs in pairs)
