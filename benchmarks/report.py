@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,31 @@ def end_to_end(result: Result) -> str:
     return _table(header, rows)
 
 
+def detector(result: Result) -> str:
+    """Return the seconds a picture that the compact detector takes, by phase."""
+    rows = []
+    for side, row in _sides(result):
+        for what in ("training", "inference"):
+            seconds = row[what]["seconds"]
+            phases = ", ".join(f"{name} {1e3 * taken:.1f}" for name, taken in seconds.items())
+            rows.append((f"{side} x {side}, {what}", f"{sum(seconds.values()):.3f} s", phases))
+    return _table(("", "a picture", "of which, in ms"), rows)
+
+
+def detector_shares(result: Result) -> str:
+    """Return the shares of the kinds of operators in the compact detector's time."""
+    rows = [
+        (f"{side} x {side}, {what}", *(f"{100 * share:.0f} %" for share in row[what]["shares"].values()))
+        for side, row in _sides(result)
+        for what in ("training", "inference")
+    ]
+    return _table(("", *next(_sides(result))[1]["training"]["shares"]), rows)
+
+
+def _sides(result: Result) -> Iterator[tuple[str, Result]]:
+    return ((side, row) for side, row in result["detector"].items() if side.isdigit())
+
+
 def _gain(row: Result) -> tuple[str, str, str]:
     times = row["times"]
     return _seconds(times["stock"]), _seconds(times["patched"]), f"{times['stock']['ratio']:.2f}x"
@@ -295,6 +320,8 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "compiled": compiled,
     "overhead": overhead,
     "end_to_end": end_to_end,
+    "detector": detector,
+    "detector_shares": detector_shares,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,
@@ -319,7 +346,7 @@ def in_a_line(row: Result) -> str:
 
 def _has(result: Result, table: str) -> bool:
     """Return whether `result` has the section that `table` shows."""
-    sections = {"canonical": "forward", "beyond": "forward", "goals": "machine"}
+    sections = {"canonical": "forward", "beyond": "forward", "goals": "machine", "detector_shares": "detector"}
     return sections.get(table, table) in result
 
 

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks import report, series
 from benchmarks.cases import BEYOND, CANONICAL, CASES
+from benchmarks.detector import whole_detector
 from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
@@ -40,6 +41,7 @@ SECTIONS = (
     "compiled",
     "overhead",
     "end_to_end",
+    "detector",
 )
 
 
@@ -103,6 +105,7 @@ def run(options: argparse.Namespace) -> Path:
                 "module": lambda: series.module(seconds, wait),
                 "overhead": lambda: series.overhead(seconds, wait),
                 "compiled": lambda: series.compiled(seconds, wait),
+                "detector": lambda: whole_detector(seconds, _say),
             }
             result[section] = measures[section]()
         result.setdefault("measured", {})[section] = datetime.date.today().isoformat()

@@ -8,7 +8,7 @@ from itertools import chain, islice, pairwise, repeat
 import pytest
 import torch
 
-from benchmarks import limit, measure, memory, plot, report, run, series
+from benchmarks import detector, limit, measure, memory, plot, report, run, series
 from benchmarks.cases import BEYOND, CANONICAL, CASES, MEMORY, map_size_series, query_series
 from benchmarks.peers import EAGER, PEERS, Peer
 from deform_attn import speed
@@ -208,6 +208,21 @@ def test_a_run_writes_machine_threads_versions_and_a_plot(tmp_path, monkeypatch)
     assert result["forward"]["dec300"]["case"]["spatial_shapes"][0] == [9, 13]
     assert "| dec300 | **" in report.canonical(result)
     assert plot.draw(result, tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_the_detector_is_timed_phase_by_phase(monkeypatch):
+    monkeypatch.setattr(detector, "SIDES", (64,))
+    result = {"detector": detector.whole_detector(seconds=0)}
+    row = result["detector"]["64"]
+    assert list(row["training"]["seconds"]) == [
+        "reading", "forward", "matching and loss", "backward", "clipping and AdamW"
+    ]  # fmt: skip
+    for what in ("training", "inference"):
+        assert min(row[what]["seconds"].values()) > 0
+        assert sum(row[what]["shares"].values()) == pytest.approx(1, abs=0.01)
+        assert row[what]["shares"]["convolutions"] > 0.05
+        assert row[what]["shares"]["deformable attention"] > 0
+    assert report.detector(result).count("64 x 64") == report.detector_shares(result).count("64 x 64") == 2
 
 
 def test_a_run_resumes_with_what_is_missing_or_disturbed():
