@@ -87,6 +87,7 @@ def test_another_seed_epoch_or_index_is_another_chance():
     assert sum(not same(first[0], other) for other in first[1:]) > 30
     data.set_epoch(1)
     assert sum(not same(data[i], first[i]) for i in range(40)) > 30
+    assert sum(not same(data[i], first[i + 1]) for i in range(39)) > 30  # nor that of a neighbour
     assert sum(not same(Augmented(data.data, data.config, 1)[i], first[i]) for i in range(40)) > 30
 
 

@@ -123,9 +123,9 @@ def test_a_resize_leaves_the_fractions_and_the_original_size(height, width):
 
 
 def test_shrinking_averages_what_it_shrinks():
-    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2  # of black and white pixels
-    sample = replace(none(), image=checks.float().expand(3, 64, 64).contiguous())
-    # Away from the border the weights of white and of black are the same.
+    stripes = (torch.arange(64) % 4 % 3 > 0).float()  # dark, bright, bright, dark: points between would see bright only
+    sample = replace(none(), image=stripes.expand(3, 64, 64).contiguous())
+    # Away from the border half of the weight is on bright pixels.
     inner = resize(sample, 16, 16).image[:, 2:-2, 2:-2]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), rtol=0, atol=0.01)
 
@@ -136,6 +136,11 @@ def test_a_crop_keeps_a_box_of_which_enough_is_left():
     assert len(crop(sample, 17, 0, 47, 45, 0.5).labels) == 0
     assert len(crop(sample, 17, 0, 47, 45, 0.4).labels) == 1
     assert len(crop(sample, 30, 0, 34, 45, 0.01).labels) == 0
+
+
+def test_a_crop_drops_a_box_too_thin_for_its_numbers():
+    sample = replace(one(), boxes=torch.tensor([[1.0, 0.5, 1e-20, 0.5]]))  # its left and right are the same number
+    assert len(crop(sample, 0, 0, WIDTH, HEIGHT, 0.5).labels) == 0
 
 
 def test_a_crop_to_the_whole_keeps_whole_boxes_that_touch_the_border():

@@ -46,7 +46,7 @@ def checked_records(path: Path, table: str, records: list[Any], problems: Proble
     by_id: dict[int, Record] = {}
     for position, record in enumerate(records):
         record_id = record.get("id") if isinstance(record, Mapping) else None
-        is_image = table == "images" and isinstance(record_id, int) and record_id not in by_id
+        is_image = table == "images" and type(record_id) is int and record_id not in by_id
         with problems.noted(record_id if is_image else None):
             _check_record(path, table, position, record)
             if record["id"] in by_id:

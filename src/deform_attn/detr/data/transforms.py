@@ -72,8 +72,9 @@ def crop(sample: Sample, left: int, top: int, width: int, height: int, keep: flo
     corner = sample.boxes.new_tensor([left, top, left, top])
     size = sample.boxes.new_tensor([width, height, width, height])
     clipped = torch.minimum((whole - corner).clamp(min=0), size)  # [n, 4]
+    left_over = area(clipped)  # [n]
     # The slack is for boxes that reach the border, whose corners in float32 may lie a rounding beyond it.
-    kept = area(clipped) >= (keep - 1e-6) * area(whole)  # [n]
+    kept = (left_over > 0) & (left_over >= (keep - 1e-6) * area(whole))  # [n]
     before = sample.original_size
     return replace(
         sample,
