@@ -65,10 +65,11 @@ def error(folder: Path, content) -> str:
     return message
 
 
-def picture_error(folder: Path) -> str:
-    data = load(folder, tiny())
+def picture_error(folder: Path, when: str) -> str:
+    """Return what is said about the first picture, which comes up `when` the data are "made" or it is "read"."""
+    data = load(folder, tiny()) if when == "read" else None
     with pytest.raises(DataError) as caught:
-        data[0]
+        data[0] if data else load(folder, tiny())
     message = str(caught.value)
     assert message.startswith(f"{folder / 'a.png'} (image 12 of {folder / 'boxes.json'}): ")
     assert "\n" not in message
@@ -299,7 +300,7 @@ def test_a_picture_that_vanishes_later_is_named_when_it_is_read(folder):
 
 def test_a_file_that_is_no_picture_is_named(folder):
     (folder / "a.png").write_text("<html>not found</html>")
-    assert "this is no readable picture" in picture_error(folder)
+    assert "this is no readable picture" in picture_error(folder, "made")
 
 
 @pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error])
@@ -308,16 +309,38 @@ def test_a_picture_on_which_a_reader_fails_in_any_of_pillows_ways_is_named(folde
         raise kind("Failed to decode frame 0")  # RuntimeError is what the reader of AVIF raises
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder)
+    assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder, "read")
 
 
-@pytest.mark.parametrize("length", [0, 4, 60, 2000])
-def test_a_truncated_picture_is_named(folder, length):
+@pytest.mark.parametrize(("length", "when"), [(0, "made"), (4, "made"), (60, "read"), (2000, "read")])
+def test_a_truncated_picture_is_named(folder, length, when):
     path = folder / "a.png"
     path.write_bytes(path.read_bytes()[:length])
-    assert "this is no readable picture" in picture_error(folder)
+    assert "this is no readable picture" in picture_error(folder, when)
 
 
 def test_a_picture_of_another_size_is_named(folder):
     Image.fromarray(pixels(40, 60)).save(folder / "a.png")
-    assert "the picture is 60 x 40 pixels large, the annotations say 50 x 30" in picture_error(folder)
+    assert "the picture is 60 x 40 pixels large, the annotations say 50 x 30" in picture_error(folder, "made")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_the_size_of_a_picture_on_its_side_is_checked_upright(folder, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "abc":
+        Image.fromarray(pixels(WIDTH, HEIGHT)).save(folder / f"{name}.{suffix}", exif=exif)
+    content = tiny()
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace("png", suffix)
+    assert load(folder, content)[0].image.shape == (3, HEIGHT, WIDTH)
+    content["images"][2] |= {"width": HEIGHT, "height": WIDTH}
+    with pytest.raises(DataError, match=rf"c\.{suffix} .* is 50 x 30 pixels large, the annotations say 30 x 50"):
+        load(folder, content)
+
+
+def test_a_picture_that_changes_its_size_later_is_named_when_it_is_read(folder):
+    data = load(folder, tiny())
+    Image.fromarray(pixels(40, 60)).save(folder / "a.png")
+    with pytest.raises(DataError, match=r"a\.png .* is 60 x 40 pixels large, the annotations say 50 x 30"):
+        data[0]

@@ -1,73 +1,13 @@
 """The settings of a detector and of its training: frozen dataclasses that travel as plain dictionaries."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from deform_attn.detr.errors import ConfigError
+from deform_attn.detr.config_base import Config
 from deform_attn.detr.norm import NormKind
 
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
-
-
-def _checked(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ConfigError naming it if it is none."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
-        return kind.from_dict(value)
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_checked(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    options = arguments if origin is UnionType else (kind,)
-    accepted = tuple(get_origin(option) or option for option in options if get_origin(option) not in (Literal, tuple))
-    if accepted and isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool)):
-        return value
-    expected = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
-    raise ConfigError(f"{name}: expected {expected}, got {value!r}")
-
-
-class Config:
-    """What every config can do: check its fields when made, and go to a dictionary and back."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for entry in fields(self):  # type: ignore[arg-type]
-            value = _checked(hints[entry.name], getattr(self, entry.name), f"{type(self).__name__}.{entry.name}")
-            object.__setattr__(self, entry.name, value)
-        self.check()
-
-    def check(self) -> None:
-        """Raise ConfigError if the fields, each of its right type, cannot work together."""
-
-    def require(self, condition: bool, advice: str) -> None:
-        """Raise ConfigError with `advice` unless `condition` holds."""
-        if not condition:
-            raise ConfigError(f"{type(self).__name__}: {advice}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the config that `values` describe; fields left out have their defaults.
-
-        Raises:
-            ConfigError: `values` is no mapping, or has an unknown, missing or wrong field, which the message names.
-        """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__}: expected a mapping of fields, got {values!r}")
-        known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
-        if unknown := sorted(str(name) for name in values if name not in known):
-            raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; the fields are {', '.join(known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:  # a field without a default is missing
-            raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -178,10 +118,48 @@ class LossConfig(Config):
 
 
 @dataclass(frozen=True)
+class AugmentConfig(Config):
+    """How training pictures are changed at random, in this order and all of it off by default.
+
+    `crop` is the range of the share of each side that is kept, (1, 1) for no crop; a box stays if at least the share
+    `keep` of its area does. `resize` is the range of the factor that both sides are scaled by, after which the longer
+    one is at most `max_size` pixels. `horizontal_flip`, `vertical_flip` (of half of the pictures) and `quarter_turns`
+    (none to three) suit pictures that have no left, no top or neither, as those from the air. `brightness`, `contrast`
+    and `saturation` are scaled by 1 plus or minus these at most; `hue` moves by at most this part of the colour circle.
+    """
+
+    crop: tuple[float, float] = (1.0, 1.0)
+    keep: float = 0.4
+    resize: tuple[float, float] = (1.0, 1.0)
+    max_size: int | None = None
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name, most in (("crop", 1.0), ("resize", math.inf)):
+            values = getattr(self, name)
+            pair = len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf
+            limit = f" at most {most:g}," if most < math.inf else ""
+            self.require(pair, f"{name}: must be two numbers above zero, the smaller first,{limit} got {values}")
+        self.require(0 < self.keep <= 1, f"keep: must be above 0 and at most 1, got {self.keep}")
+        self.require(self.max_size is None or self.max_size > 0, f"max_size: must be above zero, got {self.max_size}")
+        for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            value = getattr(self, name)
+            self.require(0 <= value <= most, f"{name}: must be in [0, {most:g}], got {value}")
+
+
+@dataclass(frozen=True)
 class TrainConfig(Config):
     """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
 
     `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the sampling offsets and of the backbone.
+    `augment` is how `fit` changes the training pictures.
     """
 
     epochs: int = 7
@@ -194,6 +172,7 @@ class TrainConfig(Config):
     clip_norm: float = 1.0
     seed: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""

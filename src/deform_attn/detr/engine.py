@@ -15,6 +15,7 @@ from deform_attn.detr import checkpoint as checkpoints
 from deform_attn.detr.checkpoint import Detector, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.data.augmented import Augmented
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.errors import CheckpointError, ConfigError, OccupiedError, TrainingStopped
@@ -162,9 +163,9 @@ def fit(
     check_categories(data, detector.categories, "training data")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
+    data = Augmented(data, config.augment, config.seed)
     checkpoints.check_target(path)  # rather than after an epoch
-    model = detector.model
-    optimizer, names = build_optimizer(model, config)
+    optimizer, names = build_optimizer(detector.model, config)
     history: History = []
     if checkpoints.exists(path):
         if resume:
@@ -185,9 +186,8 @@ def fit(
         validate()  # an earlier run may have been stopped between an epoch and the end of its evaluation
         for epoch in range(len(history), config.epochs):
             start = time.perf_counter()
-            record = {"epoch": float(epoch + 1), **train_one_epoch(model, optimizer, data, config, epoch, on_step)}
-            record["seconds"] = time.perf_counter() - start
-            history.append(record)
+            losses = train_one_epoch(detector.model, optimizer, data, config, epoch, on_step)
+            history.append({"epoch": float(epoch + 1), **losses, "seconds": time.perf_counter() - start})
             save()  # before the evaluation, which may fail or be stopped
             validate()
     return history

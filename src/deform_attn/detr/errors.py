@@ -44,3 +44,8 @@ class TrainingStopped(KeyboardInterrupt):
         what = f"epoch {kept} of {epochs} is kept; resume=True goes on from there" if kept else "no epoch is kept"
         super().__init__(f"{path}: stopped; {what}")
         self.path, self.kept, self.epochs = path, kept, epochs
+
+
+def one_line(error: BaseException) -> str:
+    """Return what `error` says, or its name where it says nothing, as one line."""
+    return " ".join(str(error).split()) or type(error).__name__

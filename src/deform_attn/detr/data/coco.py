@@ -1,9 +1,8 @@
 """A COCO folder: annotations in COCO's json format and a folder of pictures."""
 
 import os
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,39 +11,41 @@ from deform_attn.detr.boxes import xyxy_to_cxcywh
 from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.data.coco_file import (
-    TABLES,
     Record,
-    checked_annotation,
+    checked_annotations,
     checked_records,
     corners_of,
-    one_line,
     read_json,
+    require_some,
 )
+from deform_attn.detr.data.picture_file import check_header, read_rgb
+from deform_attn.detr.data.problems import Problems
 from deform_attn.detr.errors import DataError
 from deform_attn.detr.extra import detr_extra
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)  # Pillow's; RuntimeError: of AVIF
 
 
 class CocoFolder:
     """Pictures in a folder with boxes from a json file in COCO format.
 
-    The annotations, and that there is a file for each picture, are checked when the object is made, what is in the file
-    when it is read. Labels count the categories in
-    order of their ids. A box that sticks out of its picture is clipped; crowd annotations are no training targets but
-    stay in the ground truth, where evaluation ignores what they cover. Pictures of any mode become RGB (transparency
-    is dropped) and are turned upright as their EXIF orientation says; `width` and `height` are of the upright picture.
+    Labels count the categories in order of their ids. A box that sticks out of its picture is clipped; crowd
+    annotations are no training targets but stay in the ground truth, where evaluation ignores what they cover. Pictures
+    of any mode become RGB (transparency is dropped) and are turned upright as their EXIF orientation says; `width` and
+    `height` are of the upright picture.
+
+    Annotations, and the header of each picture, are checked when the object is made; what is cut off behind the header
+    is found when the picture is read. With `skip_bad` each picture is decoded at once to find that, too (as long as one
+    pass over the data takes to read): a picture that fails later has changed since, and raises. `skipped` has a line
+    for each record that was left out; the annotations of a picture go with it.
 
     Args:
         annotations: the json file, with `images`, `annotations` and `categories`.
         images: the folder that `file_name` is relative to.
         max_size: pictures whose longer side is larger, in pixels, are scaled down to it. Default: native size.
+        skip_bad: go on without records that cannot be used; of two with one id the first stays.
 
     Raises:
-        DataError: the annotations, or later a picture, cannot be used; the message says which record and what to do.
+        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them; the message says
+            which record and what to do.
 
     Example:
         >>> data = CocoFolder("trees/train.json", "trees/train")  # doctest: +SKIP
@@ -53,7 +54,12 @@ class CocoFolder:
     """
 
     def __init__(
-        self, annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, max_size: int | None = None
+        self,
+        annotations: str | os.PathLike[str],
+        images: str | os.PathLike[str],
+        *,
+        max_size: int | None = None,
+        skip_bad: bool = False,
     ) -> None:
         if max_size is not None and max_size < 1:
             raise ValueError(f"max_size: expected a number of pixels, at least 1, or None, got {max_size}")
@@ -63,32 +69,23 @@ class CocoFolder:
         if not self.images.is_dir():
             raise DataError(f"{self.images}: there is no such folder; pass the folder that holds the pictures")
 
+        problems = Problems(skip_bad)
         tables = read_json(self.annotations)
-        records = {table: checked_records(self.annotations, table, tables[table]) for table in TABLES}
-        self._images = list(records["images"].values())
-        for image in self._images:
-            if min(image["width"], image["height"]) < 1:
-                raise DataError(
-                    f"{self.annotations}: image {image['id']} is {image['width']} x {image['height']} pixels large; "
-                    "write the picture's own width and height"
-                )
-        category_ids = sorted(records["categories"])
-        self.categories = tuple(Category(i, records["categories"][i]["name"]) for i in category_ids)
-        self._annotations = [
-            checked_annotation(self.annotations, record, records["images"], records["categories"])
-            for record in records["annotations"].values()
-        ]
+        pictures, categories = (
+            checked_records(self.annotations, table, tables[table], problems) for table in ("images", "categories")
+        )
+        pictures = self._checked_pictures(pictures, problems)
+        self._images = list(pictures.values())
+        category_ids = sorted(categories)
+        self.categories = tuple(Category(i, categories[i]["name"]) for i in category_ids)
+        self._annotations = checked_annotations(self.annotations, tables["annotations"], pictures, categories, problems)
+        self.skipped = problems.messages
 
         self._label_of = {category_id: label for label, category_id in enumerate(category_ids)}
         self._targets: dict[int, list[Record]] = {image["id"]: [] for image in self._images}
         for annotation in self._annotations:
             if not annotation["iscrowd"]:
                 self._targets[annotation["image_id"]].append(annotation)
-
-        missing = [image for image in self._images if not self._path(image).is_file()]
-        if missing:
-            others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 else ""
-            raise DataError(f"{self._place(missing[0])}: there is no such file{others}; add it or take its record out")
 
     def __len__(self) -> int:
         return len(self._images)
@@ -127,42 +124,34 @@ class CocoFolder:
         """Return how messages call the picture of an image record."""
         return f"{self._path(record)} (image {record['id']} of {self.annotations})"
 
+    def _checked_pictures(self, images: dict[int, Record], problems: Problems) -> dict[int, Record]:
+        """Return those of `images` whose picture is there, readable and of the size that the annotations say."""
+        missing = [record for record in images.values() if not self._path(record).is_file()]
+        others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 and not problems.skip else ""
+        for record in missing:
+            with problems.noted(record["id"]):
+                raise DataError(f"{self._place(record)}: there is no such file{others}; add it or take its record out")
+
+        good: dict[int, Record] = {}
+        check = read_rgb if problems.skip else check_header
+        lacking = {record["id"] for record in missing}
+        for record in images.values():
+            if record["id"] not in lacking:
+                with problems.noted(record["id"]):
+                    check(self._path(record), (record["width"], record["height"]), self._place(record))
+                    good[record["id"]] = record
+        require_some(self.annotations, "images", good, problems)
+        return good
+
     def _read_picture(self, record: Record) -> Tensor:
         """Return the picture of an image record as `[3, H, W]` in [0, 1]."""
         with detr_extra():
             import numpy as np
-            from PIL import Image, ImageOps
+            from PIL import Image
 
-        where = self._place(record)
-        try:
-            with Image.open(self._path(record)) as file:
-                picture = _as_rgb(ImageOps.exif_transpose(file))
-        except FileNotFoundError as error:
-            raise DataError(f"{where}: there is no such file; add it or take its record out") from error
-        except (*_DAMAGED, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: this is no readable picture ({one_line(error)}); replace the file") from error
-
-        expected = (record["width"], record["height"])
-        if picture.size != expected:
-            raise DataError(
-                f"{where}: the picture is {picture.width} x {picture.height} pixels large, the annotations say "
-                f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
-            )
+        picture = read_rgb(self._path(record), (record["width"], record["height"]), self._place(record))
         if self.max_size is not None and max(picture.size) > self.max_size:
             scale = self.max_size / max(picture.size)
             smaller = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             picture = picture.resize(smaller, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def _as_rgb(picture: "Image") -> "Image":
-    """Return `picture` as RGB with 8 bits a channel."""
-    with detr_extra():
-        import numpy as np
-        from PIL import Image
-
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 rather than scale
-        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8))
-    if picture.mode == "P":  # its palette may hold transparency, which only RGBA can take over
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)

@@ -1,11 +1,12 @@
 """A COCO file: the tables of a json file in COCO's format, read and checked record by record."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.data.problems import Problems
+from deform_attn.detr.errors import DataError, one_line
 
 Record = dict[str, Any]
 
@@ -40,25 +41,63 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     return tables
 
 
-def checked_records(path: Path, table: str, records: list[Any]) -> dict[int, Record]:
-    """Return the records of `table` by id, each with its fields and an id of its own."""
+def checked_records(path: Path, table: str, records: list[Any], problems: Problems) -> dict[int, Record]:
+    """Return the good records of `table` by id; of two with one id the first."""
     by_id: dict[int, Record] = {}
     for position, record in enumerate(records):
-        for field, kind in TABLES[table].items():
-            value = record.get(field) if isinstance(record, Mapping) else None
-            if not isinstance(value, _TYPES[kind]) or isinstance(value, bool):
-                name = record.get("id", "without id") if isinstance(record, Mapping) else "without id"
-                raise DataError(
-                    f"{path}: {table}[{position}] (id {name}): expected {field!r} to be a {kind}, got {value!r:.60}; "
-                    "correct the record"
-                )
-        if record["id"] in by_id:
-            raise DataError(f"{path}: the id {record['id']} occurs twice in {table!r}; give each record its own id")
-        by_id[record["id"]] = record
+        record_id = record.get("id") if isinstance(record, Mapping) else None
+        is_image = table == "images" and type(record_id) is int and record_id not in by_id
+        with problems.noted(record_id if is_image else None):
+            _check_record(path, table, position, record)
+            if record["id"] in by_id:
+                raise DataError(f"{path}: the id {record['id']} occurs twice in {table!r}; give each record its own id")
+            by_id[record["id"]] = record
+    require_some(path, table, by_id, problems)
     return by_id
 
 
-def checked_annotation(path: Path, record: Record, images: dict[int, Record], categories: dict[int, Record]) -> Record:
+def checked_annotations(
+    path: Path, records: list[Any], images: dict[int, Record], categories: dict[int, Record], problems: Problems
+) -> list[Record]:
+    """Return what we keep of the good annotations of `images`."""
+    annotations: list[Record] = []
+    for record in checked_records(path, "annotations", records, problems).values():
+        if record["image_id"] in images or not problems.lost_with(record["image_id"]):
+            with problems.noted():
+                annotations.append(_checked_annotation(path, record, images, categories))
+    require_some(path, "annotations", annotations, problems)
+    return annotations
+
+
+def require_some(path: Path, table: str, left: Sized, problems: Problems) -> None:
+    """Check that something is `left` of `table`.
+
+    Raises:
+        DataError: everything was skipped.
+    """
+    if not left:
+        lines = problems.messages
+        raise DataError(f"{path}: none of the {table} can be used; the first of {len(lines)} problems: {lines[0]}")
+
+
+def _check_record(path: Path, table: str, position: int, record: Any) -> None:
+    """Check that `record` has the fields of its `table`, and an image some extent."""
+    for field, kind in TABLES[table].items():
+        value = record.get(field) if isinstance(record, Mapping) else None
+        if not isinstance(value, _TYPES[kind]) or isinstance(value, bool):
+            name = record.get("id", "without id") if isinstance(record, Mapping) else "without id"
+            raise DataError(
+                f"{path}: {table}[{position}] (id {name}): expected {field!r} to be a {kind}, got {value!r:.60}; "
+                "correct the record"
+            )
+    if table == "images" and min(record["width"], record["height"]) < 1:
+        raise DataError(
+            f"{path}: image {record['id']} is {record['width']} x {record['height']} pixels large; "
+            "write the picture's own width and height"
+        )
+
+
+def _checked_annotation(path: Path, record: Record, images: dict[int, Record], categories: dict[int, Record]) -> Record:
     """Return what we keep of an annotation: its box clipped to the picture, its area, whether it is a crowd."""
     where = f"{path}: annotation {record['id']}"
     for field, known in (("image_id", images), ("category_id", categories)):
@@ -102,8 +141,3 @@ def corners_of(box: list[float]) -> tuple[float, float, float, float]:
 def _is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a number of a sensible size, which excludes NaN and infinity."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
-
-
-def one_line(error: BaseException) -> str:
-    """Return what `error` says, or its name where it says nothing, as one line."""
-    return " ".join(str(error).split()) or type(error).__name__

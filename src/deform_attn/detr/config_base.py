@@ -1,0 +1,67 @@
+"""A config: a frozen dataclass that checks its fields when made and travels as a plain dictionary."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from deform_attn.detr.errors import ConfigError
+
+
+def _checked(kind: Any, value: Any, name: str) -> Any:
+    """Return `value` as `kind` (lists as tuples, dictionaries as configs); ConfigError naming it if it is none."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, Config) and isinstance(value, Mapping):
+        return kind.from_dict(value)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_checked(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    options = arguments if origin is UnionType else (kind,)
+    accepted = tuple(get_origin(option) or option for option in options if get_origin(option) not in (Literal, tuple))
+    if accepted and isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool)):
+        return value
+    expected = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
+    raise ConfigError(f"{name}: expected {expected}, got {value!r}")
+
+
+class Config:
+    """What every config can do: check its fields when made, and go to a dictionary and back."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = _checked(hints[entry.name], getattr(self, entry.name), f"{type(self).__name__}.{entry.name}")
+            object.__setattr__(self, entry.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields, each of its right type, cannot work together."""
+
+    def require(self, condition: bool, advice: str) -> None:
+        """Raise ConfigError with `advice` unless `condition` holds."""
+        if not condition:
+            raise ConfigError(f"{type(self).__name__}: {advice}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the config that `values` describe; fields left out have their defaults.
+
+        Raises:
+            ConfigError: `values` is no mapping, or has an unknown, missing or wrong field, which the message names.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__}: expected a mapping of fields, got {values!r}")
+        known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(str(name) for name in values if name not in known):
+            raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; the fields are {', '.join(known)}")
+        try:
+            return cls(**values)
+        except TypeError as error:  # a field without a default is missing
+            raise ConfigError(f"{cls.__name__}: {error}") from error
