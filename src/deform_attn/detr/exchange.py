@@ -107,7 +107,7 @@ def load_original(path: str | os.PathLike[str]) -> Detector:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}; pass a file of the authors' repository") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged, or no file of torch.save with tensors alone ({error})") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
@@ -132,8 +132,6 @@ def save_original(path: str | os.PathLike[str], detector: Detector) -> None:
     model, file = detector.model, Path(path)
     config, transformer = model.config, model.config.transformer
     check_published(config)
-    if not isinstance(config.backbone.source, dict) or config.backbone.source["model_type"] != "resnet":
-        raise ConfigError("backbone.source: the authors' repository has ResNets only")
     copied = (("bbox_embed",) if transformer.refine else ()) + (("class_embed",) if transformer.two_stage else ())
     tensors = export_state(_state(model), original_layout(), transformer.decoder_layers, copied=copied)
     if not transformer.refine:

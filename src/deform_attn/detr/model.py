@@ -49,7 +49,9 @@ class Projection(nn.Module):
     def forward(self, level: Level) -> Level:
         """Return the level at the transformer's width."""
         mask = halve_mask(level.padding_mask) if self.halve else level.padding_mask
-        return Level(self.norm(self.conv(blank(level.features, level.padding_mask)), mask), mask)
+        features = self.conv(blank(level.features, level.padding_mask))
+        # Laid out channels_last, torch's GroupNorm subtracts squares that are nearly equal where the mean is large.
+        return Level(self.norm(features.contiguous(), mask), mask)
 
 
 class DeformableDetr(nn.Module):

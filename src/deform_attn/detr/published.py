@@ -100,10 +100,11 @@ def from_transformers(values: Mapping[str, Any]) -> ModelConfig:
     source = config.backbone_config.to_dict()
     if source["model_type"] == "timm_backbone":
         source = _from_timm(source)
-    try:
-        names = stages_by_stride(AutoConfig.for_model(**source))[1]
-    except (ImportError, ValueError, KeyError) as error:
-        raise ConfigError(f"backbone_config: cannot be built ({error})") from error
+    if source["model_type"] != "resnet":
+        raise ConfigError(
+            f"backbone_config: {source['model_type']!r} is not supported, only 'resnet' and timm's ResNets"
+        )
+    names = stages_by_stride(AutoConfig.for_model(**source))[1]
     wanted = source["out_features"]
     strides = [stride for stride, name in names.items() if name in wanted]
     levels = config.num_feature_levels
@@ -179,6 +180,8 @@ def check_published(config: ModelConfig) -> None:
         _compare(name, getattr(config, name), getattr(like, name))
     for name in ("name", "norm"):
         _compare(f"backbone.{name}", getattr(config.backbone, name), getattr(like.backbone, name))
+    if not isinstance(config.backbone.source, dict) or config.backbone.source.get("model_type") != "resnet":
+        raise ConfigError("backbone.source: only a ResNet can be saved in a foreign layout")
     for name in ("attention", "query_position", "proposal_size", "position_periods", "position_temperature"):
         _compare(f"transformer.{name}", getattr(transformer, name), getattr(like.transformer, name))
 
