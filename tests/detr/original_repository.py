@@ -1,4 +1,4 @@
-"""What the state of the authors' repository looks like: its names and shapes, and what each part is for transformers."""
+"""What the state of the authors' repository looks like: names, shapes, and what each part is for transformers."""
 
 from typing import Any
 

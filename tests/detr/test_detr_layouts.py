@@ -118,6 +118,13 @@ def test_the_stock_model_with_redrawn_weights_depends_on_its_deformable_attentio
     images, _ = batch(167, 203, torch.float32, None)
     ours = converted(model, tmp_path)
     before, _ = of_stock(model, ours, images, None)
+    blank_attention(monkeypatch)
+    after, _ = of_stock(model, ours, images, None)
+    assert apart(after, before) > 1e-2
+
+
+def blank_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every deformable attention of the stock model find nothing."""
     monkeypatch.setattr(
         stock_code.MultiScaleDeformableAttention,
         "forward",
@@ -125,8 +132,6 @@ def test_the_stock_model_with_redrawn_weights_depends_on_its_deformable_attentio
             value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]
         ),
     )
-    after, _ = of_stock(model, ours, images, None)
-    assert apart(after, before) > 1e-2
 
 
 # Sides that no stride divides; maps more than 50 pixels wide have pixels whose proposals are outside (0.01, 0.99).
@@ -153,7 +158,9 @@ def test_every_layer_predicts_what_the_stock_model_predicts(
     # In float32 the two stay together as closely as its own roundings let the stock model come to float64.
     images, mask = batch(*size, torch.float32, valid)
     truth = of_stock(model, ours, images.double(), mask)[0]
-    assert apart(found, single) < 1e-6 + 3 * apart(single, truth)
+    rounding = apart(single, truth)
+    assert rounding < 1e-5
+    assert apart(found, single) < 1e-6 + 3 * rounding
     if two_stage:
         best = output.enc_outputs_class[..., 0].topk(7)
         assert prediction.encoder is not None
@@ -396,12 +403,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors: there is no such file"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../y.safetensors"}}')
-    with pytest.raises(CheckpointError, match="index.json: damaged"):
+    with pytest.raises(CheckpointError, match=r"index\.json: damaged"):
         load_model(tmp_path)
     file = tmp_path / "file.pth"
     for content in (b"", b"text", b"PK\x03\x04"):
         file.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged, or no file of torch.save"):
+        with pytest.raises(CheckpointError, match=r"damaged, or no file of torch\.save"):
             load_model(file)
     torch.save({"model": {"class_embed.0.weight": 1}}, file)
     with pytest.raises(CheckpointError, match="no state of a model under 'model'"):
@@ -409,8 +416,19 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": {"dilation": True}}, file)
     with pytest.raises(ConfigError, match=r"file\.pth: dilation: True is not supported"):
         load_model(file)
+    torch.save({"model": {}, "args": [8]}, file)
+    with pytest.raises(CheckpointError, match=r"'args' are no options of a training, but list"):
+        load_model(file)
+    state = original_repository.state(two_stage=True, refine=True, **SIZES)
+    for name, value in (("nheads", "eight"), ("num_queries", "many")):
+        torch.save({"model": state, "args": {name: value}}, file)
+        with pytest.raises(ConfigError, match=rf"file\.pth: .*{name}: expected .*, got '{value}'"):
+            load_model(file)
+    torch.save({"model": state, "args": {"nheads": 3}}, file)
+    with pytest.raises(ConfigError, match="width: 32 is no multiple of num_heads 3"):
+        load_model(file)
     torch.save({"model": {}}, file)
-    with pytest.raises(CheckpointError, match=r"file\.pth: lacks tensor backbone\.0\.body\.conv1|lacks tensor"):
+    with pytest.raises(CheckpointError, match=r"file\.pth: lacks tensor backbone\.0\.body\.layer1\.0\.conv2\.weight"):
         load_model(file)
 
 
@@ -421,7 +439,7 @@ class Spy:
 
 def test_nothing_in_a_file_of_the_authors_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {}, "spy": Spy()}, tmp_path / "file.pth")
-    with pytest.raises(CheckpointError, match="no file of torch.save with tensors alone"):
+    with pytest.raises(CheckpointError, match=r"no file of torch\.save with tensors alone"):
         load_model(tmp_path / "file.pth")
     assert capsys.readouterr().out == ""
 
@@ -527,7 +545,9 @@ def test_the_settings_of_the_authors_are_a_config_that_survives_json() -> None:
 
 
 @pytest.mark.slow
-def test_the_full_size_detector_predicts_what_the_stock_model_predicts(tmp_path: Path) -> None:
+def test_the_full_size_detector_predicts_what_the_stock_model_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}  # its defaults: ResNet-50
     settings = {"two_stage": True, "with_box_refine": True, "num_labels": 91, "auxiliary_loss": True}
     config = DeformableDetrConfig(backbone_config=backbone, tie_word_embeddings=False, **settings)
@@ -547,10 +567,13 @@ def test_the_full_size_detector_predicts_what_the_stock_model_predicts(tmp_path:
     assert ours.config == replace(published(91), backbone=ours.config.backbone)
     images, _ = batch(250, 333, torch.float64, None)
     images = images[:1]
-    exact = of_stock(model.double(), ours.double(), images, None)[0]
-    assert len(exact) == 2 * 6
     with torch.no_grad():
+        # In float64: in float32 some of thousands of scores are so close that the best 300 come in another order.
+        exact = of_stock(model.double(), ours.double(), images, None)[0]
+        assert len(exact) == 2 * 6
         assert apart(of_ours(ours(images)), exact) < 1e-7  # the stock model encodes boxes in float32
+    blank_attention(monkeypatch)
+    assert apart(of_stock(model, ours, images, None)[0], exact) > 1e-2
     ours = ours.float()
     detector = Detector(ours, tuple(Category(i, str(i)) for i in range(91)))
     save_original(tmp_path / "file.pth", detector)

@@ -113,8 +113,11 @@ def load_original(path: str | os.PathLike[str]) -> Detector:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file}: has no state of a model under 'model'")
     arguments = content.get("args", {})
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    if not isinstance(arguments, dict):
+        raise CheckpointError(f"{file}: 'args' are no options of a training, but {type(arguments).__name__}")
     try:
-        config = from_original(tensors, arguments if isinstance(arguments, Mapping) else vars(arguments))
+        config = from_original(tensors, arguments)
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{file}: {error}") from error
     categories = tuple(Category(i, str(i)) for i in range(config.num_classes))

@@ -220,7 +220,9 @@ def from_original(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -
     depths = [count(f"{body}.layer{i}") for i in range(1, 5)]
     kind, last = ("bottleneck", 3) if f"{body}.layer1.0.conv3.weight" in tensors else ("basic", 2)
     widths = [size(f"{body}.layer{i}.0.conv{last}.weight") for i in range(1, 5)]
-    levels, heads = size("transformer.level_embed"), int(arguments.get("nheads", 8))
+    levels, heads = size("transformer.level_embed"), arguments.get("nheads", 8)
+    if not isinstance(heads, int) or heads < 1:
+        raise ConfigError(f"nheads: expected a number of heads, got {heads!r}")
     given = sum(size(f"input_proj.{i}.0.weight", -1) == 1 for i in range(levels))
     two_stage = "transformer.pos_trans.weight" in tensors
     return published(
@@ -241,6 +243,6 @@ def from_original(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -
         feedforward_dim=size(f"{decoder}.linear1.bias"),
         encoder_layers=count("transformer.encoder.layers"),
         decoder_layers=count("transformer.decoder.layers"),
-        num_queries=int(arguments.get("num_queries", 300)) if two_stage else size("query_embed.weight"),
-        dropout=float(arguments.get("dropout", 0.1)),
+        num_queries=arguments.get("num_queries", 300) if two_stage else size("query_embed.weight"),
+        dropout=arguments.get("dropout", 0.1),
     )
