@@ -21,6 +21,7 @@ from deform_attn.detr.errors import CheckpointError, ConfigError
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path, json_bytes, read_json, read_tensors
 from deform_attn.detr.folder import locate, prepare, replace_files
+from deform_attn.detr.foreign_settings import from_original, from_transformers, to_transformers
 from deform_attn.detr.layouts import (
     Layout,
     export_state,
@@ -30,7 +31,7 @@ from deform_attn.detr.layouts import (
     transformers_layout,
 )
 from deform_attn.detr.model import build_model
-from deform_attn.detr.published import check_published, from_original, from_transformers, to_transformers
+from deform_attn.detr.published import check_published
 
 MODEL_TYPE = "deformable_detr"
 """What the `config.json` of a directory of transformers calls this model."""
