@@ -42,6 +42,8 @@ def test_a_config_survives_json(config: ModelConfig | TrainConfig) -> None:
         ({"num_classes": 2, "backbone": {"name": "transformers"}}, "source"),
         ({"num_classes": 2, "backbone": {"norm": "group", "channels": [8, 12]}}, r"\(8, 12\) are no multiples of 8"),
         ({"num_classes": 2, "backbone": {"norm": "group", "name": "transformers", "source": "x"}}, "has its own"),
+        ({"num_classes": 2, "norm_groups": 7}, "norm_groups: 7 do not divide width 64"),
+        ({"num_classes": 2, "norm_groups": 0}, "norm_groups: 0 do not divide width 64"),
         ([("num_classes", 2)], "expected a mapping"),
     ],
 )

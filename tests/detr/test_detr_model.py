@@ -9,7 +9,7 @@ from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, M
 from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.batch import Sample, collate
 from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
-from deform_attn.detr.norm import NormKind, PaddedGroupNorm
+from deform_attn.detr.norm import FrozenBatchNorm, NormKind, PaddedGroupNorm, freeze_norms
 from deform_attn.detr.pyramid import Pyramid
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
@@ -100,7 +100,7 @@ def test_padding_changes_nothing(attention: AttentionKind, two_stage: bool, norm
         torch.testing.assert_close(other.logits[-1], alone.logits[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(other.boxes[-1], alone.boxes[0], rtol=0, atol=1e-5)
     ignored: Output = model(batch.images, None)  # the comparison does fail where the mask is ignored
-    assert not torch.allclose(ignored.logits[1], alone.logits[0], rtol=0, atol=5e-4)
+    assert not torch.allclose(ignored.logits[1], alone.logits[0], rtol=0, atol=1e-4)
 
 
 def pyramid_of(model: DeformableDetr, images: Tensor, mask: Tensor | None = None) -> Pyramid:
@@ -289,3 +289,56 @@ def test_the_norm_keeps_the_features_dtype_beside_float32_weights() -> None:
     features, mask = torch.randn(1, 16, 5, 7).bfloat16(), torch.zeros(1, 5, 7, dtype=torch.bool)
     norm = PaddedGroupNorm(4, 16)
     assert norm(features, mask).dtype == norm(features).dtype == torch.bfloat16
+
+
+def test_a_frozen_norm_is_the_one_it_replaces_in_evaluation_and_stays_so_in_training() -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(12, eps=1e-3)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.2, 0.9)
+    network = torch.nn.Sequential(torch.nn.Sequential(norm))
+    features = torch.randn(2, 12, 5, 7)
+    expected = network.eval()(features)
+    freeze_norms(network)
+    assert isinstance(network[0][0], FrozenBatchNorm)
+    assert list(network.parameters()) == []
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    torch.testing.assert_close(network.train()(features), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_parts_of_a_backbone_that_are_frozen_do_not_learn() -> None:
+    backbone = BackboneConfig(channels=(6, 8, 10, 12), norm="frozen", frozen=("stem", "stages.0.down"))
+    model = redrawn(tiny(backbone=backbone))
+    batch = collate([sample(96, 64)])
+    Criterion(LossConfig())(model(batch.images, batch.padding_mask), batch.samples).total.backward()
+    idle = {name for name, parameter in model.backbone.named_parameters() if parameter.grad is None}
+    assert idle == {"stem.conv.weight", "stages.0.down.conv.weight"}
+    with pytest.raises(
+        ValueError, match=r"BackboneConfig\.frozen: 'stages\.9' has no parameters; some parts are stem\.conv"
+    ):
+        build_model(tiny(backbone=BackboneConfig(frozen=("stages.9",))))
+
+
+def test_padding_that_is_not_exact_is_seen_by_the_convolutions() -> None:
+    model = redrawn(tiny(exact_padding=False, query_position="fixed")).eval()
+    small, large = sample(70, 50), sample(96, 150)
+    batch = collate([large, small])
+    alone, padded = model(small.image[None]), model(batch.images, batch.padding_mask)
+    assert alone.logits.shape == (1, 7, 5)
+    assert not torch.allclose(padded.logits[1], alone.logits[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_fixed_positions_work_in_bfloat16_with_boxes_in_float32(two_stage: bool, autocast: bool) -> None:
+    model = redrawn(tiny(two_stage=two_stage, query_position="fixed", exact_padding=False)).eval()
+    batch = collate([sample(96, 64), sample(57, 90)])
+    images = batch.images
+    if not autocast:
+        model, images = model.bfloat16(), images.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = model(images, batch.padding_mask)
+    for boxes in (output.boxes, *(prediction.boxes for prediction in output.auxiliary)):
+        assert boxes.dtype == torch.float32
+        assert boxes.isfinite().all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deform_attn.detr.config import BackboneConfig
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.extra import detr_extra
-from deform_attn.detr.norm import NormKind, build_norm, normalise
+from deform_attn.detr.norm import NormKind, build_norm, freeze_norms, normalise
 
 
 class Level(NamedTuple):
@@ -23,6 +23,13 @@ class Level(NamedTuple):
 def halve_mask(mask: Tensor | None) -> Tensor | None:
     """Return `mask [N, H, W]` at half the size: a pixel is padding if the top left one of the four it stands for is."""
     return None if mask is None else mask[:, ::2, ::2]
+
+
+def resize_mask(mask: Tensor | None, size: Sequence[int]) -> Tensor | None:
+    """Return `mask [N, H, W]` at `size` (H, W), each pixel from the nearest one towards the top left."""
+    if mask is None:
+        return None
+    return nn.functional.interpolate(mask[:, None].float(), size=tuple(size))[:, 0].bool()  # [N, H, W]
 
 
 class Backbone(nn.Module):
@@ -106,7 +113,7 @@ class SmallBackbone(Backbone):
 class TransformersBackbone(Backbone):
     """A backbone of the transformers library. It sees no masks: at the rim of a padded picture it sees the padding."""
 
-    def __init__(self, source: Mapping[str, Any] | str, strides: Sequence[int]) -> None:
+    def __init__(self, source: Mapping[str, Any] | str, norm: NormKind, strides: Sequence[int]) -> None:
         super().__init__()
         with detr_extra():
             from transformers import AutoConfig
@@ -120,7 +127,7 @@ class TransformersBackbone(Backbone):
             if "model_type" not in entries:
                 raise ConfigError("BackboneConfig.source: the dictionary needs the model_type of its configuration")
             config = AutoConfig.for_model(**entries)
-        network_class, stages = _network_and_stages(config)
+        network_class, stages = stages_by_stride(config)
         self.strides = tuple(stride for stride in strides if stride in stages)
         config.out_features = [stages[stride] for stride in self.strides]
         if isinstance(source, str):
@@ -128,22 +135,18 @@ class TransformersBackbone(Backbone):
         else:
             self.network = network_class(config)
         self.channels = tuple(self.network.channels)
+        if norm == "frozen":
+            freeze_norms(self.network)
         # Loading a checkpoint must not need the directory that the weights first came from.
         self.source: dict[str, Any] = config.to_dict()
 
     def forward(self, images: Tensor, padding_mask: Tensor | None) -> list[Level]:
         """Return a level for each stride of `images [N, 3, H, W]` with `padding_mask [N, H, W]`."""
-        levels = []
-        for features in self.network(images).feature_maps:
-            mask = None
-            if padding_mask is not None:
-                resized = nn.functional.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])
-                mask = resized[:, 0].bool()  # [N, H, W]
-            levels.append(Level(features, mask))
-        return levels
+        maps = self.network(images).feature_maps
+        return [Level(features, resize_mask(padding_mask, features.shape[-2:])) for features in maps]
 
 
-def _network_and_stages(config: Any) -> tuple[Any, dict[int, str]]:
+def stages_by_stride(config: Any) -> tuple[Any, dict[int, str]]:
     """Return the class for `config` and the deepest stage at each stride, found by a trial without data."""
     from transformers import AutoBackbone
 
@@ -158,6 +161,16 @@ def _network_and_stages(config: Any) -> tuple[Any, dict[int, str]]:
 
 def build_backbone(config: BackboneConfig, strides: Sequence[int]) -> Backbone:
     """Return a new backbone with as many of `strides` as it offers."""
+    backbone: Backbone
     if config.name == "small" or config.source is None:
-        return SmallBackbone(config.channels, config.norm, strides)
-    return TransformersBackbone(config.source, strides)
+        backbone = SmallBackbone(config.channels, config.norm, strides)
+    else:
+        backbone = TransformersBackbone(config.source, config.norm, strides)
+    for part in config.frozen:
+        found = [parameter for name, parameter in backbone.named_parameters() if f"{name}.".startswith(f"{part}.")]
+        if not found:
+            names = ", ".join(name for name, _ in backbone.named_modules() if name.count(".") == 1)
+            raise ConfigError(f"BackboneConfig.frozen: {part!r} has no parameters; some parts are {names}")
+        for parameter in found:
+            parameter.requires_grad_(False)
+    return backbone

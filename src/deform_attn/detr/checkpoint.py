@@ -1,40 +1,30 @@
 """Checkpoints: directories that hold a detector and, to resume, the state of its training.
 
 `model.safetensors` and `config.json` are what detection needs; `training.safetensors` and `training.json` are the
-optimiser and the position of a training. No file is a pickle.
+optimiser and the position of a training. No file is a pickle. What transformers and the authors of Deformable DETR
+write is loaded, too (see `exchange`).
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
+from deform_attn.detr.detector import Detector as Detector
 from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.exchange import load_original, load_transformers
 from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.files import json_bytes, read_json, read_tensors
 from deform_attn.detr.folder import FILES, locate, prepare, replace_files
-from deform_attn.detr.model import DeformableDetr, build_model
+from deform_attn.detr.model import build_model
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A model and what is needed to use it: its categories, and the longer side in pixels to which pictures are scaled.
-
-    `max_size` None leaves pictures as they are.
-    """
-
-    model: DeformableDetr
-    categories: tuple[Category, ...]
-    max_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +58,11 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
         "max_size": detector.max_size,
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.model.state_dict().items()}
-    files = {"config.json": _json(config), "model.safetensors": serialise(state)}
+    files = {"config.json": json_bytes(config), "model.safetensors": serialise(state)}
     if training is not None:
         values = {"config": training.config.to_dict(), "pictures": training.pictures}
         values["history"] = without_nan(training.history)
-        files["training.json"] = _json(values)
+        files["training.json"] = json_bytes(values)
         files["training.safetensors"] = serialise({k: v.cpu().contiguous() for k, v in training.optimizer.items()})
     replace_files(Path(path), files)
 
@@ -88,7 +78,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
     prepare(folder)
     file = locate(folder, "config.json")
     found = [name for name in FILES if (folder / name).exists()]
-    if file.is_file() and not _read_json(file).keys() >= {"format", "model", "categories"}:
+    if file.is_file() and not read_json(file).keys() >= {"format", "model", "categories"}:
         raise CheckpointError(f"{file}: is not a detector's and would be replaced; choose another directory")
     if found and not file.is_file():
         raise CheckpointError(f"{folder / found[0]}: belongs to no checkpoint and would be replaced; choose another")
@@ -102,11 +92,19 @@ def exists(path: str | os.PathLike[str]) -> bool:
 def load_model(path: str | os.PathLike[str]) -> Detector:
     """Return the detector of the checkpoint at `path`, on the CPU and in evaluation mode.
 
+    `path` is a directory of ours or of transformers, or a file of the authors' repository (`load_transformers`,
+    `load_original`).
+
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
+        ConfigError: one of another project has an option that a detector does not have.
     """
+    if Path(path).is_file():
+        return load_original(path)
     file = locate(Path(path), "config.json")
-    config = _read_json(file)
+    config = read_json(file)
+    if "model_type" in config and "format" not in config:
+        return load_transformers(path)
     if config.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}"
@@ -133,18 +131,18 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
         CheckpointError: the checkpoint is missing or damaged, or holds no training.
     """
     file = locate(Path(path), "training.json")
-    values = _read_json(file)
+    values = read_json(file)
     try:
         config, pictures = TrainConfig.from_dict(values["config"]), int(values["pictures"])
         history = _checked_history(values["history"], config.epochs)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    return TrainingState(config, history, _read_tensors(locate(Path(path), "training.safetensors")), pictures)
+    return TrainingState(config, history, read_tensors(locate(Path(path), "training.safetensors")), pictures)
 
 
 def _load_state(model: torch.nn.Module, file: Path) -> None:
     """Load the tensors of `file`, all of them and no others, into `model`."""
-    found, expected = _read_tensors(file), model.state_dict()
+    found, expected = read_tensors(file), model.state_dict()
     for name in sorted(found.keys() ^ expected.keys()):
         what = "lacks" if name in expected else "has an unknown"
         raise CheckpointError(f"{file}: {what} tensor {name}; it belongs to another model than its config.json")
@@ -153,32 +151,6 @@ def _load_state(model: torch.nn.Module, file: Path) -> None:
             shapes = f"{list(tensor.shape)}, where its config.json asks for {list(expected[name].shape)}"
             raise CheckpointError(f"{file}: tensor {name} is {shapes}")
     model.load_state_dict(found)
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    with detr_extra():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise CheckpointError(f"{file}: there is no such file; pass the directory of a checkpoint")
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: damaged ({error})") from error
-    return tensors
-
-
-def _read_json(file: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}; pass the directory of a checkpoint") from error
-    except ValueError as error:  # no JSON, or no text at all
-        raise CheckpointError(f"{file}: damaged ({error})") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: damaged (expected an object, found {type(values).__name__})")
-    return values
 
 
 def without_nan(records: Sequence[Mapping[str, float]]) -> list[dict[str, float | None]]:
@@ -194,10 +166,6 @@ def _checked_history(records: Sequence[Mapping[str, float | None]], epochs: int)
         if not numbers or not one.keys() >= {"epoch", "loss", "seconds"} or one["epoch"] != i + 1 or i >= epochs:
             raise ValueError(f"history: no record of epoch {i + 1} of {epochs} in {one!r:.80}")
     return history
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
 def named_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:

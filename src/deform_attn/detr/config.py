@@ -8,6 +8,7 @@ from deform_attn.detr.config_base import Config
 from deform_attn.detr.norm import NormKind
 
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
+QueryPosition = Literal["each_layer", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,25 @@ class BackboneConfig(Config):
     `name="small"` is the built-in convolutional network, with `channels` at strides 2, 4, 8, and so on.
     `name="transformers"` is any backbone of that library, made from `source`: the dictionary of its configuration with
     its `model_type` (random weights), or a directory that holds configuration and weights. Nothing is downloaded.
-    `norm` is the built-in network's normalisation: "batch", or "group" (groups of 8 channels), which does not depend on
-    the other pictures of a batch.
+    `norm` is the normalisation: "batch"; in the built-in network also "group" (groups of 8 channels), which does not
+    depend on the other pictures of a batch; "frozen" is "batch" whose statistics and scales never change. The parts of
+    the network that `frozen` names, such as "network.embedder", do not learn.
     """
 
     name: Literal["small", "transformers"] = "small"
     channels: tuple[int, ...] = (24, 48, 96, 128)
     norm: NormKind = "batch"
     source: dict[str, Any] | str | None = None
+    frozen: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require(bool(self.channels) and min(self.channels) > 0, "channels: at least one, all above zero")
         self.require(
-            self.norm == "batch" or all(width % 8 == 0 for width in self.channels),
+            self.norm != "group" or all(width % 8 == 0 for width in self.channels),
             f"channels: {self.channels} are no multiples of 8, the groups of norm='group'",
         )
-        self.require(self.norm == "batch" or self.name == "small", "norm: a backbone from transformers has its own")
+        self.require(self.norm != "group" or self.name == "small", "norm: a backbone from transformers has its own")
         self.require(
             self.name == "small" or self.source is not None,
             "source: a backbone from transformers needs its configuration or its directory",
@@ -49,6 +52,11 @@ class TransformerConfig(Config):
     them; a proposal's box has sides of `proposal_size * 2**level`, as fractions of the picture. With `refine` each
     decoder layer starts from the boxes of the one before. The sine encoding's frequencies run from `position_periods`
     waves across the picture down by the factor `position_temperature`.
+
+    `query_position` says what a query knows of its place: with "each_layer" every decoder layer encodes the box it
+    starts from, and content is learned or the proposal's features; with "fixed", as published, content and one position
+    for all layers are learned together (a first layer without a box then starts from a point) or made from the
+    proposal's box, and proposals learn to tell objects from background, whatever their classes.
     """
 
     attention: AttentionKind = "deformable"
@@ -61,6 +69,7 @@ class TransformerConfig(Config):
     num_queries: int = 30
     two_stage: bool = True
     refine: bool = True
+    query_position: QueryPosition = "each_layer"
     dropout: float = 0.0
     proposal_size: float = 0.1
     position_periods: float = 4.0
@@ -83,12 +92,18 @@ class ModelConfig(Config):
     """A detector: `num_classes`, the `strides` of its feature levels, its backbone and its transformer.
 
     A stride beyond the backbone's is made from its last map by a stride-2 convolution. The kinds of attention that see
-    a single level see the one of `single_stride`.
+    a single level see the one of `single_stride`. `norm_groups` are those of each map's GroupNorm; None: by the width.
+
+    With `exact_padding` a picture gives the same result alone and padded in a batch (exactly with the built-in
+    backbone, nearly with others). Without, as published, convolutions and normalisations see the padding, which changes
+    a picture's result a little with its batch, and each level rounds to its own pixels what part of it is picture.
     """
 
     num_classes: int
     strides: tuple[int, ...] = (8, 16)
     single_stride: int = 16
+    exact_padding: bool = True
+    norm_groups: int | None = None
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
@@ -98,6 +113,10 @@ class ModelConfig(Config):
         self.require(bool(self.strides), "strides: at least one level is needed")
         for stride in (*self.strides, self.single_stride):
             self.require(stride >= 2 and stride & (stride - 1) == 0, f"strides: {stride} is no power of two above one")
+        width, groups = self.transformer.width, self.norm_groups
+        self.require(
+            groups is None or (groups > 0 and width % groups == 0), f"norm_groups: {groups} do not divide width {width}"
+        )
         self.require(list(self.strides) == sorted(set(self.strides)), "strides: must ascend")
 
     @property

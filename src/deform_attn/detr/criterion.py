@@ -53,21 +53,29 @@ class Criterion:
         Raises:
             DivergenceError: a prediction is not finite.
         """
-        layers = [*output.auxiliary, Prediction(output.logits, output.boxes)]
-        if output.encoder is not None:
-            layers.append(output.encoder)
+        labels = [sample.labels for sample in samples]
+        groups = [([*output.auxiliary, Prediction(output.logits, output.boxes)], labels)]
+        if output.encoder is not None and output.encoder.logits.shape == output.logits.shape:
+            groups[0][0].append(output.encoder)
+        elif output.encoder is not None:  # it tells objects from background only
+            groups.append(([output.encoder], [torch.zeros_like(picture) for picture in labels]))
+        count = max(sum(len(picture) for picture in labels), 1)
+        terms = torch.stack([self._terms(layers, labels, samples) for layers, labels in groups]).sum(0) / count
+        classes, box, giou = terms.unbind()
+        total = self.config.class_weight * classes + self.config.box_weight * box + self.config.giou_weight * giou
+        return Losses(classes, box, giou, total)
+
+    def _terms(self, layers: Sequence[Prediction], labels: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+        """Return the three terms `[3]` of layers that match objects of `labels`, before they are divided."""
         logits = torch.stack([layer.logits for layer in layers])  # [G, N, Q, K]
         boxes = torch.stack([layer.boxes for layer in layers])  # [G, N, Q, 4]
-        targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples], logits.device)
+        targets = pad_targets(labels, [s.boxes for s in samples], logits.device)
         matches = self.matcher(Prediction(logits, boxes), targets)
         expected = torch.zeros_like(logits)
         label = targets.labels[matches.picture, matches.target]
         expected[matches.layer, matches.picture, matches.query, label] = 1
         matched = boxes[matches.layer, matches.picture, matches.query]  # [m, 4]
         wanted = targets.boxes[matches.picture, matches.target]
-        count = max(sum(targets.counts), 1)
-        classes = self.class_loss(logits, expected) / count
-        box = self.box_loss(matched, wanted) / count
-        giou = self.giou_loss(matched, wanted) / count
-        total = self.config.class_weight * classes + self.config.box_weight * box + self.config.giou_weight * giou
-        return Losses(classes, box, giou, total)
+        return torch.stack(
+            [self.class_loss(logits, expected), self.box_loss(matched, wanted), self.giou_loss(matched, wanted)]
+        )

@@ -1,10 +1,17 @@
-"""A file that is there in full or not at all."""
+"""Files: writing one in full or not at all, and reading one with a clear message when it is missing or damaged."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.extra import detr_extra
 
 
 @contextmanager
@@ -26,3 +33,44 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    with detr_extra():
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise CheckpointError(f"{file}: there is no such file; pass the directory of a checkpoint")
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: damaged ({error})") from error
+    return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}; pass the directory of a checkpoint") from error
+    except ValueError as error:  # no JSON, or no text at all
+        raise CheckpointError(f"{file}: damaged ({error})") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: damaged (expected an object, found {type(values).__name__})")
+    return values
+
+
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """Return the content of a JSON file that holds `values`."""
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()

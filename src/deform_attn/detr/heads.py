@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from deform_attn.detr.position import MLP
@@ -39,4 +40,15 @@ class BoxHead(nn.Module):
     def forward(self, content: Tensor, reference: Tensor) -> Tensor:
         """Return the boxes `[..., Q, 4]` of `content [..., Q, C]` around `reference [..., Q, 4]`."""
         boxes: Tensor = (self.mlp(content) + reference.logit(eps=1e-4)).sigmoid()
+        return boxes
+
+
+class PointBoxHead(BoxHead):
+    """A box head whose reference may also be a point, around which it then places a box of its own size."""
+
+    def forward(self, content: Tensor, reference: Tensor) -> Tensor:
+        """Return the boxes `[..., Q, 4]` of `content [..., Q, C]` around `reference [..., Q, 2 or 4]`."""
+        # Both sides are clamped by themselves, as published: 1 becomes 1 / 1e-5.
+        logits = torch.log(reference.clamp(1e-5, 1) / (1 - reference).clamp(1e-5, 1))
+        boxes: Tensor = (self.mlp(content) + nn.functional.pad(logits, (0, 4 - logits.shape[-1]))).sigmoid()
         return boxes

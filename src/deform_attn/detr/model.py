@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from deform_attn.detr.backbone import Backbone, Level, TransformersBackbone, build_backbone, halve_mask
+from deform_attn.detr.backbone import Backbone, Level, TransformersBackbone, build_backbone, halve_mask, resize_mask
 from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.batch import Batch
@@ -38,18 +38,20 @@ class Output:
 class Projection(nn.Module):
     """A convolution to the transformer's width, and GroupNorm: 1x1, or 3x3 with stride 2 for an additional level."""
 
-    def __init__(self, in_channels: int, width: int, *, halve: bool) -> None:
+    def __init__(self, in_channels: int, width: int, groups: int | None, *, halve: bool) -> None:
         super().__init__()
         self.halve = halve
         self.conv = nn.Conv2d(in_channels, width, 3, 2, 1) if halve else nn.Conv2d(in_channels, width, 1)
-        self.norm = PaddedGroupNorm(max(width // 8, 8) if width % 64 == 0 else 8, width)
+        self.norm = PaddedGroupNorm(groups or (max(width // 8, 8) if width % 64 == 0 else 8), width)
         nn.init.xavier_uniform_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, level: Level) -> Level:
         """Return the level at the transformer's width."""
         mask = halve_mask(level.padding_mask) if self.halve else level.padding_mask
-        return Level(self.norm(self.conv(blank(level.features, level.padding_mask)), mask), mask)
+        features = self.conv(blank(level.features, level.padding_mask))
+        # Laid out channels_last, torch's GroupNorm subtracts squares that are nearly equal where the mean is large.
+        return Level(self.norm(features.contiguous(), mask), mask)
 
 
 class DeformableDetr(nn.Module):
@@ -70,7 +72,7 @@ class DeformableDetr(nn.Module):
         given = len(self.backbone.strides)
         widths = [*self.backbone.channels, self.backbone.channels[-1]] + [transformer.width] * (len(strides) - given)
         self.projections = nn.ModuleList(
-            Projection(widths[i], transformer.width, halve=i >= given) for i in range(len(strides))
+            Projection(widths[i], transformer.width, config.norm_groups, halve=i >= given) for i in range(len(strides))
         )
         self.level_embedding = nn.Parameter(torch.randn(len(strides), transformer.width))
         self.transformer = Transformer(transformer, len(strides), config.num_classes)
@@ -89,22 +91,30 @@ class DeformableDetr(nn.Module):
         Returns:
             The output of every layer.
         """
-        images, padding_mask = _to_whole_pixels(images, padding_mask, self.config.levels[-1])
+        exact = self.config.exact_padding
+        if exact:
+            images, padding_mask = _to_whole_pixels(images, padding_mask, self.config.levels[-1])
         images = blank((images - self.mean) / self.std, padding_mask)
-        levels = self.backbone(images.contiguous(memory_format=torch.channels_last), padding_mask)
+        seen_mask = padding_mask if exact else None
+        levels = self.backbone(images.contiguous(memory_format=torch.channels_last), seen_mask)
         projected: list[Level] = []
         for i, projection in enumerate(self.projections):
             # The first level beyond the backbone comes from its last map, each later one from the level before.
             source = levels[i] if i < len(levels) else levels[-1] if i == len(levels) else projected[-1]
             projected.append(projection(source))
+        maps = [level.features for level in projected]
         config = self.config.transformer
         features, pyramid = build_pyramid(
-            [level.features for level in projected],
-            [level.padding_mask for level in projected],
-            None if padding_mask is None else valid_ratio(padding_mask),
+            maps,
+            [
+                level.padding_mask if exact else resize_mask(padding_mask, level.features.shape[-2:])
+                for level in projected
+            ],
+            None if seen_mask is None else valid_ratio(seen_mask),
             self.level_embedding,
             config.position_periods,
             config.position_temperature,
+            count_pixels=not exact,
         )
         predictions, proposed = self.transformer(features, pyramid)
         *auxiliary, (logits, boxes) = predictions

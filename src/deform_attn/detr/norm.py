@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-NormKind = Literal["batch", "group"]
+NormKind = Literal["batch", "group", "frozen"]
 
 
 def blank(features: Tensor, mask: Tensor | None) -> Tensor:
@@ -37,8 +37,47 @@ class PaddedGroupNorm(nn.GroupNorm):
         return blank(scaled.to(features.dtype), mask)
 
 
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm whose statistics, scale and shift are constants that training leaves alone.
+
+    Batches of one or two large pictures would spoil the statistics of a pretrained network.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `features [N, C, H, W]` scaled and shifted."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return features * scale[:, None, None] + shift[:, None, None]
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Put a FrozenBatchNorm of the same values in the place of every BatchNorm2d inside `network`."""
+    for name, module in network.named_children():
+        if isinstance(module, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm(module.num_features, module.eps)
+            frozen.load_state_dict({key: module.state_dict()[key] for key in frozen.state_dict()})
+            setattr(network, name, frozen)
+        else:
+            freeze_norms(module)
+
+
 def build_norm(kind: NormKind, channels: int) -> nn.Module:
-    """Return a new normalisation of maps with so many `channels`: over the batch, or in groups of 8 channels."""
+    """Return a new normalisation of maps with so many `channels`: over the batch, in groups of 8 channels, or none yet.
+
+    A frozen one begins as the identity, for a network whose weights are loaded.
+    """
+    if kind == "frozen":
+        return FrozenBatchNorm(channels)
     return nn.BatchNorm2d(channels) if kind == "batch" else PaddedGroupNorm(channels // 8, channels)
 
 

@@ -19,13 +19,13 @@ def sine_encoding(coordinates: Tensor, width: int, periods: float, temperature: 
         temperature: ratio between the highest and the lowest frequency.
 
     Returns:
-        `[..., k * width]`, per coordinate all sines, then all cosines.
+        `[..., k * width]`, per coordinate sine and cosine of each frequency in turn.
     """
     count = width // 2
     steps = torch.arange(count, dtype=coordinates.dtype, device=coordinates.device)
     frequencies = 2 * math.pi * periods * temperature ** (-steps / count)
     angles = coordinates[..., None] * frequencies  # [..., k, count]
-    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # [..., k * width]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-3)  # [..., k * width]
 
 
 class MLP(nn.Sequential):

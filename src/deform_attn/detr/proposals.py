@@ -5,8 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from deform_attn.detr.heads import BoxHead, ClassHead, Prediction
+from deform_attn.detr.config import TransformerConfig
+from deform_attn.detr.heads import BoxHead, ClassHead, PointBoxHead, Prediction
+from deform_attn.detr.position import sine_encoding
 from deform_attn.detr.pyramid import Pyramid
+from deform_attn.detr.queries import Start
 
 
 class Proposals(nn.Module):
@@ -20,31 +23,57 @@ class Proposals(nn.Module):
         self.class_head = ClassHead(width, num_classes)
         self.box_head = BoxHead(width)
 
-    def forward(self, features: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor, Prediction]:
-        """Choose the queries.
-
-        Args:
-            features: `[N, S, C]` of the encoder.
-            pyramid: their layout.
-
-        Returns:
-            The queries' content `[N, Q, C]` and boxes `[N, Q, 4]`, both detached, and their prediction for the loss.
-        """
+    def forward(self, features: Tensor, pyramid: Pyramid) -> Start:
+        """Return the queries chosen from the encoder's `features [N, S, C]`, content and boxes detached."""
         projected = self.project(features)
         scores = self.class_head(projected).max(-1).values.detach()  # [N, S]
         if pyramid.padding_mask is not None:
             scores = scores.masked_fill(pyramid.padding_mask, -math.inf)
         best = scores.topk(min(self.num_queries, scores.shape[1])).indices  # [N, Q]
         chosen = _take(projected, best)
-        prediction = Prediction(self.class_head(chosen), self.box_head(chosen, _take(self._anchors(pyramid), best)))
-        return chosen.detach(), prediction.boxes.detach(), prediction
+        anchors = _take(_anchors(pyramid, self.size), best)
+        prediction = Prediction(self.class_head(chosen), self.box_head(chosen, anchors))
+        return Start(chosen.detach(), prediction.boxes.detach(), None, prediction)
 
-    def _anchors(self, pyramid: Pyramid) -> Tensor:
-        """Return a box around each pixel, twice as large on each level as on the one before, `[N or 1, S, 4]`."""
-        centres = pyramid.centres
-        sizes = self.size * 2.0 ** torch.arange(len(pyramid.spatial_shapes), dtype=centres.dtype, device=centres.device)
-        sizes = pyramid.per_pixel(sizes)[:, None].expand(centres.shape[0], -1, 2)  # [N or 1, S, 2]
-        return torch.cat((centres, sizes), dim=-1)
+
+class FixedProposals(nn.Module):
+    """Proposals as published: their class 0 means any object, and content and position come from their boxes alone."""
+
+    def __init__(self, config: TransformerConfig, num_classes: int) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.project = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+        self.class_head = ClassHead(width, num_classes)
+        self.box_head = PointBoxHead(width)
+        self.position = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
+
+    def forward(self, features: Tensor, pyramid: Pyramid) -> Start:
+        """Return the queries chosen from the encoder's `features [N, S, C]`; the prediction has one class, object."""
+        config = self.config
+        anchors = _anchors(pyramid, config.proposal_size)  # [N or 1, S, 4]
+        # Pixels so near the rim, or so high in the pyramid, are all blank and alike; chosen, they stand for the corner.
+        blank = ~((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)  # [N or 1, S, 1]
+        if pyramid.padding_mask is not None:
+            blank = blank | pyramid.padding_mask[..., None]
+        projected = self.project(features.masked_fill(blank, 0))
+        scores = self.class_head(projected)[..., 0].detach()  # [N, S]
+        best = scores.topk(min(config.num_queries, scores.shape[1])).indices  # [N, Q]
+        chosen = _take(projected, best)
+        logits = _take(anchors.logit().masked_fill(blank, math.inf), best)
+        prediction = Prediction(self.class_head(chosen)[..., :1], (self.box_head.mlp(chosen) + logits).sigmoid())
+        boxes = prediction.boxes.detach()
+        encoded = sine_encoding(boxes, config.width // 2, config.position_periods, config.position_temperature)
+        position, content = self.position(encoded.to(projected.dtype)).chunk(2, -1)  # [N, Q, C] each
+        return Start(content, boxes, position, prediction)
+
+
+def _anchors(pyramid: Pyramid, size: float) -> Tensor:
+    """Return a box around each pixel, `size` on the first level and twice as large on each next, `[N or 1, S, 4]`."""
+    centres = pyramid.centres
+    sizes = size * 2.0 ** torch.arange(len(pyramid.spatial_shapes), dtype=centres.dtype, device=centres.device)
+    sizes = pyramid.per_pixel(sizes)[:, None].expand(centres.shape[0], -1, 2)  # [N or 1, S, 2]
+    return torch.cat((centres, sizes), dim=-1)
 
 
 def _take(tensor: Tensor, indices: Tensor) -> Tensor:

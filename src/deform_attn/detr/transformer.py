@@ -1,14 +1,14 @@
 """The transformer: an encoder over the features and a decoder from queries to objects (Zhu et al. 2020)."""
 
-import torch
 from torch import Tensor, nn
 
 from deform_attn.detr.attention import build_attention
 from deform_attn.detr.config import TransformerConfig
-from deform_attn.detr.heads import BoxHead, ClassHead, Prediction
+from deform_attn.detr.heads import BoxHead, ClassHead, PointBoxHead, Prediction
 from deform_attn.detr.position import MLP, sine_encoding
-from deform_attn.detr.proposals import Proposals
+from deform_attn.detr.proposals import FixedProposals, Proposals
 from deform_attn.detr.pyramid import Pyramid
+from deform_attn.detr.queries import FixedQueries, Queries, Start
 
 
 class Residual(nn.Module):
@@ -75,20 +75,6 @@ class DecoderLayer(nn.Module):
         return self.feedforward_residual(content, self.feedforward(content))
 
 
-class Queries(nn.Module):
-    """The queries of a one-stage detector: learned content and learned boxes, the same for every picture."""
-
-    def __init__(self, num_queries: int, width: int) -> None:
-        super().__init__()
-        self.content = nn.Parameter(torch.randn(num_queries, width))
-        corners = torch.cat((torch.rand(num_queries, 2) * 0.9 + 0.05, torch.full((num_queries, 2), 0.2)), dim=-1)
-        self.box_logits = nn.Parameter(corners.logit())
-
-    def forward(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Return the content `[N, Q, C]` and the boxes `[N, Q, 4]`."""
-        return self.content.expand(batch, -1, -1), self.box_logits.float().sigmoid().expand(batch, -1, -1)
-
-
 class Decoder(nn.Module):
     """The decoder layers, each with its heads; with refinement each starts from the boxes of the one before."""
 
@@ -97,17 +83,25 @@ class Decoder(nn.Module):
         depth, width = config.decoder_layers, config.width
         self.refine = config.refine
         self.periods, self.temperature = config.position_periods, config.position_temperature
-        self.position = MLP(2 * width, width, width, num_layers=2)
+        fixed = config.query_position == "fixed"
+        self.position = None if fixed else MLP(2 * width, width, width, num_layers=2)
         self.layers = nn.ModuleList(DecoderLayer(config, num_levels) for _ in range(depth))
         self.class_heads = nn.ModuleList(ClassHead(width, num_classes) for _ in range(depth))
-        self.box_heads = nn.ModuleList(BoxHead(width) for _ in range(depth))
+        box_heads = [PointBoxHead(width) if fixed else BoxHead(width) for _ in range(depth)]
+        self.box_heads = nn.ModuleList(box_heads)
+        if fixed and not config.two_stage:  # the heads that start from points begin with small boxes
+            for head in box_heads[: 1 if config.refine else depth]:
+                nn.init.constant_(head.mlp[-1].bias[2:], -2.0)  # type: ignore[index]
 
-    def forward(self, content: Tensor, boxes: Tensor, features: Tensor, pyramid: Pyramid) -> list[Prediction]:
+    def forward(self, start: Start, features: Tensor, pyramid: Pyramid) -> list[Prediction]:
         """Return the prediction of each layer."""
         predictions = []
+        content, boxes, position, _ = start
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
-            encoded = sine_encoding(boxes, content.shape[-1] // 2, self.periods, self.temperature)  # [N, Q, 2C]
-            content = layer(content, self.position(encoded.to(content.dtype)), boxes, features, pyramid)
+            if self.position is not None:
+                encoded = sine_encoding(boxes, content.shape[-1] // 2, self.periods, self.temperature)  # [N, Q, 2C]
+                position = self.position(encoded.to(content.dtype))
+            content = layer(content, position, boxes, features, pyramid)
             prediction = Prediction(class_head(content), box_head(content, boxes))
             predictions.append(prediction)
             if self.refine:
@@ -121,20 +115,19 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, num_levels: int, num_classes: int) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(EncoderLayer(config, num_levels) for _ in range(config.encoder_layers))
-        self.proposals = self.queries = None
-        if config.two_stage:
+        fixed = config.query_position == "fixed"
+        if config.two_stage and fixed:
+            self.proposals: nn.Module = FixedProposals(config, num_classes)
+        elif config.two_stage:
             self.proposals = Proposals(config.width, num_classes, config.num_queries, config.proposal_size)
         else:
-            self.queries = Queries(config.num_queries, config.width)
+            self.queries = (FixedQueries if fixed else Queries)(config.num_queries, config.width)
+        self.two_stage = config.two_stage
         self.decoder = Decoder(config, num_levels, num_classes)
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> tuple[list[Prediction], Prediction | None]:
         """Return the prediction of each decoder layer and, from a two-stage detector, the proposals'."""
         for layer in self.encoder:
             features = layer(features, pyramid)
-        proposed = None
-        if self.proposals is not None:
-            content, boxes, proposed = self.proposals(features, pyramid)
-        elif self.queries is not None:
-            content, boxes = self.queries(features.shape[0])
-        return self.decoder(content, boxes, features, pyramid), proposed
+        start: Start = (self.proposals if self.two_stage else self.queries)(features, pyramid)
+        return self.decoder(start, features, pyramid), start.prediction
