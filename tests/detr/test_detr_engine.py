@@ -1,72 +1,40 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patches import Patches, detector
 
 from deform_attn.detr import engine
-from deform_attn.detr.checkpoint import Detector, load_model, load_training, without_nan
-from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
-from deform_attn.detr.data.base import Category, coco_from_samples
+from deform_attn.detr.checkpoint import load_model, load_training, without_nan
+from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
+from deform_attn.detr.engine import Progress, fit, train_one_epoch
 from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, OccupiedError, TrainingStopped
-from deform_attn.detr.model import build_model
+from deform_attn.detr.learner import Learner
+from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.optimizer import build_optimizer, learning_rate
+from deform_attn.detr.processes import start_processes
+from deform_attn.detr.validation import evaluate_model
 
 
-class Patches:
-    """Pictures with bright and dark patches on grey."""
-
-    categories: tuple[Category, ...] = (Category(1, "bright"), Category(2, "dark"))
-
-    def __init__(self, length: int) -> None:
-        self.samples = [self.draw(i) for i in range(length)]
-        self.epochs: list[int] = []
-
-    def draw(self, index: int) -> Sample:
-        generator = torch.Generator().manual_seed(index)
-        image, boxes = torch.full((3, 64, 80), 0.5), []
-        for i in range(2):
-            width, height = torch.randint(12, 28, (2,), generator=generator).tolist()
-            left, top = 40 * i + int(torch.randint(12, (1,), generator=generator)), 4 + 10 * i
-            image[:, top : top + height, left : left + width] = float(1 - i)
-            boxes.append([(left + width / 2) / 80, (top + height / 2) / 64, width / 80, height / 64])
-        return Sample(image, torch.tensor(boxes), torch.tensor([0, 1]), index, (64, 80))
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epochs.append(epoch)
-
-    def ground_truth(self) -> dict[str, Any]:
-        return coco_from_samples(self.samples, self.categories)
-
-
-def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detector:
-    torch.manual_seed(0)
-    transformer = TransformerConfig(
-        attention=attention, width=32, num_heads=2, feedforward_dim=32, encoder_layers=1, decoder_layers=2,
-        num_queries=8,
-    )  # fmt: skip
-    backbone = BackboneConfig(channels=(8, 16, 24, 32))
-    config = ModelConfig(2, backbone=backbone, transformer=replace(transformer, **settings))
-    return Detector(build_model(config), Patches.categories)
+@contextmanager
+def learning(model: DeformableDetr, config: TrainConfig) -> Iterator[Learner]:
+    with start_processes(torch.device("cpu"), config.precision) as processes:
+        yield Learner(model, config, processes)
 
 
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
     data, learner = Patches(2), detector(two_stage=two_stage)
-    model = learner.model
     config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5)
-    optimizer, _ = build_optimizer(model, config)
-    losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
+    with learning(learner.model, config) as pupil:
+        losses = [train_one_epoch(pupil, data, epoch)["loss"] for epoch in range(config.epochs)]
     assert losses[-1] < losses[0] / 5
     assert evaluate_model(learner, data)["AP50"] > 0.95
 
@@ -238,7 +206,8 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train_one_epoch(model, build_optimizer(model, config)[0], data, config, 0)
+    with learning(model, config) as learner:
+        train_one_epoch(learner, data, 0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -252,7 +221,8 @@ def test_training_and_evaluation_run_in_the_callers_thread() -> None:
     threads: set[int] = set()
     first, config = detector(), TrainConfig(epochs=1, batch_size=2)
     first.model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
-    train_one_epoch(first.model, build_optimizer(first.model, config)[0], Watched(4), config, 0)
+    with learning(first.model, config) as learner:
+        train_one_epoch(learner, Watched(4), 0)
     evaluate_model(first, Watched(2))
     assert threads == {threading.get_ident()}
 

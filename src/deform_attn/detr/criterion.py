@@ -47,8 +47,13 @@ class Criterion:
         """Return the sum of 1 - GIoU of matched centre-form boxes `[m, 4]`."""
         return (1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(expected))).sum()
 
-    def __call__(self, output: Output, samples: Sequence[Sample]) -> Losses:
-        """Return the losses of `output` against the boxes and labels of `samples`.
+    def __call__(self, output: Output, samples: Sequence[Sample], count: float | None = None) -> Losses:
+        """Return the losses of `output` against the boxes and labels of `samples`, in float32 at least.
+
+        Args:
+            output: the model's.
+            samples: the batch's, on any device.
+            count: the number of boxes to divide by. Default: those of `samples`, at least 1.
 
         Raises:
             DivergenceError: a prediction is not finite.
@@ -56,8 +61,8 @@ class Criterion:
         layers = [*output.auxiliary, Prediction(output.logits, output.boxes)]
         if output.encoder is not None:
             layers.append(output.encoder)
-        logits = torch.stack([layer.logits for layer in layers])  # [G, N, Q, K]
-        boxes = torch.stack([layer.boxes for layer in layers])  # [G, N, Q, 4]
+        logits = _full(torch.stack([layer.logits for layer in layers]))  # [G, N, Q, K]
+        boxes = _full(torch.stack([layer.boxes for layer in layers]))  # [G, N, Q, 4]
         targets = pad_targets([s.labels for s in samples], [s.boxes for s in samples], logits.device)
         matches = self.matcher(Prediction(logits, boxes), targets)
         expected = torch.zeros_like(logits)
@@ -65,9 +70,14 @@ class Criterion:
         expected[matches.layer, matches.picture, matches.query, label] = 1
         matched = boxes[matches.layer, matches.picture, matches.query]  # [m, 4]
         wanted = targets.boxes[matches.picture, matches.target]
-        count = max(sum(targets.counts), 1)
+        count = max(sum(targets.counts), 1) if count is None else count
         classes = self.class_loss(logits, expected) / count
         box = self.box_loss(matched, wanted) / count
         giou = self.giou_loss(matched, wanted) / count
         total = self.config.class_weight * classes + self.config.box_weight * box + self.config.giou_weight * giou
         return Losses(classes, box, giou, total)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32 at least; less is too little for long sums and for the edges of small boxes."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

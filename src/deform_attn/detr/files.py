@@ -26,3 +26,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], consequence: str) -> Iterator[None]:
+    """Around the writing of `path`: let an error of the system say which file it was, and what follows from it.
+
+    A full disk shows when a file is written to, where Python no longer knows its name.
+
+    Raises:
+        OSError: the same, with `path` as its file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; {consequence}", os.fspath(path)) from error
