@@ -25,7 +25,7 @@ from deform_attn.detr.validation import evaluate_model
 
 @contextmanager
 def learning(model: DeformableDetr, config: TrainConfig) -> Iterator[Learner]:
-    with start_processes(torch.device("cpu"), config.precision) as processes:
+    with start_processes(model, config.precision) as processes:
         yield Learner(model, config, processes)
 
 

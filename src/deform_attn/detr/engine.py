@@ -146,7 +146,7 @@ def fit(
     check_categories(data, detector.categories, "training data")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
-    with start_processes(detector.model.mean.device, config.precision, accelerator) as processes:
+    with start_processes(detector.model, config.precision, accelerator) as processes:
         with processes.together():
             if processes.is_main:
                 checkpoints.check_target(path)  # rather than after an epoch

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from deform_attn.detr.backbone import TransformersBackbone
 from deform_attn.detr.config import Precision
 from deform_attn.detr.errors import ConfigError, ProcessError
 from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.model import DeformableDetr
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,12 +83,12 @@ class Processes:
 
 @contextmanager
 def start_processes(
-    device: torch.device, precision: Precision, accelerator: "Accelerator | None" = None
+    model: DeformableDetr, precision: Precision, accelerator: "Accelerator | None" = None
 ) -> Iterator[Processes]:
-    """Give the processes of this training.
+    """Give the processes that train `model`.
 
     Args:
-        device: where the model is. It stays there in a process on its own; of several each has a device of its own.
+        model: a process on its own trains it on the device where it is; of several each has a device of its own.
         precision: of the training.
         accelerator: through which they talk. Default: a new one for this block.
 
@@ -96,32 +98,34 @@ def start_processes(
     with detr_extra():
         from accelerate.state import AcceleratorState, is_initialized
 
+    device = model.mean.device
     if accelerator is not None:
         yield _checked(accelerator, device, precision)
         return
     ours = not is_initialized()
-    accelerator = _new_accelerator(device, precision)
     try:
-        yield _checked(accelerator, device, precision)
+        yield _checked(_new_accelerator(model, precision), device, precision)
     finally:
         if ours:  # accelerate remembers its settings; the next training in this process may have others
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _new_accelerator(device: torch.device, precision: Precision) -> "Accelerator":
+def _new_accelerator(model: DeformableDetr, precision: Precision) -> "Accelerator":
     with detr_extra():
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
     launched = int(os.environ.get("LOCAL_RANK", -1)) >= 0
     # Without a launcher the model's device decides; told nothing, accelerate would join no processes on CPUs.
-    cpu = not torch.cuda.is_available() or (device.type == "cpu" and not launched)
+    cpu = not torch.cuda.is_available() or (model.mean.device.type == "cpu" and not launched)
+    # A backbone from transformers may have stages beyond those asked for.
+    spare = isinstance(model.backbone, TransformersBackbone)
     try:
         return Accelerator(
             cpu=cpu,
             mixed_precision=_MIXED[precision],
             device_placement=False,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=spare)],
         )
     except ValueError as error:  # of another precision than an accelerator that is there, or unknown to the device
         raise ConfigError(f"TrainConfig.precision: {precision!r} is refused by accelerate ({error})") from error
