@@ -1,3 +1,4 @@
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,18 @@ from deform_attn.detr.checkpoint import load_model, load_training, without_nan
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import Progress, fit, train_one_epoch
-from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, OccupiedError, TrainingStopped
+from deform_attn.detr.engine import Progress, Step, fit, train_one_epoch
+from deform_attn.detr.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    OccupiedError,
+    TrainingStopped,
+)
+from deform_attn.detr.heads import Prediction
 from deform_attn.detr.learner import Learner
+from deform_attn.detr.matcher import Matcher, Targets
 from deform_attn.detr.model import DeformableDetr
 from deform_attn.detr.optimizer import build_optimizer, learning_rate
 from deform_attn.detr.processes import start_processes
@@ -234,6 +244,73 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert max(rates) == pytest.approx(0.1, rel=0.05)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_each_step_has_the_rate_of_the_schedule_times_the_factor_of_its_group() -> None:
+    config = TrainConfig(epochs=2, batch_size=2, warmup_steps=3, offsets_lr_factor=0.1)
+    rates: list[list[tuple[float, float]]] = []
+    with learning(detector().model, config) as learner:
+
+        def note(step: Step) -> None:
+            rates.append([(group["lr"], group["lr_factor"]) for group in learner.optimizer.param_groups])
+            assert step.rate == learning_rate(len(rates) - 1, 6, config)
+
+        for epoch in range(2):
+            record = train_one_epoch(learner, Patches(6), epoch, after_step=note)
+    expected = [learning_rate(step, 6, config) for step in range(6)]
+    assert [{factor: rate for rate, factor in groups} for groups in rates] == [
+        {1.0: rate, 0.1: rate * 0.1} for rate in expected
+    ]
+    assert record["lr"] == expected[-1]
+
+
+def test_gradients_are_clipped_all_together() -> None:
+    for limit in (1e-3, 1e6):
+        with learning(detector().model, TrainConfig(epochs=1, batch_size=2, clip_norm=limit)) as learner:
+            train_one_epoch(learner, Patches(2), 0)
+        norms = torch.stack([parameter.grad.norm() for parameter in learner.model.parameters()])
+        assert norms.norm() == pytest.approx(1e-3, rel=1e-3) if limit < 1 else norms.norm() > 1
+
+
+def test_bfloat16_trains_float32_weights_against_float32_losses(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=30, batch_size=2, lr=3e-3, warmup_steps=5, precision="bfloat16")
+    learner, data, seen = detector(), Patches(2), set()
+    model = learner.model
+
+    def note(kind: str, dtype: torch.dtype) -> None:
+        seen.add((kind, dtype))
+
+    model.transformer.register_forward_hook(
+        lambda _module, _inputs, output: note("logits", output[0][-1].logits.dtype) if model.training else None
+    )
+    with pytest.MonkeyPatch.context() as patches:
+        cost = Matcher.cost
+
+        def watched(self: Matcher, prediction: Prediction, targets: Targets) -> torch.Tensor:
+            note("matching", prediction.logits.dtype)
+            note("matching", prediction.boxes.dtype)
+            return cost(self, prediction, targets)
+
+        patches.setattr(Matcher, "cost", watched)
+        history = fit(learner, data, config, tmp_path / "run")
+    assert seen == {("logits", torch.bfloat16), ("matching", torch.float32)}
+    losses = [record["loss"] for record in history]
+    assert losses[-1] < losses[0] / 2
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    with torch.no_grad():  # afterwards the model is as it was: it says nothing of bfloat16
+        assert model.eval()(data[0].image[None]).logits.dtype == torch.float32
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    class Empty(Patches):  # nothing to match, where the costs would tell
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, boxes=sample.boxes[:0], labels=sample.labels[:0])
+
+    learner = detector()
+    torch.nn.init.constant_(learner.model.level_embedding, math.nan)
+    with pytest.raises(DivergenceError, match="not finite"):
+        fit(learner, Empty(2), TrainConfig(epochs=1), tmp_path / "run")
 
 
 def test_offsets_and_backbone_have_their_own_learning_rates() -> None:

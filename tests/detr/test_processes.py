@@ -251,8 +251,7 @@ def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_confi
 
 LAUNCHED = """
 import sys
-import torch
-from patches import Assorted, detector
+from patches import Assorted
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.engine import fit
@@ -263,22 +262,23 @@ source = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8,
           "layer_type": "basic"}
 small = TransformerConfig(width=16, num_heads=2, feedforward_dim=16, encoder_layers=1, decoder_layers=1, num_queries=8)
 model = build_model(ModelConfig(2, backbone=BackboneConfig("transformers", source=source), transformer=small))
+model.transformer.register_forward_hook(lambda module, inputs, outputs: print(outputs[0][-1].logits.dtype))
 fit(Detector(model, Assorted.categories), Assorted(5), TrainConfig(epochs=1, batch_size=1), sys.argv[1])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher",
+    ("launcher", "processes"),
     [
-        ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=bf16",
-         "--dynamo_backend=no", "--main_process_port=0"],
+        (["torch.distributed.run", "--standalone", "--nproc-per-node=2"], 2),
+        # On CPUs accelerate's own launcher starts one process, without MPI. Its precision is not the config's.
+        (["accelerate.commands.launch", "--cpu", "--num_processes=1", "--mixed_precision=bf16"], 1),
     ],
     ids=["torchrun", "accelerate"],
-)  # fmt: skip
-def test_the_launchers_start_two_processes_also_with_a_backbone_that_has_spare_stages(
-    tmp_path: Path, launcher: list[str]
+)
+def test_a_launched_training_has_the_processes_and_the_precision_that_it_was_given(
+    tmp_path: Path, launcher: list[str], processes: int
 ) -> None:
     (tmp_path / "script.py").write_text(LAUNCHED)
     environment = os.environ | {
@@ -289,5 +289,7 @@ def test_the_launchers_start_two_processes_also_with_a_backbone_that_has_spare_s
     command = [sys.executable, "-m", *launcher, str(tmp_path / "script.py"), str(tmp_path / "run")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert "torch.float32" in done.stdout
+    assert "bfloat16" not in done.stdout
     training = load_training(tmp_path / "run")
-    assert (training.processes, len(training.history)) == (2, 1)
+    assert (training.processes, len(training.history)) == (processes, 1)

@@ -111,9 +111,9 @@ def fit(
     `config.save_every` asks for some. Resumed from there it goes on as if it had never been stopped, to the last bit on
     the same machine. Beside the checkpoint it writes `metrics.csv`, a row for each epoch.
 
-    Started by `accelerate launch` or `torchrun` on several processes, each calls this with the same arguments. Together
-    they train as one would with their batches joined (but for batch normalisation, which sees a process's own pictures,
-    and for dropout). Only the main process writes, and calls `on_step`; all must see `path`.
+    Started on several processes by `accelerate launch` (on CPUs: `torchrun`), each calls this with the same arguments.
+    Together they train as one would with their batches joined, but for batch normalisation, which sees a process's own
+    pictures, and for dropout. Only the main process writes, and calls `on_step`; all must see `path`.
 
     Args:
         detector: the model to train, in place, and what its checkpoints say beside it.
