@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 from patches import Assorted, detector
 
+from deform_attn.detr import processes
 from deform_attn.detr.checkpoint import Detector, load_training, without_nan
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import History, Progress, fit
 from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, ProcessError, TrainingStopped
-from deform_attn.detr.processes import start_processes
+from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.processes import Processes, start_processes
 from deform_attn.detr.validation import evaluate_model
 
 CONFIG = TrainConfig(epochs=2, batch_size=2, warmup_steps=2, lr=3e-3)
@@ -81,11 +83,11 @@ def train_and_resume(folder: Path, rank: int) -> dict[str, Any]:
 def detect_together(folder: Path, rank: int) -> dict[str, Any]:
     learner = detector(norm="group")
     with (
-        start_processes(learner.model, "float32") as processes,
+        start_processes(learner.model, "float32") as both,
         pytest.MonkeyPatch.context() as patches,
     ):
         patches.setattr("deform_attn.detr.validation.evaluate", lambda truth, found: {"found": found})
-        return evaluate_model(learner, Assorted(PICTURES), 2, processes)
+        return evaluate_model(learner, Assorted(PICTURES), 2, both)
 
 
 class Broken(Assorted):
@@ -147,11 +149,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patches:
         patches.setenv("GLOO_SOCKET_IFNAME", "lo")
         patches.setenv("OMP_NUM_THREADS", "1")  # accelerate warns without
-        processes: Any = torch.multiprocessing.spawn(work, args=(folder,), nprocs=2, join=False)
+        spawned: Any = torch.multiprocessing.spawn(work, args=(folder,), nprocs=2, join=False)
         end = time.monotonic() + 240
-        while not processes.join(timeout=5):
+        while not spawned.join(timeout=5):
             if time.monotonic() > end:
-                for process in processes.processes:
+                for process in spawned.processes:
                     process.kill()
                 pytest.fail("the two processes do not come to an end")
     return folder
@@ -221,12 +223,47 @@ def test_an_error_in_one_process_ends_the_other_too(two: Path) -> None:
     assert second.startswith("ProcessError")
 
 
+def test_the_state_of_float16s_scaler_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No CPU is offered float16; here one gets it all the same, as accelerate sets it up on a GPU.
+    make = processes._new_accelerator
+
+    def with_scaler(model: DeformableDetr, _: str) -> Any:
+        accelerator = make(model, "float32")
+        accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17, growth_interval=3)
+        return accelerator
+
+    monkeypatch.setattr(processes, "_new_accelerator", with_scaler)
+    monkeypatch.setattr(processes, "_checked", lambda accelerator, device, _: Processes(accelerator, device))
+    config = replace(CONFIG, precision="float16", save_every=1)
+
+    def stop(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (2, 2):
+            raise KeyboardInterrupt
+
+    whole, resumed, dtypes = detector(), detector(), set()
+    whole.model.transformer.register_forward_hook(lambda *hooked: dtypes.add(hooked[2][0][-1].logits.dtype))
+    history, losses = train(tmp_path / "whole", config, whole)
+    assert dtypes == {torch.float16}
+    with pytest.raises(TrainingStopped):
+        fit(detector(), Assorted(PICTURES), config, tmp_path / "run", on_step=stop)
+    scaler = load_training(tmp_path / "run").scaler
+    assert scaler["scale"] < 2**17, "a step was skipped"
+    again, rest = train(tmp_path / "run", config, resumed, resume=True)
+    assert rest == losses[-len(rest) :]
+    assert [one["loss"] for one in again] == [one["loss"] for one in history]
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
+    assert load_training(tmp_path / "run").scaler == load_training(tmp_path / "whole").scaler
+
+
 def test_float16_is_refused_on_a_cpu_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'float16' needs a CUDA device, not cpu; choose 'bfloat16'"):
         train(tmp_path / "half", replace(CONFIG, precision="float16"), detector())
 
 
-def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_config(tmp_path: Path) -> None:
+def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -240,6 +277,14 @@ def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_confi
             train(tmp_path / "other", mixed, detector(), accelerator=accelerator)
         with pytest.raises(ConfigError, match=r"TrainConfig\.precision: 'bfloat16' is refused by accelerate"):
             train(tmp_path / "other", mixed, detector())
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="joins none of the launched processes"):
+            train(tmp_path / "other", CONFIG, detector(), accelerator=accelerator)
+        monkeypatch.delenv("WORLD_SIZE")
+        monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+        with pytest.raises(ConfigError, match="is for meta, the model is on cpu"):
+            train(tmp_path / "other", CONFIG, detector(), accelerator=accelerator)
+        monkeypatch.undo()
         accelerator.gradient_accumulation_steps = 2
         with pytest.raises(ConfigError, match="gradient_accumulation_steps must be 1"):
             train(tmp_path / "other", CONFIG, detector(), accelerator=accelerator)
@@ -269,7 +314,7 @@ fit(Detector(model, Assorted.categories), Assorted(5), TrainConfig(epochs=1, bat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "processes"),
+    ("launcher", "count"),
     [
         (["torch.distributed.run", "--standalone", "--nproc-per-node=2"], 2),
         # On CPUs accelerate's own launcher starts one process, without MPI. Its precision is not the config's.
@@ -278,7 +323,7 @@ fit(Detector(model, Assorted.categories), Assorted(5), TrainConfig(epochs=1, bat
     ids=["torchrun", "accelerate"],
 )
 def test_a_launched_training_has_the_processes_and_the_precision_that_it_was_given(
-    tmp_path: Path, launcher: list[str], processes: int
+    tmp_path: Path, launcher: list[str], count: int
 ) -> None:
     (tmp_path / "script.py").write_text(LAUNCHED)
     environment = os.environ | {
@@ -292,4 +337,4 @@ def test_a_launched_training_has_the_processes_and_the_precision_that_it_was_giv
     assert "torch.float32" in done.stdout
     assert "bfloat16" not in done.stdout
     training = load_training(tmp_path / "run")
-    assert (training.processes, len(training.history)) == (processes, 1)
+    assert (training.processes, len(training.history)) == (count, 1)

@@ -90,7 +90,8 @@ def start_processes(
     Args:
         model: a process on its own trains it on the device where it is; of several each has a device of its own.
         precision: of the training.
-        accelerator: through which they talk. Default: a new one for this block.
+        accelerator: through which they talk. Default: a new one for this block, which finds unused parameters if the
+            backbone may have some.
 
     Raises:
         ConfigError: precision, device and accelerator do not go together.
@@ -116,8 +117,8 @@ def _new_accelerator(model: DeformableDetr, precision: Precision) -> "Accelerato
         from accelerate.utils import DistributedDataParallelKwargs
 
     launched = int(os.environ.get("LOCAL_RANK", -1)) >= 0
-    # Without a launcher the model's device decides; told nothing, accelerate would join no processes on CPUs.
-    cpu = not torch.cuda.is_available() or (model.mean.device.type == "cpu" and not launched)
+    # Without a launcher the model's device decides. With one and told nothing, accelerate joins no processes on CPUs.
+    cpu = not torch.cuda.is_available() if launched else model.mean.device.type == "cpu"
     # A backbone from transformers may have stages beyond those asked for.
     spare = isinstance(model.backbone, TransformersBackbone)
     try:
@@ -136,6 +137,10 @@ def _checked(accelerator: Any, device: torch.device, precision: Precision) -> Pr
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU"):
         raise ConfigError(f"accelerator: {kind} splits the model; launch with plain data parallelism")
+    if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "accelerator: joins none of the launched processes; make it after the launch, or with cpu=True"
+        )
     if accelerator.mixed_precision != _MIXED[precision]:
         raise ConfigError(
             f"accelerator: its mixed_precision is {accelerator.mixed_precision!r}, "
@@ -144,6 +149,8 @@ def _checked(accelerator: Any, device: torch.device, precision: Precision) -> Pr
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError("accelerator: gradient_accumulation_steps must be 1; choose TrainConfig.batch_size instead")
     here = device if accelerator.num_processes == 1 else accelerator.device
+    if here.type != accelerator.device.type:
+        raise ConfigError(f"accelerator: is for {accelerator.device.type}, the model is on {here.type}; move the model")
     if precision == "float16" and here.type != "cuda":
         raise ConfigError(f"TrainConfig.precision: 'float16' needs a CUDA device, not {here.type}; choose 'bfloat16'")
     return Processes(accelerator, here)
