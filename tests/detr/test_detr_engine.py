@@ -207,6 +207,8 @@ def test_data_of_other_categories_are_refused_before_the_first_step(
         fit(detector(), other, config, tmp_path / "run")
     with pytest.raises(DataError, match=f"validation data: {difference}"):
         fit(detector(), data, config, tmp_path / "run", validation=other)
+    with pytest.raises(DataError, match="training data: there is no picture to train on"):
+        fit(detector(), Patches(0), config, tmp_path / "run")
     assert data.epochs == []
     assert not (tmp_path / "run").exists()
 

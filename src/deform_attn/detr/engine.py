@@ -14,7 +14,7 @@ from deform_attn.detr.batches import count_steps, epoch_parts
 from deform_attn.detr.checkpoint import BEGINNING, Detector, Position, TrainingState
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.base import DetectionData, check_categories
-from deform_attn.detr.errors import ConfigError, OccupiedError
+from deform_attn.detr.errors import ConfigError, DataError, OccupiedError
 from deform_attn.detr.learner import LOSSES, Learner
 from deform_attn.detr.metrics_log import MetricsLog
 from deform_attn.detr.optimizer import learning_rate
@@ -89,6 +89,7 @@ def train_one_epoch(
                 if after_step is not None:
                     after_step(Step(dict(zip(LOSSES, losses.tolist(), strict=True)), rate, here, progress))
     means = dict(zip(LOSSES, (sums / steps).tolist(), strict=True))
+    rate = learning_rate((epoch + 1) * steps - 1, config.epochs * steps, config)
     return {**means, "lr": rate, "seconds": time.perf_counter() - start}
 
 
@@ -135,7 +136,7 @@ def fit(
         CheckpointError: the one to resume from is damaged, or from another model, config, data or number of processes;
             or at `path` there is something else.
         ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together.
-        DataError: the categories of `data` or `validation` are not the detector's.
+        DataError: the categories of `data` or `validation` are not the detector's; or there is no picture to train on.
         DivergenceError: the training has diverged.
         ProcessError: another process has failed.
         TrainingStopped: Ctrl-C; it says what is kept.
@@ -144,6 +145,8 @@ def fit(
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other; choose one")
     check_categories(data, detector.categories, "training data")
+    if len(data) == 0:
+        raise DataError("training data: there is no picture to train on; give at least one")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
     with start_processes(detector.model, config.precision, accelerator) as processes:

@@ -33,7 +33,7 @@ def write_csv(path: str | os.PathLike[str], history: Sequence[Mapping[str, float
 
 
 def _cell(value: float) -> str:
-    return "" if math.isnan(value) else repr(int(value) if value == int(value) else value)
+    return "" if math.isnan(value) else repr(int(value) if float(value).is_integer() else value)
 
 
 class MetricsLog:
