@@ -223,6 +223,22 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_what_is_dropped_differs_from_step_to_step_and_follows_from_the_seed() -> None:
+    def dropped(seed: int) -> list[list[bool]]:
+        model, masks = detector(dropout=0.5).model, []
+        first = next(module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+        first.register_forward_hook(lambda _module, _inputs, output: masks.append((output == 0).flatten().tolist()))
+        with learning(model, TrainConfig(epochs=2, batch_size=2, seed=seed)) as learner:
+            for epoch in range(2):
+                train_one_epoch(learner, Patches(4), epoch)
+        return masks
+
+    masks = dropped(0)
+    assert len(masks) == len({tuple(mask) for mask in masks}) == 4
+    assert dropped(0) == masks
+    assert all(mask not in masks for mask in dropped(1))
+
+
 def test_training_and_evaluation_run_in_the_callers_thread() -> None:
     # Other threads would not see its use_backend, autocast and record, and would draw random numbers in any order.
     class Watched(Patches):
