@@ -201,7 +201,7 @@ def test_two_processes_find_in_their_parts_what_one_finds_in_all_pictures(
 
 def test_two_processes_resume_in_the_middle_of_an_epoch_to_the_last_bit(two: Path) -> None:
     for outcome in outcomes(two, train_and_resume):
-        assert "all up to 2 steps of epoch 2 of 2 is kept" in outcome["stopped"]  # Ctrl-C reached the main one alone
+        assert "all up to step 2 of epoch 2 of 2 is kept" in outcome["stopped"]  # Ctrl-C reached the main one alone
         assert outcome["same"]
         assert outcome["histories"][0] == outcome["histories"][1]
     assert [len(outcome["losses"]) for outcome in outcomes(two, train_and_resume)] == [1, 0]

@@ -45,8 +45,8 @@ def stop_at(epoch: int, step: int) -> OnStep:
     ("moment", "kept", "message"),
     [
         ((1, 1), (0, 0), "no epoch is kept$"),
-        ((1, 3), (0, 2), r"all up to 2 steps of epoch 1 of 2 is kept; resume=True goes on from there"),
-        ((2, 5), (1, 4), r"all up to 4 steps of epoch 2 of 2 is kept"),
+        ((1, 3), (0, 2), r"all up to step 2 of epoch 1 of 2 is kept; resume=True goes on from there"),
+        ((2, 5), (1, 4), r"all up to step 4 of epoch 2 of 2 is kept"),
     ],
 )
 def test_a_training_goes_on_after_the_last_step_that_was_saved_to_the_last_bit(

@@ -48,8 +48,7 @@ class TrainingStopped(KeyboardInterrupt):
     def __init__(self, path: str | os.PathLike[str], kept: int, epochs: int, steps: int = 0) -> None:
         what = f"epoch {kept} of {epochs} is" if kept else "no epoch is"
         if steps:
-            number = "1 step" if steps == 1 else f"{steps} steps"
-            what = f"all up to {number} of epoch {kept + 1} of {epochs} is"
+            what = f"all up to step {steps} of epoch {kept + 1} of {epochs} is"
         advice = "; resume=True goes on from there" if kept or steps else ""
         super().__init__(f"{path}: stopped; {what} kept{advice}")
         self.path, self.kept, self.epochs, self.steps = path, kept, epochs, steps
