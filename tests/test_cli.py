@@ -14,7 +14,7 @@ from PIL import Image
 
 from deform_attn import speed
 from deform_attn.cli import main
-from deform_attn.detr import demo, engine
+from deform_attn.detr import demo, engine, validation
 from deform_attn.detr.data.digits import DigitScenes
 
 
@@ -227,7 +227,7 @@ def test_ctrl_c_after_the_last_epoch_of_the_demo_says_that_it_is_kept(tmp_path, 
 def test_ctrl_c_elsewhere_is_one_line(folder, capsys, monkeypatch):
     assert train(folder, "--queries", "5") == 0
     capsys.readouterr()
-    monkeypatch.setattr(engine, "evaluate_model", interrupt)
+    monkeypatch.setattr(validation, "evaluate_model", interrupt)
     assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 130
     assert error_line(capsys) == "deform-attn: stopped"
 

@@ -13,9 +13,9 @@ import pytest
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
-EXTRAS = {"matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy", "sklearn", "tqdm"} | {
-    "transformers"
-}
+EXTRAS = {"accelerate", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy"} | {
+    "sklearn", "tensorboard", "tqdm", "transformers",
+}  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [
     {"checks", "reference"},

@@ -203,8 +203,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from deform_attn.detr.checkpoint import load_model
-    from deform_attn.detr.engine import evaluate_model
     from deform_attn.detr.evaluation import format_metrics
+    from deform_attn.detr.validation import evaluate_model
 
     detector = load_model(options.checkpoint)
     data = _split(options.data, "val", detector.max_size)

@@ -1,72 +1,50 @@
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patches import Patches, detector
 
 from deform_attn.detr import engine
-from deform_attn.detr.checkpoint import Detector, load_model, load_training, without_nan
-from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
-from deform_attn.detr.data.base import Category, coco_from_samples
+from deform_attn.detr.checkpoint import load_model, load_training, without_nan
+from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import Progress, build_optimizer, evaluate_model, fit, learning_rate, train_one_epoch
-from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, OccupiedError, TrainingStopped
-from deform_attn.detr.model import build_model
+from deform_attn.detr.engine import Progress, Step, fit, train_one_epoch
+from deform_attn.detr.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    OccupiedError,
+    TrainingStopped,
+)
+from deform_attn.detr.heads import Prediction
+from deform_attn.detr.learner import Learner
+from deform_attn.detr.matcher import Matcher, Targets
+from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.optimizer import build_optimizer, learning_rate
+from deform_attn.detr.processes import start_processes
+from deform_attn.detr.validation import evaluate_model
 
 
-class Patches:
-    """Pictures with bright and dark patches on grey."""
-
-    categories: tuple[Category, ...] = (Category(1, "bright"), Category(2, "dark"))
-
-    def __init__(self, length: int) -> None:
-        self.samples = [self.draw(i) for i in range(length)]
-        self.epochs: list[int] = []
-
-    def draw(self, index: int) -> Sample:
-        generator = torch.Generator().manual_seed(index)
-        image, boxes = torch.full((3, 64, 80), 0.5), []
-        for i in range(2):
-            width, height = torch.randint(12, 28, (2,), generator=generator).tolist()
-            left, top = 40 * i + int(torch.randint(12, (1,), generator=generator)), 4 + 10 * i
-            image[:, top : top + height, left : left + width] = float(1 - i)
-            boxes.append([(left + width / 2) / 80, (top + height / 2) / 64, width / 80, height / 64])
-        return Sample(image, torch.tensor(boxes), torch.tensor([0, 1]), index, (64, 80))
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epochs.append(epoch)
-
-    def ground_truth(self) -> dict[str, Any]:
-        return coco_from_samples(self.samples, self.categories)
-
-
-def detector(attention: AttentionKind = "deformable", **settings: Any) -> Detector:
-    torch.manual_seed(0)
-    transformer = TransformerConfig(
-        attention=attention, width=32, num_heads=2, feedforward_dim=32, encoder_layers=1, decoder_layers=2,
-        num_queries=8,
-    )  # fmt: skip
-    backbone = BackboneConfig(channels=(8, 16, 24, 32))
-    config = ModelConfig(2, backbone=backbone, transformer=replace(transformer, **settings))
-    return Detector(build_model(config), Patches.categories)
+@contextmanager
+def learning(model: DeformableDetr, config: TrainConfig) -> Iterator[Learner]:
+    with start_processes(model, config.precision) as processes:
+        yield Learner(model, config, processes)
 
 
 @pytest.mark.parametrize("two_stage", [True, False])
 def test_a_tiny_model_learns_two_pictures_by_heart(two_stage: bool) -> None:
     data, learner = Patches(2), detector(two_stage=two_stage)
-    model = learner.model
     config = TrainConfig(epochs=100, batch_size=2, lr=3e-3, warmup_steps=5)
-    optimizer, _ = build_optimizer(model, config)
-    losses = [train_one_epoch(model, optimizer, data, config, epoch)["loss"] for epoch in range(config.epochs)]
+    with learning(learner.model, config) as pupil:
+        losses = [train_one_epoch(pupil, data, epoch)["loss"] for epoch in range(config.epochs)]
     assert losses[-1] < losses[0] / 5
     assert evaluate_model(learner, data)["AP50"] > 0.95
 
@@ -229,6 +207,8 @@ def test_data_of_other_categories_are_refused_before_the_first_step(
         fit(detector(), other, config, tmp_path / "run")
     with pytest.raises(DataError, match=f"validation data: {difference}"):
         fit(detector(), data, config, tmp_path / "run", validation=other)
+    with pytest.raises(DataError, match="training data: there is no picture to train on"):
+        fit(detector(), Patches(0), config, tmp_path / "run")
     assert data.epochs == []
     assert not (tmp_path / "run").exists()
 
@@ -238,8 +218,25 @@ def test_training_leaves_the_global_random_state_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train_one_epoch(model, build_optimizer(model, config)[0], data, config, 0)
+    with learning(model, config) as learner:
+        train_one_epoch(learner, data, 0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_dropped_differs_from_step_to_step_and_follows_from_the_seed() -> None:
+    def dropped(seed: int) -> list[list[bool]]:
+        model, masks = detector(dropout=0.5).model, []
+        first = next(module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+        first.register_forward_hook(lambda _module, _inputs, output: masks.append((output == 0).flatten().tolist()))
+        with learning(model, TrainConfig(epochs=2, batch_size=2, seed=seed)) as learner:
+            for epoch in range(2):
+                train_one_epoch(learner, Patches(4), epoch)
+        return masks
+
+    masks = dropped(0)
+    assert len(masks) == len({tuple(mask) for mask in masks}) == 4
+    assert dropped(0) == masks
+    assert all(mask not in masks for mask in dropped(1))
 
 
 def test_training_and_evaluation_run_in_the_callers_thread() -> None:
@@ -252,7 +249,8 @@ def test_training_and_evaluation_run_in_the_callers_thread() -> None:
     threads: set[int] = set()
     first, config = detector(), TrainConfig(epochs=1, batch_size=2)
     first.model.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
-    train_one_epoch(first.model, build_optimizer(first.model, config)[0], Watched(4), config, 0)
+    with learning(first.model, config) as learner:
+        train_one_epoch(learner, Watched(4), 0)
     evaluate_model(first, Watched(2))
     assert threads == {threading.get_ident()}
 
@@ -264,6 +262,73 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert max(rates) == pytest.approx(0.1, rel=0.05)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_each_step_has_the_rate_of_the_schedule_times_the_factor_of_its_group() -> None:
+    config = TrainConfig(epochs=2, batch_size=2, warmup_steps=3, offsets_lr_factor=0.1)
+    rates: list[list[tuple[float, float]]] = []
+    with learning(detector().model, config) as learner:
+
+        def note(step: Step) -> None:
+            rates.append([(group["lr"], group["lr_factor"]) for group in learner.optimizer.param_groups])
+            assert step.rate == learning_rate(len(rates) - 1, 6, config)
+
+        for epoch in range(2):
+            record = train_one_epoch(learner, Patches(6), epoch, after_step=note)
+    expected = [learning_rate(step, 6, config) for step in range(6)]
+    assert [{factor: rate for rate, factor in groups} for groups in rates] == [
+        {1.0: rate, 0.1: rate * 0.1} for rate in expected
+    ]
+    assert record["lr"] == expected[-1]
+
+
+def test_gradients_are_clipped_all_together() -> None:
+    for limit in (1e-3, 1e6):
+        with learning(detector().model, TrainConfig(epochs=1, batch_size=2, clip_norm=limit)) as learner:
+            train_one_epoch(learner, Patches(2), 0)
+        norms = torch.stack([parameter.grad.norm() for parameter in learner.model.parameters()])
+        assert norms.norm() == pytest.approx(1e-3, rel=1e-3) if limit < 1 else norms.norm() > 1
+
+
+def test_bfloat16_trains_float32_weights_against_float32_losses(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=30, batch_size=2, lr=3e-3, warmup_steps=5, precision="bfloat16")
+    learner, data, seen = detector(), Patches(2), set()
+    model = learner.model
+
+    def note(kind: str, dtype: torch.dtype) -> None:
+        seen.add((kind, dtype))
+
+    model.transformer.register_forward_hook(
+        lambda _module, _inputs, output: note("logits", output[0][-1].logits.dtype) if model.training else None
+    )
+    with pytest.MonkeyPatch.context() as patches:
+        cost = Matcher.cost
+
+        def watched(self: Matcher, prediction: Prediction, targets: Targets) -> torch.Tensor:
+            note("matching", prediction.logits.dtype)
+            note("matching", prediction.boxes.dtype)
+            return cost(self, prediction, targets)
+
+        patches.setattr(Matcher, "cost", watched)
+        history = fit(learner, data, config, tmp_path / "run")
+    assert seen == {("logits", torch.bfloat16), ("matching", torch.float32)}
+    losses = [record["loss"] for record in history]
+    assert losses[-1] < losses[0] / 2
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    with torch.no_grad():  # afterwards the model is as it was: it says nothing of bfloat16
+        assert model.eval()(data[0].image[None]).logits.dtype == torch.float32
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    class Empty(Patches):  # nothing to match, where the costs would tell
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, boxes=sample.boxes[:0], labels=sample.labels[:0])
+
+    learner = detector()
+    torch.nn.init.constant_(learner.model.level_embedding, math.nan)
+    with pytest.raises(DivergenceError, match="not finite"):
+        fit(learner, Empty(2), TrainConfig(epochs=1), tmp_path / "run")
 
 
 def test_offsets_and_backbone_have_their_own_learning_rates() -> None:

@@ -21,6 +21,21 @@ def test_the_bar_counts_over_all_epochs_and_from_where_a_training_resumed(capsys
     assert " 8/12 [" in last
 
 
+def test_the_time_left_is_that_of_the_whole_training_at_its_pace_so_far(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    with progress_bar() as on_step:
+        for epoch in (2, 3):  # resumed after the first
+            for step in (1, 2, 3, 4):
+                on_step(Progress(epoch=epoch, epochs=5, step=step, steps=4, loss=0.0))
+                now += 30.0
+            now += 60.0  # an evaluation
+    # 7 of the 8 steps are timed, with one evaluation in 270 s; 8 steps are left.
+    assert "12/20 [04:30<05:08" in capsys.readouterr().err
+
+
 def test_a_log_gets_a_few_bars_rather_than_one_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as on_step:
         for step in range(1, 201):

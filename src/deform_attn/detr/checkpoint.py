@@ -8,8 +8,9 @@ write is loaded, too (see `exchange`).
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,22 +23,42 @@ from deform_attn.detr.exchange import load_original, load_transformers
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import json_bytes, read_json, read_tensors
 from deform_attn.detr.folder import FILES, locate, prepare, replace_files
+from deform_attn.detr.metrics_log import CSV_FILE
 from deform_attn.detr.model import build_model
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far an epoch has come: `step` steps are done, in `seconds`, and the sums of their losses are `sums`."""
+
+    step: int = 0
+    sums: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+BEGINNING = Position()
+"""Of an epoch."""
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """Where a training stands: its config, one record for each epoch done, and the optimiser's tensors by name.
 
-    Each record has `epoch` (from 1), `loss` and `seconds` at least; `pictures` is how many the training has.
+    Each record has `epoch` (from 1), `loss` and `seconds` at least; `pictures` is how many the training has. `run`
+    tells the training from others, `processes` is how many share it, `position` where it stands in the epoch after
+    those done, and `scaler` the state of float16's gradient scaler.
     """
 
     config: TrainConfig
     history: list[dict[str, float]]
     optimizer: dict[str, Tensor]
     pictures: int
+    run: str = ""
+    processes: int = 1
+    position: Position = BEGINNING
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save(path: str | os.PathLike[str], detector: Detector, training: TrainingState | None = None) -> None:
@@ -60,7 +81,8 @@ def save(path: str | os.PathLike[str], detector: Detector, training: TrainingSta
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.model.state_dict().items()}
     files = {"config.json": json_bytes(config), "model.safetensors": serialise(state)}
     if training is not None:
-        values = {"config": training.config.to_dict(), "pictures": training.pictures}
+        values = {name: getattr(training, name) for name in ("pictures", "run", "processes", "scaler")}
+        values |= {"config": training.config.to_dict(), "position": asdict(training.position)}
         values["history"] = without_nan(training.history)
         files["training.json"] = json_bytes(values)
         files["training.safetensors"] = serialise({k: v.cpu().contiguous() for k, v in training.optimizer.items()})
@@ -77,7 +99,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     prepare(folder)
     file = locate(folder, "config.json")
-    found = [name for name in FILES if (folder / name).exists()]
+    found = [name for name in (*FILES, CSV_FILE) if (folder / name).exists()]
     if file.is_file() and not read_json(file).keys() >= {"format", "model", "categories"}:
         raise CheckpointError(f"{file}: is not a detector's and would be replaced; choose another directory")
     if found and not file.is_file():
@@ -135,9 +157,14 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     try:
         config, pictures = TrainConfig.from_dict(values["config"]), int(values["pictures"])
         history = _checked_history(values["history"], config.epochs)
+        # Without these it is the checkpoint of whole epochs in one process.
+        run, processes = str(values.get("run", "")), int(values.get("processes", 1))
+        position = _checked_position(values.get("position", asdict(BEGINNING)))
+        scaler = {str(name): float(value) for name, value in values.get("scaler", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    return TrainingState(config, history, read_tensors(locate(Path(path), "training.safetensors")), pictures)
+    tensors = read_tensors(locate(Path(path), "training.safetensors"))
+    return TrainingState(config, history, tensors, pictures, run, processes, position, scaler)
 
 
 def _load_state(model: torch.nn.Module, file: Path) -> None:
@@ -168,29 +195,9 @@ def _checked_history(records: Sequence[Mapping[str, float | None]], epochs: int)
     return history
 
 
-def named_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the optimiser's tensors as `{parameter}.{key}`; `names` are its parameters' in its own order."""
-    states = optimizer.state_dict()["state"]
-    return {f"{names[i]}.{key}": tensor for i, state in states.items() for key, tensor in state.items()}
-
-
-def load_named_state(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `named_state` returned.
-
-    Raises:
-        CheckpointError: the tensors belong to another model or optimiser.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        if owner not in names:
-            raise CheckpointError(f"training.safetensors: {name} belongs to no parameter of the model")
-        index = names.index(owner)
-        if tensor.dim() > 0:
-            if tensor.shape != parameters[index].shape:
-                raise CheckpointError(f"training.safetensors: {name} has another shape than its parameter")
-            # The fused optimiser walks through both in memory order, which channels_last changes.
-            tensor = torch.empty_like(parameters[index]).copy_(tensor)
-        state.setdefault(index, {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _checked_position(values: Mapping[str, Any]) -> Position:
+    """Return the position that `values` describe; ValueError if they describe none."""
+    position = Position(int(values["step"]), tuple(map(float, values["sums"])), float(values["seconds"]))
+    if position.step < 0 or not all(map(math.isfinite, (*position.sums, position.seconds))):
+        raise ValueError(f"position: no place in an epoch in {values!r:.80}")
+    return position

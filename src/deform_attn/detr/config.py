@@ -9,6 +9,7 @@ from deform_attn.detr.norm import NormKind
 
 AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
 QueryPosition = Literal["each_layer", "fixed"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,11 @@ class AugmentConfig(Config):
 class TrainConfig(Config):
     """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
 
-    `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the sampling offsets and of the backbone.
-    `augment` is how `fit` changes the training pictures.
+    `batch_size` is for each process. `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the
+    sampling offsets and of the backbone. `precision` is that of the forward pass, mixed with float32 where that is
+    needed; weights and losses are always float32. `save_every` steps within an epoch the checkpoint is written, 0: only
+    at the end of each. `workers` processes prepare batches ahead, 0: none. Neither changes the results. `fit` changes
+    the training pictures as `augment` says.
     """
 
     epochs: int = 7
@@ -190,6 +194,9 @@ class TrainConfig(Config):
     warmup_steps: int = 100
     clip_norm: float = 1.0
     seed: int = 0
+    precision: Precision = "float32"
+    save_every: int = 0
+    workers: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -197,6 +204,13 @@ class TrainConfig(Config):
         """Raise ConfigError if the fields cannot work together."""
         for name in ("epochs", "batch_size", "lr", "clip_norm"):
             self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        for name in ("offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps"):
+        for name in (
+            "offsets_lr_factor",
+            "backbone_lr_factor",
+            "weight_decay",
+            "warmup_steps",
+            "save_every",
+            "workers",
+        ):
             self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
         self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")

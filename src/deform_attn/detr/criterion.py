@@ -47,8 +47,13 @@ class Criterion:
         """Return the sum of 1 - GIoU of matched centre-form boxes `[m, 4]`."""
         return (1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(expected))).sum()
 
-    def __call__(self, output: Output, samples: Sequence[Sample]) -> Losses:
-        """Return the losses of `output` against the boxes and labels of `samples`.
+    def __call__(self, output: Output, samples: Sequence[Sample], count: float | None = None) -> Losses:
+        """Return the losses of `output` against the boxes and labels of `samples`, in float32 at least.
+
+        Args:
+            output: the model's.
+            samples: the batch's, on any device.
+            count: the number of boxes to divide by. Default: those of `samples`, at least 1.
 
         Raises:
             DivergenceError: a prediction is not finite.
@@ -59,7 +64,7 @@ class Criterion:
             groups[0][0].append(output.encoder)
         elif output.encoder is not None:  # it tells objects from background only
             groups.append(([output.encoder], [torch.zeros_like(picture) for picture in labels]))
-        count = max(sum(len(picture) for picture in labels), 1)
+        count = max(sum(len(picture) for picture in labels), 1) if count is None else count
         terms = torch.stack([self._terms(layers, labels, samples) for layers, labels in groups]).sum(0) / count
         classes, box, giou = terms.unbind()
         total = self.config.class_weight * classes + self.config.box_weight * box + self.config.giou_weight * giou
@@ -67,8 +72,8 @@ class Criterion:
 
     def _terms(self, layers: Sequence[Prediction], labels: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
         """Return the three terms `[3]` of layers that match objects of `labels`, before they are divided."""
-        logits = torch.stack([layer.logits for layer in layers])  # [G, N, Q, K]
-        boxes = torch.stack([layer.boxes for layer in layers])  # [G, N, Q, 4]
+        logits = _full(torch.stack([layer.logits for layer in layers]))  # [G, N, Q, K]
+        boxes = _full(torch.stack([layer.boxes for layer in layers]))  # [G, N, Q, 4]
         targets = pad_targets(labels, [s.boxes for s in samples], logits.device)
         matches = self.matcher(Prediction(logits, boxes), targets)
         expected = torch.zeros_like(logits)
@@ -79,3 +84,8 @@ class Criterion:
         return torch.stack(
             [self.class_loss(logits, expected), self.box_loss(matched, wanted), self.giou_loss(matched, wanted)]
         )
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Return `tensor` in float32 at least; less is too little for long sums and for the edges of small boxes."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

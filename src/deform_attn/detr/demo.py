@@ -14,10 +14,12 @@ from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
-from deform_attn.detr.engine import History, OnStep, evaluate_model, fit, stoppable
+from deform_attn.detr.engine import History, OnStep, fit
 from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model import DeformableDetr, build_model, evaluating
 from deform_attn.detr.pictures import draw_attention, draw_detections
+from deform_attn.detr.resumption import stoppable
+from deform_attn.detr.validation import evaluate_model
 
 CHECKPOINT = "checkpoint"
 """Of a demo, in the directory that it writes to."""
@@ -76,7 +78,7 @@ def run_demo(
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
     history = fit(detector, data, train, out / CHECKPOINT, resume=resume, overwrite=overwrite, on_step=on_step)
-    with stoppable(out / CHECKPOINT, history, train.epochs):
+    with stoppable(out / CHECKPOINT, train.epochs):
         metrics = evaluate_model(detector, test, train.batch_size)
         _draw_scenes(model, test, out / "detections.png")
         _draw_best_query(model, test, out / "attention.png")

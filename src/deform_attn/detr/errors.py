@@ -34,16 +34,24 @@ class DivergenceError(UserError):
     """A training has left the finite numbers."""
 
 
-class TrainingStopped(KeyboardInterrupt):
-    """Ctrl-C stopped a training of `epochs` epochs; the first `kept` of them are in the checkpoint at `path`.
+class ProcessError(UserError):
+    """Another of the processes that train together has failed."""
 
-    With `kept` 0 whatever lies at `path` is as it was before.
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl-C stopped a training of `epochs` epochs; what is kept of it is in the checkpoint at `path`.
+
+    Kept are the first `kept` epochs and `steps` steps of the next one; with 0 and 0 whatever lies at `path` is as it
+    was before.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kept: int, epochs: int) -> None:
-        what = f"epoch {kept} of {epochs} is kept; resume=True goes on from there" if kept else "no epoch is kept"
-        super().__init__(f"{path}: stopped; {what}")
-        self.path, self.kept, self.epochs = path, kept, epochs
+    def __init__(self, path: str | os.PathLike[str], kept: int, epochs: int, steps: int = 0) -> None:
+        what = f"epoch {kept} of {epochs} is" if kept else "no epoch is"
+        if steps:
+            what = f"all up to step {steps} of epoch {kept + 1} of {epochs} is"
+        advice = "; resume=True goes on from there" if kept or steps else ""
+        super().__init__(f"{path}: stopped; {what} kept{advice}")
+        self.path, self.kept, self.epochs, self.steps = path, kept, epochs, steps
 
 
 def one_line(error: BaseException) -> str:

@@ -74,3 +74,18 @@ def read_json(file: Path) -> dict[str, Any]:
 def json_bytes(values: Mapping[str, Any]) -> bytes:
     """Return the content of a JSON file that holds `values`."""
     return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], consequence: str) -> Iterator[None]:
+    """Around the writing of `path`: let an error of the system say which file it was, and what follows from it.
+
+    A full disk shows when a file is written to, where Python no longer knows its name.
+
+    Raises:
+        OSError: the same, with `path` as its file name.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}; {consequence}", os.fspath(path)) from error

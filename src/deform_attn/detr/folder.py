@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.files import naming
 
 FILES = ("config.json", "model.safetensors", "training.json", "training.safetensors")
 _STAGED, _DECIDED = ".deform-attn-new", ".deform-attn-decided"
@@ -36,7 +37,7 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put `files`, of which `config.json` is one, in the place of all FILES in `folder`.
 
     Raises:
-        OSError: they cannot be written; the old ones are still there.
+        OSError: they cannot be written, it names the file; the old ones are still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _move_in(folder)  # what an earlier process decided and did not finish
@@ -45,7 +46,7 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         staged.mkdir()
         for name, content in files.items():
-            with (staged / name).open("wb") as file:
+            with naming(folder / name, "the checkpoint before it is kept"), (staged / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a rename may otherwise outrun the content when the power fails

@@ -34,6 +34,7 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
                     desc=said,
                     total=progress.epochs * progress.steps,
                     initial=(progress.epoch - 1) * progress.steps + progress.step,
+                    smoothing=0,  # the mean pace, with the evaluations, tells best when all will be done
                     mininterval=0.1 if sys.stderr.isatty() else 30,
                     maxinterval=10 if sys.stderr.isatty() else 30,
                     disable=not enabled,

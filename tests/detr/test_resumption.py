@@ -1,0 +1,179 @@
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from patches import Assorted, detector
+
+from deform_attn.detr.checkpoint import Detector, Position, load_model, load_training
+from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.engine import OnStep, Progress, fit
+from deform_attn.detr.errors import CheckpointError, TrainingStopped
+
+CONFIG = TrainConfig(epochs=2, batch_size=2, warmup_steps=2, save_every=2)
+PICTURES = 9  # five steps an epoch
+
+
+def same_weights(first: Detector, second: Detector) -> bool:
+    states = first.model.state_dict(), second.model.state_dict()
+    return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def losses(path: Path) -> list[float]:
+    return [record["loss"] for record in load_training(path).history]
+
+
+def stop_at(epoch: int, step: int) -> OnStep:
+    def stop(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (epoch, step):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("moment", "kept", "message"),
+    [
+        ((1, 1), (0, 0), "no epoch is kept$"),
+        ((1, 3), (0, 2), r"all up to step 2 of epoch 1 of 2 is kept; resume=True goes on from there"),
+        ((2, 5), (1, 4), r"all up to step 4 of epoch 2 of 2 is kept"),
+    ],
+)
+def test_a_training_goes_on_after_the_last_step_that_was_saved_to_the_last_bit(
+    tmp_path: Path, moment: tuple[int, int], kept: tuple[int, int], message: str
+) -> None:
+    whole, data = detector(dropout=0.2), Assorted(PICTURES)
+    fit(whole, data, CONFIG, tmp_path / "whole")
+    with pytest.raises(TrainingStopped, match=message) as caught:
+        fit(detector(dropout=0.2), data, CONFIG, tmp_path / "run", on_step=stop_at(*moment))
+    assert (caught.value.kept, caught.value.steps) == kept
+    resumed, steps = detector(dropout=0.2), []
+    torch.manual_seed(1)  # nothing may depend on it
+    fit(
+        resumed, data, CONFIG, tmp_path / "run", resume=True,
+        on_step=lambda progress: steps.append((progress.epoch, progress.step, progress.loss)),
+    )  # fmt: skip
+    assert steps[0][:2] == (kept[0] + 1, kept[1] + 1)
+    assert same_weights(resumed, whole)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")  # also of the epoch that was cut in two
+    assert load_training(tmp_path / "run").position == Position()
+
+
+def test_saving_more_often_changes_nothing(tmp_path: Path) -> None:
+    first, second, data = detector(), detector(), Assorted(PICTURES)
+    fit(first, data, CONFIG, tmp_path / "often")
+    fit(second, data, replace(CONFIG, save_every=0), tmp_path / "seldom")
+    assert same_weights(first, second)
+
+
+def test_how_often_to_save_may_change_when_a_training_is_resumed(tmp_path: Path) -> None:
+    data = Assorted(PICTURES)
+    with pytest.raises(TrainingStopped):
+        fit(detector(), data, CONFIG, tmp_path / "run", on_step=stop_at(1, 3))
+    fit(detector(), data, replace(CONFIG, save_every=3, workers=1), tmp_path / "run", resume=True)
+    assert load_training(tmp_path / "run").config.save_every == 3
+
+
+def test_the_seconds_of_an_epoch_count_all_its_parts(tmp_path: Path) -> None:
+    data = Assorted(PICTURES)
+
+    def wait_and_stop(progress: Progress) -> None:
+        if progress.step == 1:
+            time.sleep(0.3)
+        stop_at(1, 3)(progress)
+
+    with pytest.raises(TrainingStopped):
+        fit(detector(), data, CONFIG, tmp_path / "run", on_step=wait_and_stop)
+    history = fit(detector(), data, CONFIG, tmp_path / "run", resume=True)
+    assert history[0]["seconds"] > 0.3
+    assert history[1]["seconds"] < history[0]["seconds"]
+
+
+def test_a_position_that_cannot_be_is_refused_with_its_file(tmp_path: Path) -> None:
+    fit(detector(), Assorted(2), TrainConfig(epochs=1, batch_size=2), tmp_path / "run")
+    file = tmp_path / "run" / "training.json"
+    file.write_text(file.read_text().replace('"step": 0', '"step": -1'))
+    with pytest.raises(CheckpointError, match=r"training\.json: .*no place in an epoch"):
+        load_training(tmp_path / "run")
+
+
+def test_a_training_killed_at_any_moment_resumes_to_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+torch.set_num_threads(1)
+from test_resumption import CONFIG, PICTURES, Assorted, detector, fit, replace
+config = replace(CONFIG, save_every=1)
+say = lambda progress: print(progress.epoch, progress.step, flush=True)
+fit(detector(dropout=0.2), Assorted(PICTURES), config, {str(tmp_path / "run")!r}, resume=True, on_step=say)
+"""
+    config, data, whole = replace(CONFIG, save_every=1), Assorted(PICTURES), detector(dropout=0.2)
+    fit(whole, data, config, tmp_path / "whole")
+    moments = random.Random(time.time_ns())
+    for lines in (1, 4):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(lines)][-1]
+        time.sleep(moments.uniform(0, 0.05))  # a step and its save take about as long
+        process.kill()
+        process.communicate()
+        training, (epoch, step) = load_training(tmp_path / "run"), map(int, said.split())
+        load_model(tmp_path / "run")
+        done, steps = (epoch - 1) * 5 + step, len(training.history) * 5 + training.position.step
+        assert steps >= done - 1, "no more than one interval is lost"
+    resumed = detector(dropout=0.2)
+    fit(resumed, data, config, tmp_path / "run", resume=True)
+    assert same_weights(resumed, whole)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+@contextmanager
+def limited_files() -> Iterator[None]:
+    """Undo what the block does to the size of files, beyond which a write fails half-way as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_while_saving_is_one_line_with_the_file_and_keeps_the_checkpoint_before(
+    tmp_path: Path,
+) -> None:
+    data, whole = Assorted(PICTURES), detector()
+    fit(whole, data, CONFIG, tmp_path / "whole")
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    with limited_files(), pytest.raises(OSError, match="too large") as caught:
+        fit(detector(), data, CONFIG, tmp_path / "run", on_step=fill)
+    file = os.fspath(tmp_path / "run" / "model.safetensors")
+    assert str(caught.value) == f"[Errno 27] File too large; the checkpoint before it is kept: {file!r}"
+    training = load_training(tmp_path / "run")
+    assert (training.history, training.position.step) == ([], 2)
+    resumed = detector()
+    fit(resumed, data, CONFIG, tmp_path / "run", resume=True)
+    assert same_weights(resumed, whole)
+
+
+def test_a_training_without_a_position_is_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    fit(detector(), Assorted(2), TrainConfig(epochs=2, batch_size=2), tmp_path / "run", on_step=None)
+    values: dict[str, Any] = json.loads((tmp_path / "run" / "training.json").read_text())
+    for name in ("run", "processes", "position", "scaler"):
+        del values[name]
+    (tmp_path / "run" / "training.json").write_text(json.dumps(values))
+    training = load_training(tmp_path / "run")
+    assert (training.processes, training.position, len(training.history)) == (1, Position(), 2)
