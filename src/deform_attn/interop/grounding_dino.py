@@ -3,7 +3,8 @@
 Its encoder passes the weights on without telling the attention whether somebody wants them.
 """
 
-from deform_attn.interop.deformable_detr import ANSWERING_FORM
+from deform_attn.interop.deformable_detr import FORM
 from deform_attn.interop.rules import Rule
 
-RULE: Rule = Rule("grounding_dino", "GroundingDinoMultiscaleDeformableAttention", ANSWERING_FORM)
+TELLERS = ("GroundingDinoEncoder", "GroundingDinoDecoder")
+RULE: Rule = Rule("grounding_dino", "GroundingDinoMultiscaleDeformableAttention", FORM, TELLERS)

@@ -3,7 +3,8 @@
 Its encoder passes the weights on without telling the attention whether somebody wants them.
 """
 
-from deform_attn.interop.deformable_detr import ANSWERING_FORM
+from deform_attn.interop.deformable_detr import FORM
 from deform_attn.interop.rules import Rule
 
-RULE: Rule = Rule("mm_grounding_dino", "MMGroundingDinoMultiscaleDeformableAttention", ANSWERING_FORM)
+TELLERS = ("MMGroundingDinoEncoder", "MMGroundingDinoDecoder")
+RULE: Rule = Rule("mm_grounding_dino", "MMGroundingDinoMultiscaleDeformableAttention", FORM, TELLERS)

@@ -3,7 +3,7 @@
 Its decoder layer keeps to itself whether somebody wants the weights.
 """
 
-from deform_attn.interop.deformable_detr import ANSWERING_FORM
+from deform_attn.interop.deformable_detr import FORM
 from deform_attn.interop.rules import Rule
 
-RULE: Rule = Rule("omdet_turbo", "OmDetTurboMultiscaleDeformableAttention", ANSWERING_FORM)
+RULE: Rule = Rule("omdet_turbo", "OmDetTurboMultiscaleDeformableAttention", FORM, ("OmDetTurboDecoder",))
