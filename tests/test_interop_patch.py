@@ -534,6 +534,20 @@ def test_what_the_stock_module_takes_the_patched_one_takes(change, call):
         torch.testing.assert_close(attention(*positional)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_weights_that_are_asked_for_can_be_differentiated_by_torch_func(call):
+    attention, arguments, _ = call
+    arguments = {key: x.detach() if isinstance(x, torch.Tensor) else x for key, x in arguments.items()}
+
+    def loss(parameters):
+        output, weights = torch.func.functional_call(attention, parameters, (), arguments | {"output_attentions": True})
+        return output.square().sum() + weights.square().sum()
+
+    parameters = dict(attention.named_parameters())
+    expected = torch.func.grad(loss)(parameters)
+    patch(attention)
+    torch.testing.assert_close(torch.func.grad(loss)(parameters), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_more_positional_arguments_than_there_are_names_for_are_refused(call):
     attention, *_ = call
     patch(attention)

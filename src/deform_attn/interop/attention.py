@@ -78,14 +78,15 @@ def _read(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
     errors.few_enough(args, form.arguments)
     given = dict(zip(form.arguments, args, strict=False)) | kwargs
     queries, features, mask = given["hidden_states"], given["encoder_hidden_states"], given.get("attention_mask")
+    images = features.shape[0]
     if given.get("position_embeddings") is not None:
         queries = queries + given["position_embeddings"]
     if mask is not None:
-        mask = _for_each_image(mask if form.padding_is_true else ~mask, features.shape[0])
+        mask = _for_each_image(mask if form.padding_is_true else ~mask, images)
     return _Call(
         queries,
         features,
-        _for_each_image(given["reference_points"], features.shape[0]),
+        _for_each_image(given["reference_points"], images),
         sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
         mask,
         given.get(OUTPUT_ATTENTIONS),
@@ -94,7 +95,7 @@ def _read(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
 
 def _for_each_image(tensor: Tensor, images: int) -> Tensor:
     """Return a tensor that may hold one entry for all images with one for each, without a copy."""
-    return tensor.expand(images, *tensor.shape[1:]) if tensor.shape[0] == 1 != images else tensor
+    return tensor if tensor.shape[0] != 1 or images == 1 else tensor.expand(images, *tensor.shape[1:])
 
 
 def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,13 +14,10 @@ def sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
     """Return the sizes (H, W) of the maps; a list needs no look into a tensor and goes first."""
     if spatial_shapes_list is None:
         return spatial_shapes
-    if isinstance(spatial_shapes_list, Tensor):
-        return spatial_shapes_list
-    return [(_number(H), _number(W)) for H, W in spatial_shapes_list]
-
-
-def _number(size: Any) -> Any:
-    return size.item() if isinstance(size, Tensor) else size
+    pairs = [(H, W) for H, W in spatial_shapes_list]
+    if pairs and isinstance(pairs[0][0], Tensor):
+        return [(H.item(), W.item()) for H, W in pairs]
+    return pairs
 
 
 def locate(

@@ -49,9 +49,10 @@ def can_tell(module: nn.Module) -> bool:
 
 def attention_weights(logits: Tensor) -> Tensor:
     """Return the softmax of `logits [N, Q, M, T]`."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
         return logits.softmax(-1)
-    # Activation checkpointing counts what is saved, and runs a second time when the capture that asked is over.
+    # Activation checkpointing counts what is saved, and runs a second time when the capture that asked is over. What
+    # is saved under hooks of our own it does not see.
     with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
         return logits.softmax(-1)
 
