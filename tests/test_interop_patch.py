@@ -583,6 +583,47 @@ def test_a_patched_attention_can_be_exported_and_traced(call):
         torch.testing.assert_close(traced(*parts), expected, rtol=1e-4, atol=1e-5)
 
 
+def changed(model):
+    """Return the names of the modules whose forward is set on the instance."""
+    return {name for name, module in model.named_modules() if "forward" in vars(module)}
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_the_parts_that_tell_attentions_what_was_asked_are_copied_and_restored(duplicate):
+    model = interop_cases.build("grounding_dino")
+    patch(model.model.encoder.layers[0])
+    assert changed(model) == {"model.encoder.layers.0.deformable_layer.self_attn"}
+    patch(model)
+    expected = {"model.encoder", "model.decoder", *attentions(model)}
+    assert changed(model) == expected
+    with patch(model):  # nothing is left to do, nor to undo
+        pass
+    twin = duplicate(model)
+    assert changed(twin) == changed(model) == expected
+    assert twin.model.encoder.forward.args[0] is twin.model.encoder
+    shallow = copy.copy(model.model.encoder)
+    patch(shallow)
+    assert shallow.forward.args[0] is shallow
+    unpatch(model)
+    assert changed(model) == set()
+    unpatch(twin)
+    assert changed(twin) == set()
+
+
+def test_a_part_that_another_tool_has_changed_tells_nothing_and_weights_are_computed():
+    model = interop_cases.build("grounding_dino")
+    stock = model.model.encoder.forward
+    model.model.encoder.forward = lambda *args, **kwargs: stock(*args, **kwargs)
+    patch(model)
+    returned = []
+    layer = model.model.encoder.layers[0].deformable_layer
+    attention_forward = layer.self_attn.forward
+    layer.self_attn.forward = lambda **kwargs: returned.append(attention_forward(**kwargs)) or returned[-1]
+    with torch.no_grad():
+        run(model, CASES["grounding_dino"].inputs())
+    assert returned[0][1] is not None
+
+
 def test_a_record_finds_the_references_of_a_positional_call(model):
     attention = model.get_submodule(ATTENTION)
     patch(attention)

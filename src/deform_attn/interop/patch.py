@@ -23,8 +23,9 @@ def patch(model: nn.Module) -> Report:
 
     Each such module keeps its class, instance, parameters, buffers, state dict and hooks; only its `forward` is set
     on the instance, so that it survives `copy.deepcopy`, pickling and `torch.save`. Attention weights are returned
-    where a caller passes `output_attentions=True` or a forward hook looks at them, and are `None` otherwise. Patching
-    a second time changes nothing. The families: docs/interop.md.
+    where a caller passes `output_attentions=True` or a forward hook looks at them, and are `None` otherwise; where only
+    a part of the model around the attention is told, that part's `forward` is set, too. Patching a second time changes
+    nothing. The families: docs/interop.md.
 
     Args:
         model: a built model, or a part of one; wrappers such as DistributedDataParallel are looked into.
