@@ -1,6 +1,8 @@
 """patch and unpatch: what they keep, what they report, what they refuse, and what a patched model survives."""
 
+import concurrent.futures
 import copy
+import inspect
 import io
 import pickle
 import re
@@ -126,6 +128,66 @@ def test_an_inner_block_leaves_what_was_patched_before(model):
         assert "forward" not in vars(model.get_submodule(ATTENTION))
 
 
+def test_parts_and_the_whole_can_be_patched_and_unpatched_in_any_order(model):
+    encoder = model.model.encoder
+    patch(encoder)
+    patch(model)
+    unpatch(encoder)
+    assert ["forward" in vars(module) for module in attentions(model).values()] == [False, True, True]
+    assert [row.name for row in patch(model).replaced] == list(attentions(model))[:1]
+    unpatch(model)
+    assert not any("forward" in vars(module) for module in attentions(model).values())
+
+
+def test_one_attention_in_two_places_is_replaced_once_and_recorded_at_each_call(model, inputs, monkeypatch):
+    layers = model.model.decoder.layers
+    layers[1].encoder_attn = layers[0].encoder_attn
+    with torch.no_grad():
+        wanted = run(copy.deepcopy(model), inputs).logits
+    assert len(patch(model).replaced) == 2
+    assert_runs_ours(model, inputs, wanted, monkeypatch)
+    with record(model) as records, torch.no_grad():
+        run(model, inputs)
+    assert [entry.name for entry in records[1:]] == ["model.decoder.layers.0.encoder_attn"] * 2
+    unpatch(model)
+    assert "forward" not in vars(layers[0].encoder_attn)
+
+
+def test_a_subclass_without_a_forward_of_its_own_is_replaced(model, inputs, expected, monkeypatch):
+    attention = model.get_submodule(ATTENTION)
+    attention.__class__ = type("FSDPAttention", (type(attention),), {})
+    assert len(patch(model).replaced) == 3
+    assert_runs_ours(model, inputs, expected, monkeypatch)
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 1e-2)])
+def test_a_patched_model_can_change_its_dtype(dtype, relative, model, inputs, expected):
+    """In half precision the rest of the model rounds as well: the stock one is 1.3e-2 and 2.3e-3 off."""
+    patch(model)
+    model.to(dtype)
+    with torch.no_grad():
+        actual = run(model, inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}).logits
+    assert actual.dtype == dtype
+    assert (actual.float() - expected).norm() < relative * expected.norm()
+
+
+def test_a_patched_model_runs_under_autocast(model, inputs, expected):
+    patch(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        actual = run(model, inputs).logits
+    assert (actual.float() - expected).norm() < 2e-2 * expected.norm()  # 1.3e-2 off as a stock model
+
+
+def test_two_threads_can_run_one_patched_model_with_and_without_capturing(model, inputs, expected):
+    patch(model)
+    with torch.no_grad(), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        asked = [False, True] * 4
+        runs = list(pool.map(lambda answer: model(**copy.deepcopy(inputs), output_attentions=answer), asked))
+    for outputs, answer in zip(runs, asked, strict=True):
+        torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-5)
+        assert (outputs.cross_attentions is not None) == answer
+
+
 def test_unpatch_leaves_an_unpatched_model_alone(model):
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
     unpatch(model)
@@ -248,6 +310,20 @@ def test_activation_checkpointing_gives_the_same_gradients(model, inputs):
     assert error < 1e-5 * torch.stack([gradient.norm() for gradient in expected.values()]).norm()
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+def test_attentions_can_be_captured_under_activation_checkpointing(model, inputs):
+    """The second run, inside the backward pass, happens when the capture is over and nobody asks any more."""
+    gradients = []
+    for prepare in (lambda stock: stock, patch):
+        twin = copy.deepcopy(model).train()
+        twin.gradient_checkpointing_enable()
+        prepare(twin)
+        outputs = run(twin, inputs, output_attentions=True)
+        (outputs.logits.square().sum() + outputs.cross_attentions[0].square().sum()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None]))
+    assert (gradients[1] - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+
 class Adapter(nn.Module):
     """A low-rank addition to a linear map, as PEFT puts it in its place."""
 
@@ -275,6 +351,15 @@ def test_adapters_in_place_of_the_projections_are_called(first, model, inputs, m
     unpatch(model)
     with torch.no_grad():
         wanted = run(model, inputs).logits
+    patch(model)
+    assert_runs_ours(model, inputs, wanted, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore:.*quantized tensor:UserWarning")
+def test_quantised_projections_are_called(model, inputs, monkeypatch):
+    model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    with torch.no_grad():
+        wanted = run(copy.deepcopy(model), inputs).logits
     patch(model)
     assert_runs_ours(model, inputs, wanted, monkeypatch)
 
@@ -321,6 +406,48 @@ def test_what_stands_in_the_way_is_left_with_its_reason(model):
             patch(twin.get_submodule(ATTENTION))
 
 
+def other_op(attention):
+    attention.attn = nn.Identity()
+
+
+def overridden_op(attention):
+    attention.attn.forward = partial(print)  # as kernelize does
+
+
+@pytest.mark.parametrize("change", [other_op, overridden_op])
+def test_an_op_inside_that_another_tool_has_replaced_is_left_to_it(change, model):
+    change(model.get_submodule(ATTENTION))
+    report = patch(model)
+    assert [(row.name, row.reason) for row in report.left] == [
+        (ATTENTION, "the op inside, attn, is not the MultiScaleDeformableAttention of transformers")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda names: [*names, "sink"], "its forward takes sink, which that in transformers >= 5 does not"),
+        (lambda names: names[:-1], "its forward does not take level_start_index, as that"),
+        (lambda names: [names[0], names[2], names[1], *names[3:]], "takes its arguments in another order"),
+    ],
+    ids=["one more", "one less", "another order"],
+)
+def test_a_class_of_another_version_whose_forward_takes_other_arguments_is_left(change, words, model, monkeypatch):
+    stock = type(model.get_submodule(ATTENTION))
+    names = [name for name in inspect.signature(stock.forward).parameters if name not in ("self", "kwargs")]
+    namespace = {}
+    exec(f"def forward(self, {', '.join(f'{name}=None' for name in change(names))}, **kwargs): ...", namespace)
+    monkeypatch.setattr(stock, "forward", namespace["forward"])
+    with pytest.raises(ValueError, match=words):
+        patch(model)
+
+
+def test_what_accelerate_leaves_behind_does_not_stand_in_the_way(model):
+    attention = model.get_submodule(ATTENTION)
+    attention.forward = attention.forward  # set back by remove_hook_from_module
+    assert patch(model).left == []
+
+
 class MSDeformAttn(nn.Module):
     """One that no rule knows."""
 
@@ -358,6 +485,143 @@ def test_weights_are_not_computed_after_a_capture_has_ended(model, inputs, monke
         run(model, inputs)
         run(model, inputs, output_attentions=True)
     assert [weights is None for _, weights in returned] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda call: {"spatial_shapes_list": call["spatial_shapes"]},
+        lambda call: {"spatial_shapes_list": list(call["spatial_shapes"])},
+        lambda call: {"spatial_shapes_list": [list(shape) for shape in call["spatial_shapes_list"]]},
+        lambda call: {"attention_mask": call["attention_mask"][1:].clone()},
+        lambda call: {"reference_points": call["reference_points"][1:]},
+        lambda call: {"position_embeddings": call["position_embeddings"][1:]},
+        lambda call: {"reference_points": call["reference_points"][:, :, :1]},
+        lambda call: {"attention_mask": torch.zeros_like(call["attention_mask"])},
+        lambda call: {
+            name: call[name][:0]
+            for name in (
+                "hidden_states",
+                "encoder_hidden_states",
+                "attention_mask",
+                "reference_points",
+                "position_embeddings",
+            )
+        },
+    ],
+    ids=[
+        "sizes as a tensor",
+        "sizes as tensors in a list",
+        "sizes as lists",
+        "one mask for all images",
+        "references for all images",
+        "positions for all images",
+        "references for all levels",
+        "nothing but padding",
+        "no images",
+    ],
+)
+def test_what_the_stock_module_takes_the_patched_one_takes(change, call):
+    attention, arguments, _ = call
+    arguments = arguments | change(arguments)
+    with torch.no_grad():
+        expected = attention(**arguments)[0]
+        patch(attention)
+        torch.testing.assert_close(attention(**arguments)[0], expected, rtol=1e-4, atol=1e-5)
+        positional = [
+            arguments[name] for name in inspect.signature(type(attention).forward).parameters if name in arguments
+        ]
+        torch.testing.assert_close(attention(*positional)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_asked_for_can_be_differentiated_by_torch_func(call):
+    attention, arguments, _ = call
+    arguments = {key: x.detach() if isinstance(x, torch.Tensor) else x for key, x in arguments.items()}
+
+    def loss(parameters):
+        output, weights = torch.func.functional_call(attention, parameters, (), arguments | {"output_attentions": True})
+        return output.square().sum() + weights.square().sum()
+
+    parameters = dict(attention.named_parameters())
+    expected = torch.func.grad(loss)(parameters)
+    patch(attention)
+    torch.testing.assert_close(torch.func.grad(loss)(parameters), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_more_positional_arguments_than_there_are_names_for_are_refused(call):
+    attention, *_ = call
+    patch(attention)
+    with pytest.raises(TypeError, match=r"^arguments: expected at most 10 by position, got 11\."):
+        attention(*[None] * 11)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_patched_attention_can_be_exported_and_traced(call):
+    attention, arguments, (expected, _) = call
+    patch(attention)
+    exported = torch.export.export(attention, (), arguments)
+    assert "deform_attn.deformable_attention" in str(exported.graph)
+    torch.testing.assert_close(exported.module()(**arguments)[0], expected, rtol=1e-4, atol=1e-5)
+    parts = tuple(arguments[name] for name in ("hidden_states", "encoder_hidden_states", "reference_points"))
+    rest = arguments | {"position_embeddings": arguments["position_embeddings"].detach()}
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, queries, features, references):
+            call = rest | {
+                "hidden_states": queries,
+                "encoder_hidden_states": features,
+                "reference_points": references,
+            }
+            return self.attention(**call)[0]
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Wrapper(), parts)
+        torch.testing.assert_close(traced(*parts), expected, rtol=1e-4, atol=1e-5)
+
+
+def changed(model):
+    """Return the names of the modules whose forward is set on the instance."""
+    return {name for name, module in model.named_modules() if "forward" in vars(module)}
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_the_parts_that_tell_attentions_what_was_asked_are_copied_and_restored(duplicate):
+    model = interop_cases.build("grounding_dino")
+    patch(model.model.encoder.layers[0])
+    assert changed(model) == {"model.encoder.layers.0.deformable_layer.self_attn"}
+    patch(model)
+    expected = {"model.encoder", "model.decoder", *attentions(model)}
+    assert changed(model) == expected
+    with patch(model):  # nothing is left to do, nor to undo
+        pass
+    twin = duplicate(model)
+    assert changed(twin) == changed(model) == expected
+    assert twin.model.encoder.forward.args[0] is twin.model.encoder
+    shallow = copy.copy(model.model.encoder)
+    patch(shallow)
+    assert shallow.forward.args[0] is shallow
+    unpatch(model)
+    assert changed(model) == set()
+    unpatch(twin)
+    assert changed(twin) == set()
+
+
+def test_a_part_that_another_tool_has_changed_tells_nothing_and_weights_are_computed():
+    model = interop_cases.build("grounding_dino")
+    stock = model.model.encoder.forward
+    model.model.encoder.forward = lambda *args, **kwargs: stock(*args, **kwargs)
+    patch(model)
+    returned = []
+    layer = model.model.encoder.layers[0].deformable_layer
+    attention_forward = layer.self_attn.forward
+    layer.self_attn.forward = lambda **kwargs: returned.append(attention_forward(**kwargs)) or returned[-1]
+    with torch.no_grad():
+        run(model, CASES["grounding_dino"].inputs())
+    assert returned[0][1] is not None
 
 
 def test_a_record_finds_the_references_of_a_positional_call(model):

@@ -66,7 +66,7 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
             return
         with torch.no_grad():
             (locations, weights), shapes = module.compute_sampling(*args, **kwargs)
-        arguments = inspect.signature(module.compute_sampling).bind(*args, **kwargs).arguments
+        arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
         reference_points = arguments["reference_points"]
         records.append(Record(name, locations, weights, reference_points.detach(), shapes))
 

@@ -1,4 +1,4 @@
-"""The errors of `patch` and `unpatch`: which argument, what was expected, what came, and one fix."""
+"""The errors of `patch`, `unpatch` and a patched module: which argument, what was expected, what came, and one fix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,3 +34,10 @@ def covered(module: nn.Module) -> ValueError:
     fix = "Remove that other change first (for accelerate: remove_hook_from_module), then unpatch."
     kind = type(module).__name__
     return ValueError(f"model: expected each forward that patch set, got another one on a {kind}. {fix}")
+
+
+def few_enough(args: Sequence[Any], names: Sequence[str]) -> None:
+    """Judge that a patched module got no more arguments by position than its stock forward has names for."""
+    if len(args) > len(names):
+        fix = f"They are {', '.join(names)}."
+        raise TypeError(f"arguments: expected at most {len(names)} by position, got {len(args)}. {fix}")

@@ -1,9 +1,10 @@
 """The rule for MM Grounding DINO in transformers, whose attention has the form of Deformable DETR's.
 
-Its encoder passes the weights on without telling the attention whether somebody wants them.
+Its encoder and decoder are told whether somebody wants the weights; the encoder does not tell its attention.
 """
 
-from deform_attn.interop.deformable_detr import ANSWERING_FORM
+from deform_attn.interop.deformable_detr import FORM
 from deform_attn.interop.rules import Rule
 
-RULE: Rule = Rule("mm_grounding_dino", "MMGroundingDinoMultiscaleDeformableAttention", ANSWERING_FORM)
+TELLERS = ("MMGroundingDinoEncoder", "MMGroundingDinoDecoder")
+RULE: Rule = Rule("mm_grounding_dino", "MMGroundingDinoMultiscaleDeformableAttention", FORM, TELLERS)

@@ -1,15 +1,18 @@
 """`patch` and `unpatch`: the deformable attention of a built model runs here, and the model stays what it is."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeGuard
 
 from torch import nn
 
 from deform_attn.interop import errors
+from deform_attn.interop.attention import compute_sampling, forward
 from deform_attn.interop.report import Report, Row
-from deform_attn.interop.rules import Rule
+from deform_attn.interop.rules import Rule, has_other_forward
 from deform_attn.interop.table import RULES
+from deform_attn.interop.weights import can_tell, telling_forward
 
 # What probably is one, whoever wrote it, so that the report can name what no rule knows.
 _LIKELY_NAME = re.compile("deformable_?attention|ms_?deform_?attn", re.IGNORECASE)
@@ -20,8 +23,9 @@ def patch(model: nn.Module) -> Report:
 
     Each such module keeps its class, instance, parameters, buffers, state dict and hooks; only its `forward` is set
     on the instance, so that it survives `copy.deepcopy`, pickling and `torch.save`. Attention weights are returned
-    where a caller passes `output_attentions=True` or a forward hook looks at them, and are `None` otherwise. Patching
-    a second time changes nothing. The families: docs/interop.md.
+    where a caller passes `output_attentions=True` or a forward hook looks at them, and are `None` otherwise; where only
+    a part of the model around the attention is told, that part's `forward` is set, too. Patching a second time changes
+    nothing. The families: docs/interop.md.
 
     Args:
         model: a built model, or a part of one; wrappers such as DistributedDataParallel are looked into.
@@ -46,14 +50,15 @@ def patch(model: nn.Module) -> Report:
         self_attn  DeformableDetrMultiscaleDeformableAttention  deformable_detr  replaced
     """
     errors.a_module(model)
-    replaced, left, modules = [], [], []
+    replaced, left, modules, rules = [], [], [], []
     inner = _parts_of_known(model)
-    patched = False
     for name, module in model.named_modules():
         kind, rule = type(module).__name__, _rule_of(module)
         if rule is not None:
-            reason = "patched before" if _is_patched(module) else _reason_against(rule, module)
-            patched |= _is_patched(module)
+            patched = _is_patched(module)
+            reason = "patched before" if patched else _reason_against(rule, module)
+            if patched or reason is None:
+                rules.append(rule)
             if reason is None:
                 replaced.append(Row(name, kind, rule.family, None))
                 modules.append((module, rule))
@@ -62,12 +67,15 @@ def patch(model: nn.Module) -> Report:
         elif module not in inner and _LIKELY_NAME.search(kind):
             ours = type(module).__module__.startswith("deform_attn.")
             left.append(Row(name, kind, None, "it is deform_attn's own" if ours else "no rule knows this class"))
-    if not replaced and not patched:
+    if not rules:
         candidates = [(row.name, row.kind, row.reason or "") for row in left]
         raise errors.nothing_to_replace(model, [rule.class_name for rule in RULES], candidates)
     for module, rule in modules:
         _set(module, rule)
-    return Report(replaced, left, lambda: _restore_all([module for module, _ in modules]))
+    tellers = _tellers(model, {name for rule in rules for name in rule.tellers})
+    for teller in tellers:
+        vars(teller)["forward"] = partial(telling_forward, teller)
+    return Report(replaced, left, partial(_restore_all, [*(module for module, _ in modules), *tellers]))
 
 
 def unpatch(model: nn.Module) -> None:
@@ -96,13 +104,17 @@ def unpatch(model: nn.Module) -> None:
 
 def _is_patched(module: nn.Module) -> bool:
     """Return whether calling `module` runs the forward that `patch` has set on it."""
-    forward = vars(module).get("forward")
-    # A shallow copy shares the forward of the original, which would compute with that one's parts.
-    return _is_ours(forward, "forward") and forward.args[0] is module
+    attribute = vars(module).get("forward")
+    return _is_ours(attribute, forward) and attribute.args[0] is module
 
 
-def _is_ours(attribute: Any, name: str) -> TypeGuard[partial[Any]]:
-    return isinstance(attribute, partial) and any(attribute.func is getattr(rule.form, name) for rule in RULES)
+def _is_of_another(attribute: Any, function: Callable[..., Any], module: nn.Module) -> bool:
+    """Return whether a shallow copy shares this attribute with the original, whose parts it would compute with."""
+    return _is_ours(attribute, function) and attribute.args[0] is not module
+
+
+def _is_ours(attribute: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:
+    return isinstance(attribute, partial) and attribute.func is function
 
 
 def _rule_of(module: nn.Module) -> Rule | None:
@@ -110,7 +122,7 @@ def _rule_of(module: nn.Module) -> Rule | None:
 
 
 def _reason_against(rule: Rule, module: nn.Module) -> str | None:
-    if _is_ours(vars(module).get("forward"), "forward"):  # a shallow copy's
+    if _is_of_another(vars(module).get("forward"), forward, module):
         return None
     return rule.reason_against(module)
 
@@ -120,18 +132,34 @@ def _parts_of_known(model: nn.Module) -> set[nn.Module]:
     return {part for module in model.modules() if _rule_of(module) for part in module.modules() if part is not module}
 
 
+def _tellers(model: nn.Module, class_names: set[str]) -> list[nn.Module]:
+    """Return the modules of these classes that do not tell yet, and can."""
+    return [
+        module
+        for module in model.modules()
+        if any(cls.__name__ in class_names for cls in type(module).__mro__)
+        and can_tell(module)
+        and (not has_other_forward(module) or _is_of_another(vars(module)["forward"], telling_forward, module))
+    ]
+
+
 def _set(module: nn.Module, rule: Rule) -> None:
-    # Not a method: pickle would look that up by name on the class and find the stock one.
-    forward: Any = partial(rule.form.forward, module)
-    compute_sampling: Any = partial(rule.form.compute_sampling, module)
-    module.forward, module.compute_sampling = forward, compute_sampling
+    # Not methods: pickle would look them up by name on the class and find the stock ones.
+    instead: dict[str, Any] = {
+        "forward": partial(forward, module, rule.family),
+        "compute_sampling": partial(compute_sampling, module, rule.family),
+    }
+    vars(module).update(instead)
 
 
 def _restore_all(modules: list[nn.Module]) -> None:
-    ours = [module for module in modules if _is_ours(vars(module).get("compute_sampling"), "compute_sampling")]
+    ours = [module for module in modules if _is_ours(vars(module).get("compute_sampling"), compute_sampling)]
     for module in ours:
-        if not _is_ours(vars(module).get("forward"), "forward"):
+        if not _is_ours(vars(module).get("forward"), forward):
             raise errors.covered(module)
     for module in ours:
         del module.forward
         del module.compute_sampling
+    for module in modules:
+        if _is_ours(vars(module).get("forward"), telling_forward):
+            del module.forward

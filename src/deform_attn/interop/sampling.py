@@ -1,46 +1,23 @@
-"""What the forms share: sizes of maps, where a call looks, and whether somebody asks for its attention weights."""
+"""Sampling: the sizes of the maps, and where a call looks on them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Shapes = tuple[tuple[int, int], ...]
 Sampling = tuple[Tensor, Tensor]
 
 
-def sizes(spatial_shapes_list: Sequence[Any] | None, spatial_shapes: Tensor | None) -> Any:
+def sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
     """Return the sizes (H, W) of the maps; a list needs no look into a tensor and goes first."""
-    return spatial_shapes if spatial_shapes_list is None else [(H, W) for H, W in spatial_shapes_list]
-
-
-def weights_asked_for(module: nn.Module, output_attentions: bool | None) -> bool:
-    """Return whether somebody will look at the attention weights that `module` is about to return.
-
-    That is a caller that says so, or a forward hook. The hooks by which transformers captures outputs stay on a model
-    for good once they were needed; these ask only while a capture of attentions is on. A compiler drops what nobody
-    uses, so that under torch.compile the answer is yes.
-    """
-    if output_attentions or torch.compiler.is_compiling():
-        return True
-    hooks = (*module._forward_hooks.values(), *torch.nn.modules.module._global_forward_hooks.values())
-    return any(_asks(getattr(hook, "func", hook)) for hook in hooks)
-
-
-def _asks(hook: Any) -> bool:
-    origin = getattr(hook, "__module__", None)
-    if origin == "deform_attn.recording":  # which computes them itself
-        return False
-    if origin != "transformers.utils.output_capturing":
-        return True
-    captured = hook.__globals__["_active_collector"].get()  # None, or a list for each output that is captured
-    return captured is not None and any(name.endswith("attentions") for name in captured)
-
-
-def padding(attention_mask: Tensor | None) -> Tensor | None:
-    """Return the mask of padding for a mask of what is valid."""
-    return None if attention_mask is None else ~attention_mask
+    if spatial_shapes_list is None:
+        return spatial_shapes
+    pairs = [(H, W) for H, W in spatial_shapes_list]
+    if pairs and isinstance(pairs[0][0], Tensor):
+        return [(H.item(), W.item()) for H, W in pairs]
+    return pairs
 
 
 def locate(

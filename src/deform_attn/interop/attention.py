@@ -1,0 +1,111 @@
+"""The attention: what runs in place of a stock module's forward, whatever its family.
+
+"Discrete" sampling reads the pixel floor(location * size + 0.5), clamped to the map, where `deform_attn` reads
+floor(location * size) with interpolation "nearest": the same pixel, once all references have moved by half a pixel.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deform_attn import deformable_attention
+from deform_attn.interop import errors
+from deform_attn.interop.rules import OUTPUT_ATTENTIONS, Form
+from deform_attn.interop.sampling import Sampling, Shapes, locate, sizes
+from deform_attn.interop.table import RULES
+from deform_attn.interop.weights import attention_weights, weights_asked_for
+
+_RULES = {rule.family: rule for rule in RULES}
+
+
+def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Return `[N, Q, C]`, and the attention weights as the stock module shapes them if somebody asks for them.
+
+    `family` is that of the module's rule; what follows are the arguments of the stock forward.
+    """
+    rule = _RULES[family]
+    form = rule.form
+    call, layout = _read(form, args, kwargs), form.layout(module)
+    offsets, logits = _offsets_and_logits(module, call.queries)
+    weights = None
+    if weights_asked_for(module, call.output_attentions, told_elsewhere=bool(rule.tellers)):
+        weights = attention_weights(logits)
+        if not form.flat_weights:
+            weights = weights.unflatten(-1, (len(layout.num_points), -1))  # [N, Q, M, L, P]
+    references, discrete = call.reference_points, layout.method == "discrete"
+    if discrete:
+        # Without a path back: so their projection gets no gradient, rather than zeros, which an optimiser would decay.
+        offsets, references = offsets.detach(), _half_a_pixel_on(references.detach(), call.spatial_shapes)
+    projects = "value_proj" in form.attributes
+    value = module.value_proj(call.features) if projects else call.features
+    heads = deformable_attention(
+        value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
+        call.spatial_shapes,
+        references,
+        offsets,
+        logits,
+        num_points=layout.num_points,
+        padding_mask=call.padding_mask,
+        offset_scale=layout.offset_scale,
+        interpolation="nearest" if discrete else "bilinear",
+        padding_mode="border" if discrete else "zeros",
+    )
+    return module.output_proj(heads) if projects else heads, weights
+
+
+def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Sampling, Shapes]:
+    """Return where `forward` looks for the same arguments, and the sizes of the maps; `deform_attn.record` asks it."""
+    form = _RULES[family].form
+    call, layout = _read(form, args, kwargs), form.layout(module)
+    offsets, logits = _offsets_and_logits(module, call.queries)
+    return locate(call.spatial_shapes, call.reference_points, offsets, logits, layout.num_points, layout.offset_scale)
+
+
+class _Call(NamedTuple):
+    """A call in our terms."""
+
+    queries: Tensor  # [N, Q, C], with their position embeddings
+    features: Tensor  # [N, S, C]
+    reference_points: Tensor  # [N, Q, L or 1, 2 or 4]
+    spatial_shapes: Any
+    padding_mask: Tensor | None  # [N, S], True = padding
+    output_attentions: bool | None
+
+
+def _read(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    """Return a call of the stock forward in our terms."""
+    errors.few_enough(args, form.arguments)
+    given = dict(zip(form.arguments, args, strict=False)) | kwargs
+    queries, features, mask = given["hidden_states"], given["encoder_hidden_states"], given.get("attention_mask")
+    images = features.shape[0]
+    if given.get("position_embeddings") is not None:
+        queries = queries + given["position_embeddings"]
+    if mask is not None:
+        mask = _for_each_image(mask if form.padding_is_true else ~mask, images)
+    return _Call(
+        queries,
+        features,
+        _for_each_image(given["reference_points"], images),
+        sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
+        mask,
+        given.get(OUTPUT_ATTENTIONS),
+    )
+
+
+def _for_each_image(tensor: Tensor, images: int) -> Tensor:
+    """Return a tensor that may hold one entry for all images with one for each, without a copy."""
+    return tensor if tensor.shape[0] != 1 or images == 1 else tensor.expand(images, *tensor.shape[1:])
+
+
+def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
+    offsets = module.sampling_offsets(queries).unflatten(-1, (module.n_heads, -1, 2))  # [N, Q, M, T, 2]
+    return offsets, module.attention_weights(queries).unflatten(-1, (module.n_heads, -1))  # [N, Q, M, T]
+
+
+def _half_a_pixel_on(references: Tensor, spatial_shapes: Any) -> Tensor:
+    """Return `references [N, Q, L or 1, 2 or 4]` half a pixel of their level to the right and down."""
+    pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    references = references.to(torch.promote_types(references.dtype, torch.float32))
+    half = 0.5 / references.new_tensor([(max(W, 1), max(H, 1)) for H, W in pairs])  # [L, 2]
+    return torch.cat((references[..., :2] + half, references[..., 2:].expand(-1, -1, len(pairs), -1)), dim=-1)
