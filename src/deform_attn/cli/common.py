@@ -1,0 +1,36 @@
+"""What several verbs share: kinds of numbers, the flags of a training's folder, and lines on the error stream."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def say(line: str) -> None:
+    """Print `line` on the standard error stream, after the command's name."""
+    print(f"deform-attn: {line}", file=sys.stderr)
+
+
+def positive(text: str) -> int:
+    """Return the whole number above zero that `text` is."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return number
+
+
+def add_restart(verb: argparse.ArgumentParser) -> None:
+    """Add the two ways to begin where there is a training already."""
+    ways = verb.add_mutually_exclusive_group()
+    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder, if any")
+    ways.add_argument("--overwrite", action="store_true", help="replace the checkpoint in the folder")
+
+
+def say_if_anew(resume: bool, folder: Path) -> None:
+    """Say that a training begins where one was to go on and there is none."""
+    from deform_attn.detr import checkpoint
+
+    if resume and not checkpoint.exists(folder):
+        say(f"{folder} holds no training yet; a new one begins")
