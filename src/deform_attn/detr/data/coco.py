@@ -1,9 +1,8 @@
 """A COCO folder: annotations in COCO's json format and a folder of pictures."""
 
 import os
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +16,10 @@ from deform_attn.detr.data.coco_file import (
     checked_annotation,
     checked_records,
     corners_of,
-    one_line,
     read_json,
 )
+from deform_attn.detr.data.picture_file import picture_tensor, read_picture
 from deform_attn.detr.errors import DataError
-from deform_attn.detr.extra import detr_extra
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)  # Pillow's; RuntimeError: of AVIF
 
 
 class CocoFolder:
@@ -129,18 +122,11 @@ class CocoFolder:
 
     def _read_picture(self, record: Record) -> Tensor:
         """Return the picture of an image record as `[3, H, W]` in [0, 1]."""
-        with detr_extra():
-            import numpy as np
-            from PIL import Image, ImageOps
-
         where = self._place(record)
         try:
-            with Image.open(self._path(record)) as file:
-                picture = _as_rgb(ImageOps.exif_transpose(file))
+            picture = read_picture(self._path(record), where)
         except FileNotFoundError as error:
             raise DataError(f"{where}: there is no such file; add it or take its record out") from error
-        except (*_DAMAGED, Image.DecompressionBombError) as error:
-            raise DataError(f"{where}: this is no readable picture ({one_line(error)}); replace the file") from error
 
         expected = (record["width"], record["height"])
         if picture.size != expected:
@@ -148,21 +134,4 @@ class CocoFolder:
                 f"{where}: the picture is {picture.width} x {picture.height} pixels large, the annotations say "
                 f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
             )
-        if self.max_size is not None and max(picture.size) > self.max_size:
-            scale = self.max_size / max(picture.size)
-            smaller = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            picture = picture.resize(smaller, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
-def _as_rgb(picture: "Image") -> "Image":
-    """Return `picture` as RGB with 8 bits a channel."""
-    with detr_extra():
-        import numpy as np
-        from PIL import Image
-
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 rather than scale
-        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8))
-    if picture.mode == "P":  # its palette may hold transparency, which only RGBA can take over
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+        return picture_tensor(picture, self.max_size)
