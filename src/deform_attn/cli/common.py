@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
+
 
 def say(line: str) -> None:
     """Print `line` on the standard error stream, after the command's name."""

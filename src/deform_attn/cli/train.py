@@ -1,57 +1,133 @@
 """The verb `train`: a detector from pictures in COCO format."""
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from deform_attn.cli.common import add_restart, positive, say_if_anew
+from deform_attn.cli.common import add_restart, positive, say, say_if_anew
+from deform_attn.detr.settings import Settings, merged, read_settings
+
+if TYPE_CHECKING:
+    from deform_attn.detr.checkpoint import Detector
+    from deform_attn.detr.data.coco import CocoFolder
 
 NAME, SUMMARY = "train", "train a detector on pictures in COCO format"
 
 
+class Flag(NamedTuple):
+    """A flag for the setting `path`, the names of its tables and its own; `help` is without the default."""
+
+    name: str
+    path: tuple[str, ...]
+    kind: Callable[[str], Any]
+    help: str
+    choices: Sequence[str] | None = None
+
+
+FLAGS = (
+    Flag("--data", ("data", "dir"), str, "folder of annotations and pictures, see docs/command.md for its layouts"),
+    Flag("--epochs", ("train", "epochs"), positive, "passes over the pictures"),
+    Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
+    Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
+    Flag("--max-size", ("data", "max_size"), positive, "scale larger pictures to this longer side, in pixels"),
+    Flag("--queries", ("model", "transformer", "num_queries"), positive, "most objects in a picture"),
+    Flag("--seed", ("train", "seed"), int, "of the order and the weights"),
+    Flag("--from", ("start",), str, "starting weights: a checkpoint's folder, or a hub id in the cache on this disk"),
+    Flag(
+        "--backbone",
+        ("model", "backbone", "source"),
+        str,
+        "backbone of transformers with its weights: a folder, or a hub id in the cache on this disk",
+    ),
+)
+
+
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("--data", type=Path, required=True, help="folder with train.json, train/, val.json and val/")
-    verb.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
-    verb.add_argument("--epochs", type=positive, default=50, help="passes over the pictures (default: %(default)s)")
-    verb.add_argument("--batch-size", type=positive, default=8, help="pictures a step (default: %(default)s)")
-    verb.add_argument("--queries", type=positive, default=100, help="most objects in a picture (default: %(default)s)")
-    verb.add_argument("--max-size", type=positive, help="scale larger pictures to this longer side, in pixels")
-    verb.add_argument("--seed", type=int, default=0, help="of the order and the weights (default: %(default)s)")
+    verb.add_argument("--out", type=Path, help="folder to write the checkpoint to")
+    verb.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over which flags win")
+    verb.add_argument("--print-config", action="store_true", help="print all settings as such a file, and stop there")
+    defaults = Settings.from_layers().to_dict()
+    for flag in FLAGS:
+        default = reduce(lambda table, name: table[name], flag.path, defaults)
+        said = "" if default is None else f" (default: {default})"
+        metavar = None if flag.choices else {positive: "N", int: "N", float: "X"}.get(flag.kind, "WHERE")
+        kind, choices = flag.kind, flag.choices
+        verb.add_argument(flag.name, dest=flag.name, type=kind, choices=choices, metavar=metavar, help=flag.help + said)
     add_restart(verb)
+    verb.set_defaults(fail=verb.error)
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, and print the metrics of the last epoch."""
-    import torch
+    settings = _settings(options)
+    if options.print_config:
+        print(settings.to_toml(), end="")
+        return
+    folder = settings.data.dir
+    if options.out is None or folder is None:
+        missing = "--out" if options.out is None else "--data (or dir in the table data of the config file)"
+        return options.fail(f"the following arguments are required: {missing}")
 
-    from deform_attn.detr.checkpoint import Detector
-    from deform_attn.detr.config import ModelConfig, TrainConfig, TransformerConfig
-    from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.engine import fit
     from deform_attn.detr.evaluation import format_metrics
-    from deform_attn.detr.model import build_model
     from deform_attn.detr.progress import progress_bar
 
-    data, validation = (
-        CocoFolder(options.data / f"{split}.json", options.data / split, max_size=options.max_size)
-        for split in ("train", "val")
-    )
-    transformer = TransformerConfig(num_queries=options.queries)
-    config = TrainConfig(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed)
-    torch.manual_seed(config.seed)
-    model = build_model(ModelConfig(num_classes=len(data.categories), transformer=transformer))
-    detector = Detector(model, data.categories, options.max_size)
+    detector, data, validation = _prepare(settings, Path(folder))
     say_if_anew(options.resume, options.out)
     with progress_bar() as on_step:
         history = fit(
             detector,
             data,
-            config,
+            settings.train,
             options.out,
             validation=validation,
             resume=options.resume,
             overwrite=options.overwrite,
             on_step=on_step,
         )
-    print(format_metrics({name: number for name, number in history[-1].items() if name.startswith(("AP", "AR"))}))
+    last = history[-1]
+    if validation is not None:
+        print(format_metrics({name: number for name, number in last.items() if name.startswith(("AP", "AR"))}))
+    else:
+        print(f"loss {last['loss']:.3f} in epoch {len(history)}")
     print(f"checkpoint: {options.out}")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Return the defaults, over them the file, over it the flags."""
+    layers = [{}] if options.config is None else [read_settings(options.config)]
+    for flag in FLAGS:
+        value = getattr(options, flag.name)
+        if value is not None:
+            layers.append(reduce(lambda inner, name: {name: inner}, reversed(flag.path), value))
+    if getattr(options, "--backbone") is not None:
+        layers.append({"model": {"backbone": {"name": "transformers"}}})
+    return Settings.from_layers(merged(*layers))
+
+
+def _prepare(settings: Settings, folder: Path) -> "tuple[Detector, CocoFolder, CocoFolder | None]":
+    """Return the detector at its start, what it is trained on and what it is evaluated on; say what it starts from."""
+    import torch
+
+    from deform_attn.detr import starting
+    from deform_attn.detr.checkpoint import Detector
+    from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.splits import find_split, looked_for, required_split
+
+    split, validation_split = required_split(folder, "train"), find_split(folder, "val")
+    before = None if settings.start is None else starting.load(settings.start)
+    max_size = settings.data.max_size or (before.max_size if before else None)
+    data = CocoFolder(*split, max_size=max_size)
+    validation = None if validation_split is None else CocoFolder(*validation_split, max_size=max_size)
+    if validation is None:
+        say(f"{folder}: there is no val split, so nothing is evaluated; looked for {looked_for('val')}")
+    torch.manual_seed(settings.train.seed)
+    if before is None:
+        model = starting.new_model(settings.model_for(len(data.categories)))
+        return Detector(model, data.categories, max_size), data, validation
+    start = starting.fit_categories(before, data.categories)
+    print(f"starting weights: {settings.start}; {start}")
+    return Detector(start.detector.model, data.categories, max_size), data, validation
