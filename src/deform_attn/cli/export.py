@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from deform_attn.detr.export_model import export_model
 
     detector = starting.load(options.checkpoint)
+    print(f"exporting {options.checkpoint}, and trying the file", flush=True)  # it takes a while
     exported = export_model(detector, options.out, batch=options.batch, size=options.size)
     tried, height, width = exported.tried
     count = "any number of pictures" if exported.batch is None else f"{exported.batch} pictures a call"

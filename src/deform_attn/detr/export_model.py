@@ -54,8 +54,9 @@ def export_model(
 
     The program takes `images [N, 3, H, W]` RGB in [0, 1] and `padding_mask [N, H, W]` bool (True = padding, at the
     right and the bottom) and returns logits `[N, Q, K]`, of which the sigmoid is the score, and boxes `[N, Q, 4]`
-    (cx, cy, w, h) as fractions of each picture without its padding. What reads it must `import deform_attn` first. The
-    file's extra file `detector.json` holds the categories and the `max_size` of pictures.
+    (cx, cy, w, h) as fractions of each picture without its padding. Where the size is free, both sides must be longer
+    than the coarsest level's stride. What reads the file must `import deform_attn` first. Its extra file
+    `detector.json` holds the categories and the `max_size` of pictures.
 
     Args:
         detector: what to export.

@@ -1,0 +1,92 @@
+"""The command: usage, exit statuses, and the verbs `bench` and `info`."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+
+import pytest
+import torch
+from cli_cases import train
+
+from deform_attn import speed
+from deform_attn.cli import main
+
+
+def test_info_lists_backends_and_versions(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in printed
+    assert "grid_sample" in printed
+    assert "reference" in printed
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: deform-attn" in capsys.readouterr().err
+
+
+def test_version_prints_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"deform-attn {version('deform-attn')}\n"
+
+
+def test_bench_compares_with_grid_sample_on_the_threads_asked_for(capsys, monkeypatch):
+    tiny = replace(speed.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21)
+    for name in ("ENC800", "ENC640", "DEC300"):
+        monkeypatch.setattr(speed, name, replace(tiny, name=name.lower()))
+    monkeypatch.setattr(speed.report, "__defaults__", (0.0,))
+    before = torch.get_num_threads()
+    try:
+        for threads, said in ((2, "2 threads"), (1, "1 thread")):
+            assert main(["bench", "--threads", str(threads)]) == 0
+            first, *others = capsys.readouterr().out.splitlines()
+            assert f", {said}, torch" in first
+            assert len(others) == 5
+            assert others[1].startswith("enc800, 21 queries, forward")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bench_shows_each_line_as_soon_as_it_is_known(monkeypatch):
+    flushed = []
+    monkeypatch.setattr("builtins.print", lambda *_, flush=False, **__: flushed.append(flush))
+    monkeypatch.setattr(speed, "report", lambda: iter("ab"))
+    assert main(["bench"]) == 0
+    assert flushed[:2] == [True, True]
+
+
+@pytest.mark.parametrize(("argument", "unbuffered"), [("info", ""), ("info", "1"), ("--help", "")])
+def test_a_reader_that_has_gone_is_no_error(argument, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    command, environment = (
+        [sys.executable, "-m", "deform_attn", argument],
+        {**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    try:
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment)
+    finally:
+        os.close(write)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "deform_attn", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("deform-attn ")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise ValueError("nobody's input")
+
+    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+    with pytest.raises(ValueError, match="nobody's input"):
+        train(folder)
