@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
 from cli_cases import train
 
 from deform_attn import speed
-from deform_attn.cli import main
+from deform_attn.backends import native_cpu
+from deform_attn.cli import info, main
 
 
 def test_info_lists_backends_and_versions(capsys):
@@ -20,6 +21,30 @@ def test_info_lists_backends_and_versions(capsys):
     assert f"torch {torch.__version__}" in printed
     assert "grid_sample" in printed
     assert "reference" in printed
+
+
+def test_info_says_which_kernels_run_here_and_why_a_backend_does_not(capsys, monkeypatch):
+    assert main(["info"]) == 0
+    library = native_cpu.loaded()
+    assert f"the CPU kernels use {library.isa}, of {', '.join(library.isas)} " in capsys.readouterr().out
+    monkeypatch.setattr(native_cpu, "_reasons", ["the CPU kernels are not built"])
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "instruction sets: no CPU kernels (see below); torch's " in printed
+    assert "native       no: the CPU kernels are not built\n" in printed
+
+
+def test_info_says_which_package_is_missing(capsys, monkeypatch):
+    def version_of(name):
+        if name == "tqdm":
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(info, "version", version_of)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "   tqdm is not installed\n" in printed
+    assert "   numpy 1.2.3\n" in printed
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])

@@ -27,7 +27,12 @@ class Flag(NamedTuple):
 
 
 FLAGS = (
-    Flag("--data", ("data", "dir"), str, "folder of annotations and pictures, see docs/command.md for its layouts"),
+    Flag(
+        "--data",
+        ("data", "dir"),
+        str,
+        "folder with train.json, train/, val.json, val/, or laid out as COCO or Roboflow do",
+    ),
     Flag("--epochs", ("train", "epochs"), positive, "passes over the pictures"),
     Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
     Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
