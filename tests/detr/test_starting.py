@@ -89,10 +89,10 @@ def test_a_path_is_not_looked_up_in_the_hubs_cache(source, monkeypatch):
         starting.resolve(source)
 
 
-def test_a_directory_is_itself_and_a_file_is_none(tmp_path, monkeypatch):
+def test_a_path_that_exists_is_itself_and_a_file_of_another_kind_is_no_checkpoint(tmp_path, monkeypatch):
     (tmp_path / "weights.pt").touch()
     assert starting.resolve(tmp_path) == tmp_path
     monkeypatch.chdir(tmp_path)
     assert starting.resolve(".") == Path(".")
-    with pytest.raises(CheckpointError, match=r"weights.pt: is a file; pass the directory of a checkpoint"):
-        starting.resolve("weights.pt")
+    with pytest.raises(CheckpointError, match=r"weights.pt"):
+        starting.load("weights.pt")

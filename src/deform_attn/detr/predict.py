@@ -13,7 +13,7 @@ from deform_attn.detr.annotated import annotate
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.data.base import coco_categories
 from deform_attn.detr.data.batch import Sample, collate
-from deform_attn.detr.data.picture_file import picture_tensor, read_picture
+from deform_attn.detr.data.picture_file import picture_tensor, read_rgb
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import DataError
 from deform_attn.detr.files import atomic_path
@@ -142,10 +142,9 @@ def _readable(pictures: Sequence[Path], skip_bad: bool, skipped: list[str]) -> "
 
 
 def _read(path: Path) -> "Image":
-    try:
-        return read_picture(path, str(path))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file or folder; check the path") from error
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; check the path")
+    return read_rgb(path, None, str(path))
 
 
 def _groups(pictures: "Iterable[tuple[Path, Image]]") -> "Iterator[list[tuple[Path, Image]]]":

@@ -33,17 +33,14 @@ class Start:
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
-    """Return the directory that `source` names: a path, or the id of a model in the hub's cache on this disk.
+    """Return the path that `source` names: itself if it exists, or a model of that id in the hub's cache on this disk.
 
     Raises:
         CheckpointError: there is neither; the message says how to put it there.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
+    if Path(source).exists():
+        return Path(source)
     text = os.fspath(source)
-    if folder.exists():
-        raise CheckpointError(f"{text}: is a file; pass the directory of a checkpoint")
     if not _HUB_ID.fullmatch(text):
         raise CheckpointError(f"{text}: there is no such directory; pass that of a checkpoint")
     with detr_extra():

@@ -18,7 +18,7 @@ from deform_attn.detr.data.coco_file import (
     corners_of,
     read_json,
 )
-from deform_attn.detr.data.picture_file import picture_tensor, read_picture
+from deform_attn.detr.data.picture_file import picture_tensor, read_rgb
 from deform_attn.detr.errors import DataError
 
 
@@ -122,16 +122,5 @@ class CocoFolder:
 
     def _read_picture(self, record: Record) -> Tensor:
         """Return the picture of an image record as `[3, H, W]` in [0, 1]."""
-        where = self._place(record)
-        try:
-            picture = read_picture(self._path(record), where)
-        except FileNotFoundError as error:
-            raise DataError(f"{where}: there is no such file; add it or take its record out") from error
-
-        expected = (record["width"], record["height"])
-        if picture.size != expected:
-            raise DataError(
-                f"{where}: the picture is {picture.width} x {picture.height} pixels large, the annotations say "
-                f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
-            )
+        picture = read_rgb(self._path(record), (record["width"], record["height"]), self._place(record))
         return picture_tensor(picture, self.max_size)

@@ -1,7 +1,7 @@
 """A picture file: any kind that Pillow reads, as an upright RGB picture and as a tensor."""
 
-import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,29 +17,31 @@ if TYPE_CHECKING:
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)  # Pillow's; RuntimeError: of AVIF
 
 
-def read_picture(path: str | os.PathLike[str], where: str) -> "Image":
-    """Return the picture at `path` as RGB with 8 bits a channel, upright as its EXIF orientation says.
+def read_rgb(path: Path, size: tuple[int, int] | None, name: str) -> "Image":
+    """Return the picture at `path`, upright as its EXIF orientation says and as RGB with 8 bits a channel.
 
     Transparency is dropped; 16 bits become 8.
 
-    Args:
-        path: the file.
-        where: how messages call it.
-
     Raises:
-        FileNotFoundError: there is no such file.
-        DataError: it cannot be read as a picture.
+        DataError: it is missing, cannot be decoded, or is of another `size` (width, height) than a given one; the
+            message calls the file `name`.
     """
     with detr_extra():
         from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            return _as_rgb(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        raise
+            picture = _as_rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: there is no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: this is no readable picture ({one_line(error)}); replace the file") from error
+        raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+    if size is not None and picture.size != size:
+        raise DataError(
+            f"{name}: the picture is {picture.width} x {picture.height} pixels large, the annotations say "
+            f"{size[0]} x {size[1]}; annotate the upright picture, and do not resize it afterwards"
+        )
+    return picture
 
 
 def picture_tensor(picture: "Image", max_size: int | None) -> Tensor:
