@@ -115,3 +115,13 @@ def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
     monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
     with pytest.raises(ValueError, match="nobody's input"):
         train(folder)
+
+
+def test_the_help_of_every_verb_loads_no_package_of_an_extra():
+    extras = {"huggingface_hub", "matplotlib", "PIL", "pycocotools", "safetensors", "scipy", "tqdm", "transformers"}
+    code = (
+        "import sys, torch; old = set(sys.modules); from deform_attn.cli import build_parser; "
+        f"build_parser().format_help(); print({extras!r} & (set(sys.modules) - old))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
