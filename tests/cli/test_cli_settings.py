@@ -110,6 +110,7 @@ def test_categories_that_the_starting_weights_do_not_know_are_named(folder, caps
     assert train(folder, "--from", str(folder / "start"), "--max-size", "40") == 0
     assert "new, learnt from nothing: block; all other weights are kept" in capsys.readouterr().out
     assert load_model(folder / "run").max_size == 40
+    assert train(folder, "--from", str(folder / "start"), "--max-size", "40", "--resume") == 0
 
 
 def test_starting_weights_that_are_not_there_or_come_with_a_model_are_one_line(folder, capsys, monkeypatch):
@@ -135,6 +136,22 @@ def test_a_backbone_of_transformers_starts_with_its_weights(folder, capsys, monk
     after = dict(load_model(folder / "run").model.backbone.named_parameters())
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(after[f"network.{name}"], parameter, rtol=0, atol=0)
+    assert train(folder, "--backbone", str(folder / "resnet"), "--queries", "5", "--resume") == 0
+
+
+@pytest.mark.parametrize("config", [None, "{", "{}", '{"model_type": "bert"}', '{"model_type": "nobody-knows"}'])
+def test_a_folder_without_a_backbone_is_one_line(folder, capsys, config):
+    (folder / "other").mkdir()
+    if config is not None:
+        (folder / "other" / "config.json").write_text(config)
+    assert train(folder, "--backbone", str(folder / "other")) == 1
+    assert error_line(capsys).startswith(f"deform-attn: error: {folder / 'other'}: holds no backbone of transformers (")
+
+
+def test_a_config_of_no_backbone_in_the_file_is_one_line(folder, capsys):
+    (folder / "run.toml").write_text('[model.backbone]\nname = "transformers"\nsource.model_type = "nobody-knows"\n')
+    assert train(folder, "--config", str(folder / "run.toml")) == 1
+    assert error_line(capsys).startswith("deform-attn: error: model.backbone.source: holds no backbone of transformers")
 
 
 def test_a_checkpoint_of_other_categories_is_one_line(folder, capsys):

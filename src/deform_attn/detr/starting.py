@@ -9,7 +9,7 @@ from pathlib import Path
 from deform_attn.detr.checkpoint import Detector, load_model
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.errors import CheckpointError, ConfigError, UserError
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.heads import ClassHead
 from deform_attn.detr.model import DeformableDetr, build_model
@@ -62,11 +62,24 @@ def load(source: str | os.PathLike[str]) -> Detector:
 
 
 def new_model(config: ModelConfig) -> DeformableDetr:
-    """Return a new model; a backbone from transformers whose source is a text has the weights that it names."""
-    backbone = config.backbone
-    if isinstance(backbone.source, str):
-        config = replace(config, backbone=replace(backbone, source=str(resolve(backbone.source))))
-    return build_model(config)
+    """Return a new model; a backbone's source, if it is a text, is resolved as any other.
+
+    Raises:
+        CheckpointError: there is no such backbone on this disk.
+        ConfigError: what is there is no backbone, or does not go with the rest of `config`.
+    """
+    source = config.backbone.source
+    if source is None:
+        return build_model(config)
+    name = source if isinstance(source, str) else "model.backbone.source"
+    if isinstance(source, str):
+        config = replace(config, backbone=replace(config.backbone, source=str(resolve(source))))
+    try:
+        return build_model(config)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, OSError, ValueError) as error:  # transformers', of what is no backbone
+        raise ConfigError(f"{name}: holds no backbone of transformers ({str(error)[:200]!r})") from error
 
 
 def fit_categories(before: Detector, categories: Sequence[Category]) -> Start:
