@@ -13,10 +13,8 @@ import pytest
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
-EXTRAS = {"huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy"} | {
-    "sklearn",
-    "tqdm",
-    "transformers",
+EXTRAS = {"matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy", "sklearn", "tqdm"} | {
+    "transformers"
 }
 # Each row may import from its own row and from those above it.
 FLOORS = [
