@@ -13,7 +13,7 @@ import pytest
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
-EXTRAS = {"accelerate", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy"} | {
+EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy"} | {
     "sklearn", "tensorboard", "tqdm", "transformers",
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
@@ -152,5 +152,5 @@ def test_the_public_callables_have_examples():
 def test_a_file_says_in_its_first_line_what_it_is_and_stays_small(module):
     source = (PACKAGE / module.with_suffix(".py")).read_text()
     assert ast.get_docstring(ast.parse(source)), "no docstring"
-    limit = 250 if module.parts[0] == "detr" else 400
+    limit = 250 if module.parts[0] in ("detr", "cli") else 400
     assert len(source.splitlines()) <= limit

@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 
 from deform_attn.detr.engine import Progress
-from deform_attn.detr.progress import progress_bar
+from deform_attn.detr.progress import picture_bar, progress_bar
 
 
 def test_no_bar_is_drawn_before_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +49,15 @@ def test_a_bar_that_is_not_wanted_prints_nothing(capsys: pytest.CaptureFixture[s
     with progress_bar(enabled=False) as on_step:
         on_step(Progress(epoch=1, epochs=1, step=1, steps=2, loss=0.0))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_pictures_are_counted_for_whoever_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    with picture_bar() as on_picture:
+        on_picture(1, 3)
+        on_picture(3, 3)
+    printed = capsys.readouterr().err
+    assert ("3/3 [" in printed) if watched else printed == ""

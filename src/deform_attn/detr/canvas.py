@@ -23,6 +23,24 @@ _MOST_COLUMNS = 4
 _CAPTION_SIZE = 6.5  # points
 _CAPTION_RIM = 0.15  # around the text of a caption, as a share of its size
 _DARK = "#333333"
+# Bright enough for black letters, and told apart by those who see no red or no green.
+_OF_CATEGORIES = (
+    "#4cc3ff",
+    "#ffa033",
+    "#7ddc6f",
+    "#ff8fb8",
+    "#ffe14d",
+    "#c5a3ff",
+    "#5fe0d0",
+    "#d9b38c",
+    "#c9d1d9",
+    "#ff7f6b",
+)
+
+
+def category_colour(label: int) -> str:
+    """Return the colour of the boxes of the category with this label."""
+    return _OF_CATEGORIES[label % len(_OF_CATEGORIES)]
 
 
 def new_canvas(panels: int, aspect: float) -> "tuple[Figure, list[Axes]]":

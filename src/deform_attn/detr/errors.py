@@ -30,6 +30,10 @@ class OccupiedError(CheckpointError):
         self.path = path
 
 
+class ExportError(UserError):
+    """A detector cannot be exported as asked."""
+
+
 class DivergenceError(UserError):
     """A training has left the finite numbers."""
 

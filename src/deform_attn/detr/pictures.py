@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy, iou
-from deform_attn.detr.canvas import add_legend, legend_line, new_canvas, outline, save, show_picture, write_captions
+from deform_attn.detr.canvas import (
+    add_legend,
+    category_colour,
+    legend_line,
+    new_canvas,
+    outline,
+    save,
+    show_picture,
+    write_captions,
+)
 from deform_attn.detr.captions import Rectangle
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.detections import Detections
@@ -17,20 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-# Bright enough for black letters, and told apart by those who see no red or no green.
+# As the colours of categories.
 _RIGHT, _WRONG, _TRUTH = "#4cc3ff", "#ffa033", "#ffffff"
-_OF_CATEGORIES = (
-    "#4cc3ff",
-    "#ffa033",
-    "#7ddc6f",
-    "#ff8fb8",
-    "#ffe14d",
-    "#c5a3ff",
-    "#5fe0d0",
-    "#d9b38c",
-    "#c9d1d9",
-    "#ff7f6b",
-)
 _MARKERS = "osD^v<>p*hXP"  # of the heads, in turn
 _POINTS: dict[str, Any] = {"cmap": "YlOrRd", "edgecolors": "black", "linewidths": 0.6, "zorder": 3}
 _CROSS: dict[str, Any] = {"marker": "+", "markersize": 13, "markeredgewidth": 2, "color": _RIGHT, "zorder": 4}
@@ -66,7 +63,7 @@ def draw_detections(
         raise ValueError("images: expected at least one picture, got none")
     shown = [found.above(min_score) for found in detections]
     sizes = [(image.shape[1], image.shape[2]) for image in images] if sizes is None else sizes
-    palette = {label: _OF_CATEGORIES[label % len(_OF_CATEGORIES)] for found in shown for label in found.labels.tolist()}
+    palette = {label: category_colour(label) for found in shown for label in found.labels.tolist()}
     figure, panels = new_canvas(len(images), max(height / width for height, width in sizes))
     captions: dict[Axes, list[tuple[Rectangle, str, str]]] = {}
     for i, (panel, image, size, found) in enumerate(zip(panels, images, sizes, shown, strict=True)):

@@ -1,4 +1,4 @@
-"""Progress: a bar with the loss and the time left, for whoever runs a training in a terminal."""
+"""Progress: bars with the time left, and of a training the loss, for whoever watches in a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 from deform_attn.detr.engine import OnStep, Progress
 from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.predict import OnPicture
 
 
 @contextmanager
@@ -47,3 +48,18 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
                 bar.update(1)
 
         yield on_step
+
+
+@contextmanager
+def picture_bar() -> Iterator[OnPicture]:
+    """Give a function for `predict`'s `on_picture` that draws a bar over all pictures, if somebody watches."""
+    with detr_extra():
+        from tqdm import tqdm
+
+    with tqdm(unit="picture", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+
+        def on_picture(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_picture

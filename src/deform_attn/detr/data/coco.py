@@ -18,10 +18,9 @@ from deform_attn.detr.data.coco_file import (
     read_json,
     require_some,
 )
-from deform_attn.detr.data.picture_file import check_header, read_rgb
+from deform_attn.detr.data.picture_file import check_header, picture_tensor, read_rgb
 from deform_attn.detr.data.problems import Problems
 from deform_attn.detr.errors import DataError
-from deform_attn.detr.extra import detr_extra
 
 
 class CocoFolder:
@@ -145,13 +144,5 @@ class CocoFolder:
 
     def _read_picture(self, record: Record) -> Tensor:
         """Return the picture of an image record as `[3, H, W]` in [0, 1]."""
-        with detr_extra():
-            import numpy as np
-            from PIL import Image
-
         picture = read_rgb(self._path(record), (record["width"], record["height"]), self._place(record))
-        if self.max_size is not None and max(picture.size) > self.max_size:
-            scale = self.max_size / max(picture.size)
-            smaller = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            picture = picture.resize(smaller, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)
+        return picture_tensor(picture, self.max_size)

@@ -1,10 +1,13 @@
-"""A picture file: whether it can be read and is as large as the annotations say, and its pixels."""
+"""A picture file: whether it can be read and is as large as the annotations say, and its pixels as a tensor."""
 
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from deform_attn.detr.errors import DataError, one_line
 from deform_attn.detr.extra import detr_extra
@@ -32,18 +35,22 @@ def check_header(path: Path, size: tuple[int, int], name: str) -> None:
     _check_size(found, size, name)
 
 
-def read_rgb(path: Path, size: tuple[int, int], name: str) -> "Image":
-    """Return the picture of `size` (width, height) at `path`, upright and as RGB with 8 bits a channel.
+def read_rgb(path: Path, size: tuple[int, int] | None, name: str) -> "Image":
+    """Return the picture at `path`, upright as its EXIF orientation says and as RGB with 8 bits a channel.
+
+    Transparency is dropped; 16 bits become 8.
 
     Raises:
-        DataError: it is of another size or cannot be decoded; the message calls the file `name`.
+        DataError: it is of another `size` (width, height) than a given one, or cannot be decoded; the message calls the
+            file `name`.
     """
     with detr_extra():
         from PIL import ImageOps
 
     with _opened(path, name) as file:
         picture = _as_rgb(ImageOps.exif_transpose(file))
-    _check_size(picture.size, size, name)
+    if size is not None:
+        _check_size(picture.size, size, name)
     return picture
 
 
@@ -68,6 +75,19 @@ def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) ->
             f"{name}: the picture is {found[0]} x {found[1]} pixels large, the annotations say "
             f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
         )
+
+
+def picture_tensor(picture: "Image", max_size: int | None) -> Tensor:
+    """Return an RGB picture as `[3, H, W]` in [0, 1], scaled down to `max_size` pixels if its longer side is larger."""
+    with detr_extra():
+        import numpy as np
+        from PIL import Image
+
+    if max_size is not None and max(picture.size) > max_size:
+        scale = max_size / max(picture.size)
+        smaller = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(smaller, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)
 
 
 def _as_rgb(picture: "Image") -> "Image":

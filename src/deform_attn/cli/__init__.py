@@ -1,0 +1,77 @@
+"""The `deform-attn` command: parses arguments, calls, prints. One file a verb."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from deform_attn.cli import bench, demo, evaluate, export, info, predict, train
+from deform_attn.cli.common import say
+from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError
+
+VERBS = (demo, train, evaluate, predict, export, bench, info)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (those of the process by default) and return its exit status.
+
+    0: done. 1: something that the user gave or asked for does not work; one line on the standard error stream says
+    what. 2: wrong usage. 130: stopped by Ctrl-C; one line says what is kept. 141: whoever read the output, such as
+    `head`, has gone.
+    """
+    try:
+        try:
+            return _run(build_parser().parse_args(arguments))
+        finally:
+            print(end="", flush=True)  # rather than at the process's end, where an error can no longer be caught
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 141
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        options.run(options)
+    except TrainingStopped as stop:
+        say(f"stopped {_kept(stop)}")
+        return 130
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except BrokenPipeError:
+        raise
+    except OccupiedError as error:
+        ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
+        say(f"error: {error.path}: holds a training; {ways}")
+        return 1
+    except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+def _kept(stop: TrainingStopped) -> str:
+    from deform_attn.detr import checkpoint
+
+    if stop.kept or stop.steps:
+        steps = "1 step" if stop.steps == 1 else f"{stop.steps} steps"
+        last = f"{steps} of epoch {stop.kept + 1}" if stop.steps else f"epoch {stop.kept}"
+        return f"with {last} of {stop.epochs} kept in {stop.path}; go on from there with --resume"
+    earlier = f"; {stop.path} still holds the earlier one" if checkpoint.exists(stop.path) else ""
+    return f"in the first epoch; nothing of this training is kept{earlier}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="deform-attn", description="Deformable attention: a detector, and what is here."
+    )
+    parser.add_argument("--version", action="version", version=f"deform-attn {version('deform-attn')}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for module in VERBS:
+        description = f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}."
+        verb = verbs.add_parser(module.NAME, help=module.SUMMARY, description=description)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser

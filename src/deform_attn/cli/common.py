@@ -1,0 +1,55 @@
+"""What several verbs share: kinds of numbers, the flags of a training's folder, and lines on the error stream."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deform_attn.detr.data.coco import CocoFolder
+
+CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
+
+
+def say(line: str) -> None:
+    """Print `line` on the standard error stream, after the command's name."""
+    print(f"deform-attn: {line}", file=sys.stderr)
+
+
+def is_main() -> bool:
+    """Return whether this process speaks for all that `accelerate launch` or `torchrun` have started together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say_skipped(*folders: "CocoFolder | None") -> None:
+    """List what was left out of data sets."""
+    for folder in folders:
+        for reason in () if folder is None else folder.skipped:
+            say(f"skipped: {reason}")
+
+
+def positive(text: str) -> int:
+    """Return the whole number above zero that `text` is."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return number
+
+
+def add_restart(verb: argparse.ArgumentParser) -> None:
+    """Add the two ways to begin where there is a training already."""
+    ways = verb.add_mutually_exclusive_group()
+    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder, if any")
+    ways.add_argument("--overwrite", action="store_true", help="replace the checkpoint in the folder")
+
+
+def say_if_anew(resume: bool, folder: Path) -> None:
+    """Say that a training begins where one was to go on and there is none."""
+    from deform_attn.detr import checkpoint
+
+    if resume and not checkpoint.exists(folder):
+        say(f"{folder} holds no training yet; a new one begins")

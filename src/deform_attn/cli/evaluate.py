@@ -1,0 +1,29 @@
+"""The verb `evaluate`: COCO's metrics of a checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from deform_attn.cli.common import CHECKPOINT_HELP, say_skipped
+
+NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Say what the verb takes."""
+    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("--data", type=Path, required=True, help="folder with a val split, laid out as for train")
+    verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the metrics on the validation split."""
+    from deform_attn.detr import starting
+    from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.splits import required_split
+    from deform_attn.detr.evaluation import format_metrics
+    from deform_attn.detr.validation import evaluate_model
+
+    detector = starting.load(options.checkpoint)
+    data = CocoFolder(*required_split(options.data, "val"), max_size=detector.max_size, skip_bad=options.skip_bad)
+    say_skipped(data)
+    print(format_metrics(evaluate_model(detector, data)))

@@ -1,0 +1,61 @@
+"""The verb `predict`: what a checkpoint finds in pictures."""
+
+import argparse
+from pathlib import Path
+
+from deform_attn.cli.common import CHECKPOINT_HELP, positive, say
+
+NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Say what the verb takes."""
+    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
+    verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
+    verb.add_argument(
+        "--threshold", type=_score, default=0.3, help="smallest score that is shown (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--max-size",
+        type=positive,
+        metavar="N",
+        help="scale larger pictures to this longer side, in pixels (default: that of the training)",
+    )
+    verb.add_argument("--skip-bad", action="store_true", help="go on where a picture cannot be read, and list it")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict, and print what was written."""
+    from deform_attn.detr import starting
+    from deform_attn.detr.predict import find_pictures, predict
+    from deform_attn.detr.progress import picture_bar
+
+    pictures = find_pictures(options.pictures)
+    detector = starting.load(options.checkpoint)
+    with picture_bar() as on_picture:
+        result = predict(
+            detector,
+            pictures,
+            options.out,
+            threshold=options.threshold,
+            max_size=options.max_size,
+            skip_bad=options.skip_bad,
+            on_picture=on_picture,
+        )
+    for reason in result.skipped:
+        say(f"skipped: {reason}")
+    found = len(result.coco["annotations"])
+    print(f"pictures: {len(result.coco['images'])}, objects found: {found}, pictures skipped: {len(result.skipped)}")
+    print(f"wrote {result.files[-1]}, and the pictures beside it")
+
+
+def _score(text: str) -> float:
+    """Return the score in [0, 1] that `text` is."""
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return score

@@ -1,0 +1,70 @@
+"""The splits of a data set: where its annotations and pictures lie, in the folder layouts that people have."""
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from deform_attn.detr.errors import DataError
+
+SplitName = Literal["train", "val"]
+
+_NAMES = {"train": ("train",), "val": ("val", "valid")}
+
+
+class Split(NamedTuple):
+    """The json file of one split and the folder that its `file_name`s are relative to."""
+
+    annotations: Path
+    images: Path
+
+
+def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
+    """Return where the split called `name` lies in `folder`, None if it is not there.
+
+    Three layouts are known, here for `train`; a validation split may be called `valid`, too:
+
+    - `train.json` and `train/`,
+    - COCO's own: `annotations/instances_train2017.json` (any year, or none) and `train2017/` or `images/train2017/`,
+    - Roboflow's: `train/_annotations.coco.json`, with the pictures beside it.
+
+    Raises:
+        DataError: there is no such folder, or more than one such split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; pass the one that holds the annotations and the pictures")
+    candidates = (split for one in _NAMES[name] for split in _candidates(folder, one))
+    found = [split for split in candidates if split.annotations.is_file()]
+    if len(found) > 1:
+        files = " and ".join(str(split.annotations.relative_to(folder)) for split in found[:2])
+        raise DataError(f"{folder}: {files} are both a {name} split; move all but one elsewhere")
+    return found[0] if found else None
+
+
+def required_split(folder: str | os.PathLike[str], name: SplitName) -> Split:
+    """Return what `find_split` returns.
+
+    Raises:
+        DataError: as there, or there is no such split; the message says what was looked for.
+    """
+    split = find_split(folder, name)
+    if split is None:
+        raise DataError(f"{folder}: there is no {name} split; looked for {looked_for(name)}")
+    return split
+
+
+def looked_for(name: SplitName) -> str:
+    """Return which files may hold the annotations of the split called `name`, in words."""
+    patterns = ("{0}.json", "annotations/instances_{0}*.json", "{0}/_annotations.coco.json")
+    return ", ".join(pattern.format(one) for one in _NAMES[name] for pattern in patterns)
+
+
+def _candidates(folder: Path, name: str) -> list[Split]:
+    """Return where the split could lie; only COCO's file, whose name is not known in full, is known to be there."""
+    found = [Split(folder / f"{name}.json", folder / name)]
+    for file in sorted((folder / "annotations").glob(f"instances_{name}*.json")):
+        pictures = file.stem.removeprefix("instances_")
+        if pictures.removeprefix(name).isdigit() or pictures == name:  # not "train" in "trainval2014"
+            nested = folder / "images" / pictures
+            found.append(Split(file, nested if nested.is_dir() else folder / pictures))
+    return [*found, Split(folder / name / "_annotations.coco.json", folder / name)]

@@ -1,0 +1,186 @@
+"""Predictions: what a detector finds in picture files, as annotated pictures and as one COCO file."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from deform_attn.detr.annotated import annotate
+from deform_attn.detr.checkpoint import Detector
+from deform_attn.detr.data.base import coco_categories
+from deform_attn.detr.data.batch import Sample, collate
+from deform_attn.detr.data.picture_file import picture_tensor, read_rgb
+from deform_attn.detr.detections import Detections
+from deform_attn.detr.errors import DataError
+from deform_attn.detr.files import atomic_path
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PREDICTIONS = "predictions.json"
+"""Of a prediction, in the directory that it writes to."""
+
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Of the files that are taken from a folder."""
+
+_KEPT_SUFFIXES = (".jpeg", ".jpg", ".png")  # an annotated picture of another kind becomes a PNG
+_MOST_PIXELS = 2**22  # of the pictures in one batch, unless there is only one
+
+OnPicture = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was written: the `files`, the last of which holds `coco`, and a line for each picture that was skipped."""
+
+    coco: dict[str, Any]
+    files: tuple[Path, ...]
+    skipped: tuple[str, ...]
+
+
+def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the pictures that `places` name: each file itself, of a folder its pictures in order of their names.
+
+    Raises:
+        DataError: a folder holds no picture.
+    """
+    found: dict[Path, None] = {}  # each once, in order
+    for place in map(Path, places):
+        if not place.is_dir():
+            found[place] = None
+            continue
+        inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if not inside:
+            raise DataError(f"{place}: there is no picture in this folder; looked for {', '.join(SUFFIXES)}")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def predict(
+    detector: Detector,
+    pictures: Sequence[Path],
+    out: str | os.PathLike[str],
+    *,
+    threshold: float = 0.3,
+    max_size: int | None = None,
+    skip_bad: bool = False,
+    on_picture: OnPicture | None = None,
+) -> Predictions:
+    """Detect in each of `pictures`, and write it to the directory `out` with what was found; then `predictions.json`.
+
+    That file is in COCO format, with a `score` for each annotation: it loads as a data set, and its `annotations` alone
+    are COCO results. Boxes are in pixels of the upright picture; `file_name`s are relative to the deepest folder that
+    holds all pictures, ids count from 1.
+
+    Args:
+        detector: what to detect with.
+        pictures: files that Pillow reads, at least one.
+        out: the directory to write to, made if missing.
+        threshold: detections with a smaller score are left out.
+        max_size: scale larger pictures to this longer side, in pixels. Default: the detector's.
+        skip_bad: leave out what is no readable picture, rather than stop there.
+        on_picture: called after each picture with how many are done, of how many.
+
+    Raises:
+        DataError: a picture cannot be read (unless `skip_bad`), none can, or `out` is where the pictures are.
+        OSError: `out` cannot be written to.
+    """
+    if not pictures:
+        raise DataError("pictures: expected at least one file, got none")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is no folder; choose another to write to")
+    if out.resolve() in {path.parent.resolve() for path in pictures}:
+        raise DataError(f"{out}: holds the pictures themselves; choose another folder to write to")
+    out.mkdir(parents=True, exist_ok=True)
+    max_size = detector.max_size if max_size is None else max_size
+    root = Path(os.path.commonpath([path.absolute().parent for path in pictures]))
+    names = _output_names(pictures)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    files: list[Path] = []
+    for group in _groups(_readable(pictures, skip_bad, skipped)):
+        samples = [_sample(picture, max_size) for _, picture in group]
+        for (path, picture), found in zip(group, detector.model.detect(collate(samples)), strict=True):
+            found = _with_area(found.above(threshold))
+            image_id = len(images) + 1
+            file_name = path.absolute().relative_to(root).as_posix()
+            images.append({"id": image_id, "file_name": file_name, "width": picture.width, "height": picture.height})
+            for record in found.to_coco(image_id, detector.categories):
+                area = record["bbox"][2] * record["bbox"][3]
+                annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
+            files.append(out / names[path])
+            with atomic_path(files[-1]) as temporary:
+                annotate(picture, found, detector.categories).save(temporary, quality=90)  # of a JPEG
+            if on_picture is not None:
+                on_picture(len(images) + len(skipped), len(pictures))
+    if not images:
+        others = f", nor can the {len(skipped) - 1} others" if len(skipped) > 1 else ""
+        raise DataError(f"{skipped[0]}{others}")
+    coco = {"images": images, "annotations": annotations, "categories": coco_categories(detector.categories)}
+    with atomic_path(out / PREDICTIONS) as temporary:
+        temporary.write_text(json.dumps(coco, indent=1) + "\n", encoding="utf-8")
+    return Predictions(coco, (*files, out / PREDICTIONS), tuple(skipped))
+
+
+def _readable(pictures: Sequence[Path], skip_bad: bool, skipped: list[str]) -> "Iterator[tuple[Path, Image]]":
+    """Yield each of `pictures` with its content; with `skip_bad` say in `skipped` which have none."""
+    for path in pictures:
+        try:
+            picture = _read(path)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+        else:
+            yield path, picture
+
+
+def _read(path: Path) -> "Image":
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; check the path")
+    return read_rgb(path, None, str(path))
+
+
+def _groups(pictures: "Iterable[tuple[Path, Image]]") -> "Iterator[list[tuple[Path, Image]]]":
+    """Yield neighbours of one size together: without padding what is found in one does not depend on the others."""
+    group: list[tuple[Path, Image]] = []
+    for path, picture in pictures:
+        full = (len(group) + 1) * picture.width * picture.height > _MOST_PIXELS
+        if group and (full or picture.size != group[0][1].size):
+            yield group
+            group = []
+        group.append((path, picture))
+    if group:
+        yield group
+
+
+def _sample(picture: "Image", max_size: int | None) -> Sample:
+    no_boxes, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    return Sample(picture_tensor(picture, max_size), no_boxes, no_labels, 0, (picture.height, picture.width))
+
+
+def _with_area(found: Detections) -> Detections:
+    """Return the detections that cover something; COCO knows no empty boxes."""
+    keep = (found.boxes[:, 2:] > found.boxes[:, :2]).all(-1)
+    return Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+
+
+def _output_names(pictures: Sequence[Path]) -> dict[Path, str]:
+    """Return a file name for each annotated picture, no two alike even where upper and lower case are the same."""
+    names: dict[Path, str] = {}
+    taken = set()
+    for path in pictures:
+        suffix = path.suffix if path.suffix.lower() in _KEPT_SUFFIXES else ".png"
+        name, number = f"{path.stem}{suffix}", 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}-{number}{suffix}"
+        taken.add(name.casefold())
+        names[path] = name
+    return names

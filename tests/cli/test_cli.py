@@ -1,0 +1,127 @@
+"""The command: usage, exit statuses, and the verbs `bench` and `info`."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import torch
+from cli_cases import train
+
+from deform_attn import speed
+from deform_attn.backends import native_cpu
+from deform_attn.cli import info, main
+
+
+def test_info_lists_backends_and_versions(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in printed
+    assert "grid_sample" in printed
+    assert "reference" in printed
+
+
+def test_info_says_which_kernels_run_here_and_why_a_backend_does_not(capsys, monkeypatch):
+    assert main(["info"]) == 0
+    library = native_cpu.loaded()
+    assert f"the CPU kernels use {library.isa}, of {', '.join(library.isas)} " in capsys.readouterr().out
+    monkeypatch.setattr(native_cpu, "_reasons", ["the CPU kernels are not built"])
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "instruction sets: no CPU kernels (see below); torch's " in printed
+    assert "native       no: the CPU kernels are not built\n" in printed
+
+
+def test_info_says_which_package_is_missing(capsys, monkeypatch):
+    def version_of(name):
+        if name == "tqdm":
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(info, "version", version_of)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "   tqdm is not installed\n" in printed
+    assert "   numpy 1.2.3\n" in printed
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["train", "--data", "x", "--out", "y", "--epochs", "0"], ["fly"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: deform-attn" in capsys.readouterr().err
+
+
+def test_version_prints_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"deform-attn {version('deform-attn')}\n"
+
+
+def test_bench_compares_with_grid_sample_on_the_threads_asked_for(capsys, monkeypatch):
+    tiny = replace(speed.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21)
+    for name in ("ENC800", "ENC640", "DEC300"):
+        monkeypatch.setattr(speed, name, replace(tiny, name=name.lower()))
+    monkeypatch.setattr(speed.report, "__defaults__", (0.0,))
+    before = torch.get_num_threads()
+    try:
+        for threads, said in ((2, "2 threads"), (1, "1 thread")):
+            assert main(["bench", "--threads", str(threads)]) == 0
+            first, *others = capsys.readouterr().out.splitlines()
+            assert f", {said}, torch" in first
+            assert len(others) == 5
+            assert others[1].startswith("enc800, 21 queries, forward")
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bench_shows_each_line_as_soon_as_it_is_known(monkeypatch):
+    flushed = []
+    monkeypatch.setattr("builtins.print", lambda *_, flush=False, **__: flushed.append(flush))
+    monkeypatch.setattr(speed, "report", lambda: iter("ab"))
+    assert main(["bench"]) == 0
+    assert flushed[:2] == [True, True]
+
+
+@pytest.mark.parametrize(("argument", "unbuffered"), [("info", ""), ("info", "1"), ("--help", "")])
+def test_a_reader_that_has_gone_is_no_error(argument, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    command, environment = (
+        [sys.executable, "-m", "deform_attn", argument],
+        {**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    try:
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment)
+    finally:
+        os.close(write)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "deform_attn", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("deform-attn ")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise ValueError("nobody's input")
+
+    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+    with pytest.raises(ValueError, match="nobody's input"):
+        train(folder)
+
+
+def test_the_help_of_every_verb_loads_no_package_of_an_extra():
+    extras = {"huggingface_hub", "matplotlib", "PIL", "pycocotools", "safetensors", "scipy", "tqdm", "transformers"}
+    code = (
+        "import sys, torch; old = set(sys.modules); from deform_attn.cli import build_parser; "
+        f"build_parser().format_help(); print({extras!r} & (set(sys.modules) - old))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,70 @@
+"""The verbs `train`, `evaluate` and `demo`: what they print, and what they begin from."""
+
+import re
+
+import pytest
+from cli_cases import error_line, train
+
+from deform_attn.cli import main
+from deform_attn.detr import demo
+from deform_attn.detr.data.digits import DigitScenes
+
+
+def test_train_then_evaluate_print_the_same_metrics(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    trained = capsys.readouterr().out
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+    evaluated = capsys.readouterr().out
+    assert "AP50" in evaluated
+    assert trained.startswith(evaluated)
+
+
+def test_training_resumes_where_it_ended(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--queries", "6", "--resume"]) == 1
+    assert "num_queries" in error_line(capsys)
+
+
+def test_training_again_needs_to_be_told_what_to_do_with_the_earlier_one(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    capsys.readouterr()
+    assert train(folder, "--queries", "5") == 1
+    ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
+    # All that is printed: no progress bar either.
+    assert capsys.readouterr() == ("", f"deform-attn: error: {folder / 'run'}: holds a training; {ways}\n")
+    assert train(folder, "--queries", "5", "--overwrite") == 0
+    assert train(folder, "--queries", "5", "--resume") == 0
+    with pytest.raises(SystemExit):
+        train(folder, "--resume", "--overwrite")
+
+
+def test_a_checkpoint_in_the_current_folder_is_evaluated_and_resumed(folder, capsys, monkeypatch):
+    assert train(folder, "--queries", "5") == 0
+    monkeypatch.chdir(folder / "run")
+    assert main(["evaluate", ".", "--data", ".."]) == 0
+    options = ["--data", "..", "--out", ".", "--epochs", "1", "--queries", "5"]
+    assert main(["train", *options, "--resume"]) == 0
+    assert main(["train", *options, "--overwrite"]) == 0
+    assert main(["evaluate", ".", "--data", ".."]) == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_resuming_where_there_is_no_training_says_that_one_begins(folder, capsys, there):
+    if there:
+        (folder / "run").mkdir()
+    assert train(folder, "--queries", "5", "--resume") == 0
+    assert error_line(capsys) == f"deform-attn: {folder / 'run'} holds no training yet; a new one begins"
+    assert train(folder, "--queries", "5", "--resume") == 0
+    assert "begins" not in capsys.readouterr().err
+
+
+def test_the_demo_resumes_like_a_training_and_counts_in_proper_words(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "DigitScenes", lambda split, length, seed=0: DigitScenes(split, 4, seed=seed))
+    for epochs, said in (("1", r"\n1 epoch of \d+ s, \d+ s for"), ("2", r"\n2 epochs of \d+ s on average, \d+ s for")):
+        arguments = ["demo", "--out", str(tmp_path / epochs), "--epochs", epochs]
+        assert main([*arguments, "--resume"]) == 0
+        printed = capsys.readouterr()
+        assert re.search(said, printed.out)
+        assert f"deform-attn: {tmp_path / epochs / 'checkpoint'} holds no training yet" in printed.err
+    assert main(arguments) == 1
+    assert "(--overwrite)" in error_line(capsys)

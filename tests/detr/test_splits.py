@@ -1,0 +1,62 @@
+"""The splits of a data set: the layouts that are known, and what is said where there is none."""
+
+import pytest
+
+from deform_attn.detr.data.splits import Split, find_split, looked_for, required_split
+from deform_attn.detr.errors import DataError
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "annotations", "images"),
+    [
+        ("train", "train.json", "train"),
+        ("train", "annotations/instances_train2017.json", "train2017"),
+        ("train", "annotations/instances_train.json", "train"),
+        ("train", "train/_annotations.coco.json", "train"),
+        ("val", "val.json", "val"),
+        ("val", "annotations/instances_val2014.json", "val2014"),
+        ("val", "valid/_annotations.coco.json", "valid"),
+        ("val", "valid.json", "valid"),
+    ],
+)
+def test_each_layout_is_found(tmp_path, name, annotations, images):
+    touch(tmp_path, annotations)
+    expected = Split(tmp_path / annotations, tmp_path / images)
+    assert find_split(tmp_path, name) == required_split(tmp_path, name) == expected
+    assert find_split(tmp_path, "val" if name == "train" else "train") is None
+
+
+def test_coco_pictures_may_lie_in_images(tmp_path):
+    touch(tmp_path, "annotations/instances_train2017.json", "images/train2017/1.jpg")
+    assert find_split(tmp_path, "train").images == tmp_path / "images" / "train2017"
+
+
+def test_other_files_beside_the_annotations_are_no_split(tmp_path):
+    touch(tmp_path, "annotations/instances_trainval2014.json", "annotations/person_keypoints_train2017.json")
+    touch(tmp_path, "annotations/instances_valminusminival2014.json")
+    assert find_split(tmp_path, "train") is None
+    assert find_split(tmp_path, "val") is None
+
+
+def test_a_missing_split_is_an_error_that_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError) as caught:
+        required_split(tmp_path, "val")
+    assert str(caught.value) == f"{tmp_path}: there is no val split; looked for {looked_for('val')}"
+    assert looked_for("val") == (
+        "val.json, annotations/instances_val*.json, val/_annotations.coco.json, "
+        "valid.json, annotations/instances_valid*.json, valid/_annotations.coco.json"
+    )
+
+
+def test_a_folder_that_is_not_there_and_two_splits_of_one_name_are_errors(tmp_path):
+    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+        find_split(tmp_path / "nowhere", "train")
+    touch(tmp_path, "train.json", "train/_annotations.coco.json")
+    with pytest.raises(DataError, match=r"train.json and train/_annotations.coco.json are both a train split"):
+        find_split(tmp_path, "train")

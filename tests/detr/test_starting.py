@@ -1,0 +1,98 @@
+"""Starting weights: where they are found, and what becomes of them with other categories."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deform_attn.detr import starting
+from deform_attn.detr.checkpoint import Detector, save
+from deform_attn.detr.config import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.data.base import Category
+from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.model import build_model
+
+BEFORE = (Category(1, "cat"), Category(2, "dog"), Category(3, "owl"))
+
+
+def detector(**transformer):
+    sizes = {"width": 16, "num_heads": 2, "num_points": 2, "feedforward_dim": 16, "num_queries": 5}
+    sizes |= {"encoder_layers": 1, "decoder_layers": 2} | transformer
+    config = ModelConfig(3, backbone=BackboneConfig(channels=(8, 8, 16, 16)), transformer=TransformerConfig(**sizes))
+    torch.manual_seed(0)
+    return Detector(build_model(config).eval(), BEFORE, max_size=77)
+
+
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_categories_of_one_name_keep_their_rows_and_all_else_is_kept(two_stage):
+    before = detector(two_stage=two_stage)
+    now = [Category(9, "owl"), Category(8, "fox"), Category(7, "cat"), Category(6, "elk")]
+    start = starting.fit_categories(before, now)
+    assert (start.kept, start.new) == (("owl", "cat"), ("fox", "elk"))
+    assert str(start) == "known: owl, cat; new, learnt from nothing: fox, elk; all other weights are kept"
+    assert [category.id for category in start.detector.categories] == [9, 8, 7, 6]
+    assert start.detector.max_size == 77
+    assert start.detector.model.config.num_classes == 4
+    old, new = before.model.state_dict(), start.detector.model.state_dict()
+    assert old.keys() == new.keys()
+    changed = [name for name in old if old[name].shape != new[name].shape]
+    assert len(changed) == 2 * (3 if two_stage else 2)  # weight and bias of each decoder layer, and of the proposals
+    for name in old:
+        if name in changed:
+            assert torch.equal(new[name][[0, 2]], old[name][[2, 0]])
+        else:
+            assert torch.equal(new[name], old[name])
+
+
+def test_with_the_same_categories_the_detector_is_the_same():
+    before = detector()
+    start = starting.fit_categories(before, BEFORE)
+    assert str(start) == "all 3 categories are known"
+    images = torch.rand(1, 3, 48, 64)
+    with torch.no_grad():
+        actual, expected = start.detector.model.eval()(images), before.model(images)
+    assert torch.equal(actual.logits, expected.logits)
+    assert torch.equal(actual.boxes, expected.boxes)
+
+
+def test_a_long_list_of_new_categories_is_cut():
+    start = starting.Start(detector(), (), tuple(f"c{i}" for i in range(11)))
+    assert str(start).startswith("new, learnt from nothing: c0, c1, c2, c3, c4, c5, c6, c7 and 3 more; ")
+
+
+def test_a_model_of_the_hubs_cache_is_found_without_the_net(tmp_path, monkeypatch):
+    cache = tmp_path / "models--somebody--cats"
+    save(cache / "snapshots" / ("0" * 40), detector())
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert starting.resolve("somebody/cats") == cache / "snapshots" / ("0" * 40)
+    assert starting.load("somebody/cats").categories == BEFORE
+
+
+@pytest.mark.parametrize("source", ["somebody/dogs", "dogs", "a--b/c"])
+def test_what_is_nowhere_on_this_disk_is_one_line_that_says_how_to_put_it_there(tmp_path, monkeypatch, source):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        starting.resolve(source)
+    message = str(caught.value)
+    assert message.startswith(f"{source}: there is no such directory, nor a model of that name in the hub's cache")
+    assert f"`hf download {source}`" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("source", ["./runs", "/nowhere", "a/b/c", "~/x", "a b"])
+def test_a_path_is_not_looked_up_in_the_hubs_cache(source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
+    with pytest.raises(CheckpointError, match="there is no such directory; pass that of a checkpoint"):
+        starting.resolve(source)
+
+
+def test_a_path_that_exists_is_itself_and_a_file_of_another_kind_is_no_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "weights.pt").touch()
+    assert starting.resolve(tmp_path) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert starting.resolve(".") == Path(".")
+    with pytest.raises(CheckpointError, match=r"weights.pt"):
+        starting.load("weights.pt")
