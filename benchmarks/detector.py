@@ -20,8 +20,8 @@ from deform_attn.detr.criterion import Criterion
 from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.engine import build_optimizer
 from deform_attn.detr.model import build_model
+from deform_attn.detr.optimizer import build_optimizer
 
 SIDES = (160, 320, 640)
 PICTURES = 24

@@ -13,8 +13,8 @@ import pytest
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
-EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools", "safetensors", "scipy"} | {
-    "sklearn", "tensorboard", "tqdm", "transformers",
+EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools"} | {
+    "safetensors", "scipy", "sklearn", "tensorboard", "tqdm", "transformers",
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [
