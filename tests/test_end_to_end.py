@@ -44,6 +44,12 @@ def test_a_model_is_judged_and_timed_whole_in_training_and_its_encoder_alone():
     assert table[3].startswith("| its encoder alone | ")
 
 
+def test_a_model_may_be_judged_in_float64():
+    result = compare_patched(replace(CASE, exact=True, pixels=(192, 256)), seconds=0, say=lambda line: None)
+    assert max(result[what]["relative_error"] for what in ("inference", "encoder", "training")) < 1e-9
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_a_patched_model_that_computes_something_else_is_not_timed(monkeypatch):
     def wrong(model):
         for name, parameter in model.named_parameters():

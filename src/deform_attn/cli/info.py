@@ -13,6 +13,7 @@ NAME, SUMMARY = "info", "print versions, this machine, and which backends are av
 
 _EXTRA = (
     "accelerate",
+    "huggingface-hub",
     "numpy",
     "scipy",
     "scikit-learn",
