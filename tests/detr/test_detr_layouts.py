@@ -244,7 +244,7 @@ def test_weights_come_back_from_transformers_bit_by_bit(
 
 
 def test_a_trained_detector_without_refinement_keeps_its_heads_in_transformers(tmp_path: Path) -> None:
-    model = build_model(published(5, two_stage=False, refine=False, backbone=RESNET, **SMALL)).eval()
+    model = build_model(published(5, two_stage=False, refine=False, backbone=RESNET, transformer=SMALL)).eval()
     redraw(model)
     save_transformers(tmp_path, Detector(model, tuple(Category(i, str(i)) for i in range(5))))
     reloaded = DeformableDetrForObjectDetection.from_pretrained(tmp_path).eval().double()
@@ -336,7 +336,7 @@ def test_a_file_of_the_authors_comes_back_bit_by_bit(two_stage: bool, refine: bo
 @pytest.mark.parametrize("strides", [(32,), (8, 16, 32), (16, 32, 64, 128)], ids=str)
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_other_resnets_and_levels_come_back_bit_by_bit(kind: str, strides: tuple[int, ...], tmp_path: Path) -> None:
-    config = published(5, backbone={**RESNET, "layer_type": kind}, strides=strides, **SMALL)
+    config = published(5, backbone={**RESNET, "layer_type": kind}, strides=strides, transformer=SMALL)
     detector = Detector(build_model(config).eval(), tuple(Category(i, str(i)) for i in range(5)), max_size=800)
     save(tmp_path / "ours", detector)
     save_transformers(tmp_path / "transformers", detector)
@@ -510,19 +510,23 @@ def test_nothing_in_a_file_of_the_authors_is_executed(tmp_path: Path, capsys: py
 
 
 def small(**fields: Any) -> Detector:
-    config = published(5, backbone=RESNET, **{**SMALL, **fields})
+    stages = {name: fields.pop(name) for name in ("two_stage", "refine") if name in fields}
+    config = published(5, backbone=RESNET, transformer=SMALL | fields, **stages)
     return Detector(build_model(config).eval(), tuple(Category(i, str(i)) for i in range(5)))
 
 
 UNPUBLISHED: list[tuple[ModelConfig, str]] = [
     (ModelConfig(5), "exact_padding: True"),
-    (replace(published(5, backbone=RESNET, **SMALL), norm_groups=None), "norm_groups: None"),
+    (replace(published(5, backbone=RESNET, transformer=SMALL), norm_groups=None), "norm_groups: None"),
     (
-        replace(published(5, backbone=RESNET, **SMALL), backbone=BackboneConfig(norm="frozen")),
+        replace(published(5, backbone=RESNET, transformer=SMALL), backbone=BackboneConfig(norm="frozen")),
         r"backbone\.name: 'small'",
     ),
-    (published(5, backbone=SWIN, **SMALL), r"backbone\.source: only a ResNet"),
-    (published(5, backbone=RESNET, **SMALL, position_periods=4), r"transformer\.position_periods: 4\.0"),
+    (published(5, backbone=SWIN, transformer=SMALL), r"backbone\.source: only a ResNet"),
+    (
+        published(5, backbone=RESNET, transformer=SMALL | {"position_periods": 4}),
+        r"transformer\.position_periods: 4\.0",
+    ),
 ]
 
 
@@ -600,7 +604,7 @@ def replace_labels(sample: Sample, labels: Tensor) -> Sample:
 
 
 def test_the_settings_of_the_authors_are_a_config_that_survives_json() -> None:
-    config = published(91, two_stage=False, refine=False, num_queries=100)
+    config = published(91, two_stage=False, refine=False, transformer={"num_queries": 100})
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.transformer == replace(
         TransformerConfig(), width=256, num_heads=8, num_points=4, feedforward_dim=1024, encoder_layers=6,

@@ -1,8 +1,11 @@
 import csv
+import itertools
 import math
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +19,14 @@ from deform_attn.detr.metrics_log import MetricsLog, write_csv
 
 CONFIG = TrainConfig(epochs=3, batch_size=2, warmup_steps=2, save_every=4)
 DATA = Assorted(26)  # 13 steps an epoch, of which every tenth is in TensorBoard: 0, 10, 20, 30
+
+
+@pytest.fixture(autouse=True)
+def _a_second_passes_between_two_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files in the order of their names: the second, then a count as text, where 10 is below 9."""
+    seconds = itertools.count()
+    clock = SimpleNamespace(time=lambda: time.time() + next(seconds))
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", clock)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ def published(
     refine: bool = True,
     backbone: Mapping[str, Any] = RESNET50,
     strides: tuple[int, ...] = (8, 16, 32, 64),
-    **transformer: Any,
+    transformer: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """Return the settings of Deformable DETR as its authors published it (Zhu et al. 2020), without any weights.
 
@@ -32,7 +32,7 @@ def published(
         refine: whether each decoder layer starts from the boxes of the one before.
         backbone: the configuration of a backbone of transformers; ResNet-50 by default.
         strides: of the feature levels.
-        transformer: fields of `TransformerConfig` that are to differ, such as `num_queries`.
+        transformer: fields of `TransformerConfig` that are to differ from the published ones, such as `num_queries`.
 
     Example:
         >>> published(91).transformer.num_queries
@@ -52,7 +52,7 @@ def published(
         exact_padding=False,
         norm_groups=32,
         backbone=BackboneConfig("transformers", norm="frozen", source=source, frozen=frozen),
-        transformer=TransformerConfig(**{**settings, **transformer}),
+        transformer=TransformerConfig(**settings | dict(transformer or {})),
     )
 
 
