@@ -118,6 +118,8 @@ def _encoder(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[d
 
 def _training(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
     """Time one whole step: forward, loss, backward and AdamW, whose rate is 0, so that every step is the same one."""
+    if case.training_pixels is not None:
+        case = replace(case, pixels=case.training_pixels)
     batch = case.batch(_dtype(pair)) | case.targets(_dtype(pair))
 
     def call_of(model: nn.Module) -> Call:
@@ -146,7 +148,7 @@ def _training(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[
 
 def _smaller(case: WholeModel) -> WholeModel:
     """Return `case` with a picture of half the height and width: in float64 a whole one needs too much memory."""
-    return replace(case, pixels=(case.pixels[0] // 2, case.pixels[1] // 2))
+    return replace(case, pixels=(case.pixels[0] // 2, case.pixels[1] // 2), training_pixels=None)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ class WholeModel:
     """A model by `name`, how tables call it, and `build`, which returns it anew.
 
     `pixels` are the picture's (H, W); `outputs` the tensors that are compared; `encoder` is the path of the module
-    that holds the deformable encoder, if the model has one. `exact` is whether the comparison is made in float64.
+    that holds the deformable encoder, if the model has one. `exact` is whether the comparison is made in float64;
+    `training_pixels` the picture's size in training, if a larger one does not fit into 24 GB.
     """
 
     name: str
@@ -29,6 +30,7 @@ class WholeModel:
     has_text: bool = False
     segments: bool = False
     exact: bool = False
+    training_pixels: tuple[int, int] | None = None
 
     def model(self) -> nn.Module:
         """Return the model, the same at each call, with attentions that look around and normalisation that normalises.
@@ -153,11 +155,12 @@ MODELS = {
         ),
         WholeModel(
             "grounding_dino",
-            "Grounding DINO, Swin-T, 800 x 1333",
+            "Grounding DINO, Swin-T, 800 x 1333 (trained at 480 x 800)",
             _grounding_dino,
             (800, 1333),
             outputs=("last_hidden_state",),  # its logits are -inf beyond the text
             has_text=True,
+            training_pixels=(480, 800),
             exact=True,  # else rounding decides which of many like proposals become queries
         ),
     )
