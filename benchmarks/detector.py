@@ -8,7 +8,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def jpeg_scenes(folder: Path, side: int) -> CocoFolder:
     scenes = DigitScenes("train", PICTURES, size=side)
     scenes.set_epoch(0)
     truth = scenes.ground_truth()
-    for image, index in zip(truth["images"], range(PICTURES), strict=True):
+    for index, image in enumerate(truth["images"]):
         image["file_name"] = f"{index}.jpg"
         pixels = (scenes[index].image.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(pixels).save(folder / image["file_name"], quality=JPEG_QUALITY)
@@ -153,10 +153,10 @@ def _shares(phases: dict[str, Phase], steps: int = 3) -> dict[str, float]:
                 phase()
     sums = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in recorded.key_averages():
-        sums[_kind(event.key, KINDS)] += event.self_cpu_time_total
+        sums[_kind(event.key)] += event.self_cpu_time_total
     whole = sum(sums.values())
     return {kind: round(taken / whole, 3) for kind, taken in sums.items()}
 
 
-def _kind(operator: str, kinds: dict[str, Sequence[str]]) -> str:
-    return next((kind for kind, parts in kinds.items() if any(part in operator for part in parts)), "other")
+def _kind(operator: str) -> str:
+    return next((kind for kind, parts in KINDS.items() if any(part in operator for part in parts)), "other")

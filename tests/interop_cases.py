@@ -321,19 +321,9 @@ CASES = {
     "pp_doclayout_v4": rt_detr_case("PPDocLayoutV4", hidden_size=CHANNELS),
     "lw_detr": Case(lw_detr, DETECTIONS, 2, BOXES, padded_batch),
     "rf_detr": Case(rf_detr, DETECTIONS, 2, BOXES, padded_batch),
-    "grounding_dino": Case(
-        grounding_dino, GROUNDED, 3, POINTS | BOXES, grounded_batch, {"family": "GroundingDino"}, answers=True
-    ),
+    "grounding_dino": grounding_case("GroundingDino"),
     "mm_grounding_dino": grounding_case("MMGroundingDino"),
-    "omdet_turbo": Case(
-        omdet_turbo,
-        ("decoder_coord_logits", "decoder_class_logits"),
-        2,
-        BOXES,
-        prompted_images,
-        masked=False,
-        answers=True,
-    ),
+    "omdet_turbo": Case(omdet_turbo, PROMPTED, 2, BOXES, prompted_images, masked=False, answers=True),
     "mask2former": Case(mask2former, SEGMENTS, 2, POINTS, padded_batch, masked=False),
     "oneformer": Case(oneformer, SEGMENTS, 2, POINTS, images_with_task, masked=False),
 }
