@@ -36,9 +36,13 @@ def main() -> None:
         threads = max((os.cpu_count() or 1) // options.jobs, 1)
         with ThreadPoolExecutor(options.jobs) as pool:
             trained = pool.map(lambda seed: train(options.data, seed, threads), options.seeds)
-            seeds = {str(seed): row for seed, row in zip(options.seeds, trained, strict=True)}
+            rows = {str(seed): row for seed, row in zip(options.seeds, trained, strict=True)}
         recipe = read_settings(RECIPE)
-        write(NAME, {"recipe": recipe, "jobs": options.jobs, "threads_each": threads, "seeds": seeds})
+        path = report.RESULTS / f"{NAME}.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        # Seeds may be trained one after the other, or on several days, as long as the recipe stays.
+        seeds = before["seeds"] | rows if before.get("recipe") == recipe else rows
+        write(NAME, {"recipe": recipe, "seeds": dict(sorted(seeds.items()))})
     measured = report.load(NAME)
     print(f"drew {draw_curves(measured)} and {draw_strip(options.data, min(measured['seeds'], key=int))}")
 
@@ -58,7 +62,7 @@ def train(data: Path, seed: int, threads: int) -> dict[str, Any]:
         history = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
     kept = ("epoch", "loss", "AP", "AP50", "AP75", "AR100")
     rows = [{name: round(row[name], 4) for name in kept} for row in history]
-    return {"seconds": round(seconds), **rows[-1], "history": rows}
+    return {"threads": threads, "seconds": round(seconds), **rows[-1], "history": rows}
 
 
 def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.png") -> Path:
