@@ -6,6 +6,7 @@ benchmarks/results/trees.json and draws the curves and what the first seed's det
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
