@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stories
 from benchmarks.cases import BEYOND, CANONICAL, ENC640
 from benchmarks.markdown import table
 from benchmarks.models import MODELS
@@ -14,7 +15,8 @@ from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PAGES = ("docs/benchmarks.md", "README.md", "docs/trees.md", "docs/evidence.md")
+DOCUMENTS = tuple(ROOT / page for page in PAGES)
 BLOCK = re.compile(r"(<!-- (?P<table>\w+) of (?P<result>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 Result = Mapping[str, Any]
@@ -40,7 +42,7 @@ LABELS = {peer.name: peer.label for peer in PEERS}
 
 
 def write_documents() -> list[Path]:
-    """Write every table of the documents anew from its result, and the plot of each result that a document shows."""
+    """Write every table of the documents anew from its result, and the plot of the cases that a document shows."""
     from benchmarks import plot
 
     written = []
@@ -50,13 +52,15 @@ def write_documents() -> list[Path]:
         if new != text:
             path.write_text(new)
             written.append(path)
-    shown = {found["result"] for found in BLOCK.finditer(DOCUMENTS[0].read_text())}
+    shown = {found["result"] for found in BLOCK.finditer(DOCUMENTS[0].read_text()) if found["table"] == "canonical"}
     return written + [plot.draw(load(name)) for name in sorted(shown)]
 
 
 def body(table: str, name: str) -> str:
     """Return what stands between the marks of the table called `table` of the result called `name`."""
     result = load(name)
+    if table in stories.TABLES:
+        return f"\n{stories.TABLES[table](result)}\n\n"
     return f"\n{TABLES[table](result) if _has(result, table) else 'Not measured yet.'}\n\n"
 
 

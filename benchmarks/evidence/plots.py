@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"deformable": "#0b6e4f", "dense": "#c0392b", "dense, whole matrix": "#e59866", "window": "#0b6e4f"}
-COLOURS |= {"spread": "#58b368", "grid_sample": "#4c72b0"}
+COLOURS |= {"deformable_single_scale": "#58b368", "spread": "#58b368", "grid_sample": "#4c72b0"}
 MARKERS = {"dense, whole matrix": "s", "spread": "s", "grid_sample": "^"}
 
 
@@ -51,6 +51,23 @@ def draw_independence(measured: Mapping[str, Any], path: Path = IMAGES / "eviden
     axes.set_xlabel("side of the map, pixels")
     axes.set_ylabel("milliseconds")
     axes.set_title(f"{measured['queries']} queries, one map", fontsize=10)
+    return _save(figure, path)
+
+
+def draw_convergence(found: Mapping[str, Any], path: Path = IMAGES / "evidence-convergence.png") -> Path:
+    """Draw AP on test scenes against epochs and against seconds of training, a line a seed, and return `path`."""
+    figure, panels = _figure(2)
+    for axes, what, label in zip(panels, ("epoch", "seconds"), ("epochs", "seconds of training"), strict=True):
+        axes.set_yscale("linear")
+        axes.set_xlabel(label)
+        axes.set_ylabel("AP on test scenes")
+        for kind, seeds in found["runs"].items():
+            for seed, rows in seeds.items():
+                name = kind.replace("_", " ") if seed == min(seeds, key=int) else None
+                x, y = ([row[key] for row in rows] for key in (what, "AP"))
+                axes.plot(x, y, color=COLOURS[kind], label=name, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False)
     return _save(figure, path)
 
 

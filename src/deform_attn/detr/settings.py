@@ -24,15 +24,18 @@ DEFAULTS: dict[str, Any] = {
 class DataConfig(Config):
     """The pictures: the folder `dir` (see `find_split`), and the longer side in pixels that larger ones are scaled to.
 
-    With `max_size` None pictures keep their size, or get that of the starting weights.
+    With `max_size` None pictures keep their size, or get that of the starting weights. Where there is no validation
+    split, the share `hold_out` of the pictures is kept apart as one (see `hold_out`).
     """
 
     dir: str | None = None
     max_size: int | None = None
+    hold_out: float = 0.0
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require(self.max_size is None or self.max_size > 0, "max_size: must be above zero")
+        self.require(0 <= self.hold_out < 1, f"hold_out: must be at least 0 and below 1, got {self.hold_out}")
 
 
 @dataclass(frozen=True)
