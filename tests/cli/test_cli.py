@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-from cli_cases import train
+from cli_cases import error_line, train
 
 from deform_attn import speed
 from deform_attn.backends import native_cpu
@@ -125,3 +125,35 @@ def test_the_help_of_every_verb_loads_no_package_of_an_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+    assert train(folder) == 1
+    assert error_line(capsys) == (
+        "deform-attn: error: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); "
+        "smaller pictures (--max-size) or batches need less"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_an_output_that_cannot_be_written_is_one_line():
+    command, environment = [sys.executable, "-m", "deform_attn", "--help"], {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert (result.returncode, result.stderr) == (1, b"deform-attn: error: [Errno 28] No space left on device\n")
+    command[-1] = "info"
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+
+
+def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
+    command = [sys.executable, "-m", "deform_attn", "train", "--print-config", "--data", "B\u00e4ume"]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b'dir = "B\\xe4ume"' in result.stdout

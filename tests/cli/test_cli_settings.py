@@ -199,9 +199,11 @@ def test_a_folder_without_a_backbone_is_one_line(folder, capsys, config):
 
 
 def test_a_config_of_no_backbone_in_the_file_is_one_line(folder, capsys):
-    (folder / "run.toml").write_text('[model.backbone]\nname = "transformers"\nsource.model_type = "nobody-knows"\n')
-    assert train(folder, "--config", str(folder / "run.toml")) == 1
-    assert error_line(capsys).startswith("deform-attn: error: model.backbone.source: holds no backbone of transformers")
+    for source in ('source.model_type = "nobody-knows"', 'source = {model_type = "resnet", depths = "x"}'):
+        (folder / "run.toml").write_text(f'[model.backbone]\nname = "transformers"\n{source}\n')
+        assert train(folder, "--config", str(folder / "run.toml")) == 1
+        said = "deform-attn: error: model.backbone.source: holds no backbone of transformers"
+        assert error_line(capsys).startswith(said)
 
 
 def test_a_checkpoint_of_other_categories_is_one_line(folder, capsys):

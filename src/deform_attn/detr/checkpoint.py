@@ -161,7 +161,7 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
         run, processes = str(values.get("run", "")), int(values.get("processes", 1))
         position = _checked_position(values.get("position", asdict(BEGINNING)))
         scaler = {str(name): float(value) for name, value in values.get("scaler", {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
     tensors = read_tensors(locate(Path(path), "training.safetensors"))
     return TrainingState(config, history, tensors, pictures, run, processes, position, scaler)

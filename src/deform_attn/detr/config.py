@@ -42,6 +42,9 @@ class BackboneConfig(Config):
             self.name == "small" or self.source is not None,
             "source: a backbone from transformers needs its configuration or its directory",
         )
+        self.require(
+            self.name != "small" or self.source is None, "source: is for name='transformers'; add it, or leave this out"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class TransformerConfig(Config):
             self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
         )
         self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
+        for name in ("proposal_size", "position_periods", "position_temperature"):
+            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         self.require(0 <= self.dropout < 1, "dropout: must be in [0, 1)")
 
 
@@ -135,6 +140,12 @@ class LossConfig(Config):
     giou_weight: float = 2.0
     alpha: float = 0.25
     gamma: float = 2.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name in ("class_weight", "box_weight", "giou_weight", "gamma"):
+            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.alpha <= 1, f"alpha: must be in [0, 1], got {self.alpha}")
 
 
 @dataclass(frozen=True)

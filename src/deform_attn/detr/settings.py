@@ -91,10 +91,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or something in it is wrong; the message names the file and the key.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); pass the path of a TOML file") from error
-    except ValueError as error:  # no TOML, or no text at all
+    except (ValueError, RecursionError) as error:  # no TOML, or no text at all
         raise ConfigError(f"{path}: this is no TOML ({error})") from error
     try:
         Settings.from_layers(values)
@@ -140,12 +140,12 @@ def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value in TOML; JSON writes numbers (but NaN, infinity), texts and true and false as TOML does."""
+    """Return a value in TOML; JSON writes numbers, texts and true and false as TOML does."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _key(key: str) -> str:
