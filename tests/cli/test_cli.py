@@ -1,6 +1,7 @@
 """The command: usage, exit statuses, and the verbs `bench` and `info`."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -127,16 +128,29 @@ def test_the_help_of_every_verb_loads_no_package_of_an_extra():
     assert result.stdout.strip() == "set()"
 
 
-def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch):
-    def fail(*_args, **_kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: _no_memory_on_a_gpu(), r"CUDA out of memory\. Tried to allocate 2\.00 GiB\."),
+        (lambda: torch.empty(2**60, dtype=torch.uint8), r".*DefaultCPUAllocator.*"),
+    ],
+)
+def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, said):
+    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: ask())
     assert train(folder) == 1
-    assert error_line(capsys) == (
-        "deform-attn: error: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); "
-        "smaller pictures (--max-size) or batches need less"
-    )
+    line = error_line(capsys)
+    expected = rf"deform-attn: error: out of memory \({said}\); smaller pictures \(--max-size\) or batches need less"
+    assert re.fullmatch(expected, line), line
+
+
+def _no_memory_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+
+def test_an_error_of_torch_that_is_no_lack_of_memory_is_not_called_one(folder, monkeypatch):
+    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        train(folder)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")

@@ -56,6 +56,11 @@ def _run(options: argparse.Namespace) -> int:
     except (MemoryError, torch.OutOfMemoryError) as error:
         say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
         return 1
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # torch's only way to say that the memory is short
+            raise
+        say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
+        return 1
     except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
         say(f"error: {error}")
         return 1

@@ -187,7 +187,7 @@ class AugmentConfig(Config):
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
+    """A training: AdamW with a linear warm-up (over half of it at most) and a cosine down to zero at its end.
 
     `batch_size` is for each process. `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the
     sampling offsets and of the backbone. `precision` is that of the forward pass, mixed with float32 where that is
