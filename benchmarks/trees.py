@@ -107,7 +107,7 @@ def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.pn
         detector.categories,
         path,
         truths=[Detections.of_sample(whole[i]) for i in chosen],
-        min_score=0.3,
+        min_score=0.4,
     )
     return path
 
