@@ -93,7 +93,7 @@ function pointsOf(layer, query) {
 
 // What is shown: what is pinned, else what is pointed at.
 
-let pinned = null, hovered = null, drawn = [], unit = 1;
+let pinned = null, hovered = null, zoomed = false, drawn = [], unit = 1, scale = 1;
 const shown = () => pinned || hovered;
 
 function colour(share) {
@@ -101,7 +101,7 @@ function colour(share) {
   return `rgb(${RAMP[i].map((low, c) => Math.round(low + (RAMP[i + 1][c] - low) * (at - i))).join(" ")})`;
 }
 
-const radius = (share) => 3 + 5.5 * Math.sqrt(Math.max(share, 0));
+const radius = (share) => scale * (2.5 + 5.5 * Math.sqrt(Math.max(share, 0))); // on the screen
 const isOnView = ({ x, y }) => x >= -MARGIN && x <= width + MARGIN && y >= -MARGIN && y <= height + MARGIN;
 const percent = (share) => (share > 0 && share < 0.01 ? "below 1" : Math.round(100 * share)) + " %";
 const rounded = (number) => (number >= 0.1 ? number.toFixed(2) : number.toPrecision(2));
@@ -135,7 +135,7 @@ function render() {
     button.classList.toggle("shown", isTarget(target, index));
     button.setAttribute("aria-pressed", String(Boolean(pinned) && pinned.detection === index));
   }
-  $("unpin").hidden = !pinned;
+  $("unpin").hidden = $("zoom").hidden = !pinned;
   $("strongest").textContent = all.length ? rounded(strongest) : "strongest";
   tip.hidden = true;
   tell(target, wanted);
@@ -199,6 +199,7 @@ function targetAt(event) {
 
 function measure() { // again, since sizes on the screen do not depend on the picture's
   unit = 1 / (view.getScreenCTM()?.a || 1);
+  scale = Math.min(Math.max(view.clientWidth / 700, 0.7), 1); // of markers: smaller on a phone
   drawNames();
   render();
 }
@@ -252,11 +253,29 @@ function hover(target) {
 function pin(target) {
   pinned = hovered = target;
   render();
+  if (zoomed && target.detection !== undefined) zoom(true); // a position that was clicked is in view
 }
 
 function unpin() {
   pinned = hovered = null;
-  render();
+  zoom(false);
+}
+
+function zoom(on) { // to the points of what is pinned; the proportions stay
+  const full = [-MARGIN, -MARGIN, width + 2 * MARGIN, height + 2 * MARGIN];
+  zoomed = on && Boolean(pinned);
+  $("zoom").setAttribute("aria-pressed", String(zoomed));
+  let frame = full;
+  if (zoomed) {
+    const box = pinned.detection === undefined ? [pinned.x, pinned.y, pinned.x, pinned.y] : scene.detections[pinned.detection].box;
+    const xs = [box[0], box[2], ...drawn.map((one) => one.x)], ys = [box[1], box[3], ...drawn.map((one) => one.y)];
+    const [left, top] = [Math.min(...xs), Math.min(...ys)], [w, h] = [Math.max(...xs) - left, Math.max(...ys) - top];
+    const part = Math.min(Math.max((1.25 * w) / full[2], (1.25 * h) / full[3], 0.1), 1);
+    const start = (low, side, i) => Math.min(Math.max(low + side / 2 - (part * full[i + 2]) / 2, full[i]), full[i] + (1 - part) * full[i + 2]);
+    frame = [start(left, w, 0), start(top, h, 1), part * full[2], part * full[3]];
+  }
+  view.setAttribute("viewBox", frame.join(" "));
+  measure();
 }
 
 // The controls.
@@ -284,10 +303,10 @@ function adapt() { // heads and levels to the layers that are chosen
   const layers = shownLayers(), numbersTo = (count) => [...Array(count).keys()];
   const heads = Math.max(...layers.map((layer) => layer.heads));
   const shapes = layers.reduce((most, layer) => (layer.shapes.length > most.length ? layer.shapes : most), []);
-  const sizes = shapes.map(([rows, columns]) => `${columns} × ${rows} pixels`);
+  const sizes = shapes.map(([rows, columns]) => `${rows} × ${columns} pixels`);
   fill(selects.h, [["all", "all heads"], ...numbersTo(heads).map((i) => [i, `head ${i}`])], selects.h.value);
   fill(selects.v, [["all", "all levels"], ...sizes.map((size, i) => [i, `level ${i}`, size])], selects.v.value);
-  fill(selects.p, sizes.map((size, i) => [i, `pixel of level ${i}`, size]), selects.p.value);
+  fill(selects.p, sizes.map((size, i) => [i, `level ${i}`, size]), selects.p.value);
   selects.p.disabled = !layers[0].encoder;
   $("from-label").hidden = !scene.layers.some((layer) => layer.encoder);
   selects.l.title = layers.map((layer) => layer.module).join(", ");
@@ -308,7 +327,7 @@ function drawLegend(shapes, withBox) {
   const dots = [0, 0.25, 0.5, 0.75, 1].map((share, i) => `<g transform="translate(${10 + 45 * i} 11) scale(${radius(share)})">` +
     `<path class="point" d="${SHAPES[0]}" fill="${colour(share)}" vector-effect="non-scaling-stroke"></path></g>`);
   const rows = shapes.map(([h, w], i) => icon(`<path class="point" d="${shapeOf(i)}" transform="scale(6.5)" fill="${colour(0.45)}" vector-effect="non-scaling-stroke"></path>`) +
-    `<span>level ${i}: ${w} × ${h}</span>`);
+    `<span>level ${i}: ${h} × ${w}</span>`);
   rows.push(icon('<g class="cross"><path class="rim" d="M-9 0H9M0-9V9"></path><path d="M-9 0H9M0-9V9"></path></g>') + "<span>reference point</span>");
   if (withBox) rows.push(icon('<rect class="around" x="-9" y="-7" width="18" height="14"></rect>') + "<span>reference box</span>");
   if (scene.detections.length) rows.push(icon('<rect x="-9" y="-7" width="18" height="14" fill="none" stroke="#1590d0" stroke-width="2.5"></rect>') + "<span>found</span>");
@@ -328,6 +347,7 @@ function change(select, step) {
 function changed() {
   adapt();
   render();
+  if (zoomed) zoom(true);
 }
 
 function listDetections() {
@@ -352,6 +372,7 @@ function onKey(event) {
   if (event.target.closest("select")) return; // letters and arrows choose there
   const select = selects[event.key.toLowerCase()];
   if (select) return change(select, event.shiftKey ? -1 : 1);
+  if (event.key.toLowerCase() === "z") return zoom(!zoomed);
   const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (document.activeElement === view) {
     if (arrow) moveBy(...arrow.map((one) => one * Math.max(width, height) / (event.shiftKey ? 400 : 40)));
@@ -376,16 +397,16 @@ function moveBy(x, y) {
 }
 
 Object.entries({ x: 0, y: 0, width, height, href: scene.picture }).forEach(([name, value]) => $("image").setAttribute(name, value));
-view.setAttribute("viewBox", `${-MARGIN} ${-MARGIN} ${width + 2 * MARGIN} ${height + 2 * MARGIN}`);
 fillLayers();
 adapt();
 drawBoxes();
 listDetections();
 if (scene.detections.length) hovered = { detection: 0 }; // so that the page explains itself
-measure();
+zoom(false);
 new ResizeObserver(measure).observe(view);
 Object.values(selects).forEach((select) => select.addEventListener("change", changed));
 $("unpin").addEventListener("click", unpin);
+$("zoom").addEventListener("click", () => zoom(!zoomed));
 view.addEventListener("pointermove", (event) => {
   if (event.pointerType !== "mouse") return;
   if (pinned) showTip(event);
