@@ -308,6 +308,7 @@ function adapt() { // heads and levels to the layers that are chosen
   fill(selects.v, [["all", "all levels"], ...sizes.map((size, i) => [i, `level ${i}`, size])], selects.v.value);
   fill(selects.p, sizes.map((size, i) => [i, `level ${i}`, size]), selects.p.value);
   selects.p.disabled = !layers[0].encoder;
+  $("boxes").classList.toggle("pixels", layers[0].encoder);
   $("from-label").hidden = !scene.layers.some((layer) => layer.encoder);
   selects.l.title = layers.map((layer) => layer.module).join(", ");
   $("thinned").textContent = thinned(layers[0]);
