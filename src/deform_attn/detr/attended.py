@@ -10,7 +10,7 @@ from torch import Tensor
 from deform_attn import record
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import ModelConfig
-from deform_attn.detr.data.batch import Sample, collate
+from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.model import best_pairs, evaluating, postprocess
@@ -61,15 +61,14 @@ def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: 
     (found,) = postprocess(output, [sample.original_size])
     _, (queries,), _ = best_pairs(output)
     return Attended(
-        picture, found.above(threshold), queries[found.scores >= threshold], records, _frame(model.config, sample)
+        picture, found.above(threshold), queries[found.scores >= threshold], records, _frame(model.config, batch)
     )
 
 
-def _frame(config: ModelConfig, sample: Sample) -> tuple[float, float]:
+def _frame(config: ModelConfig, batch: Batch) -> tuple[float, float]:
     """Return what the maps span, in pixels of the original picture."""
-    if not config.exact_padding:  # as published: a picture without padding is taken to fill each map
-        return sample.original_size
-    stride = config.levels[-1]  # the input is padded to whole pixels of the coarsest map
-    sides = zip(sample.image.shape[1:], sample.original_size, strict=True)
-    height, width = (-(-side // stride) * stride * original / side for side, original in sides)
+    (sample,) = batch.samples
+    stride = config.levels[-1] if config.exact_padding else 1  # the model pads to whole pixels of the coarsest map
+    sides = zip(batch.images.shape[2:], sample.image.shape[1:], sample.original_size, strict=True)
+    height, width = (-(-padded // stride) * stride * original / side for padded, side, original in sides)
     return height, width
