@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from deform_attn import record
 from deform_attn.cli import main
 from deform_attn.detr.attended import attend
 from deform_attn.detr.data.batch import collate
-from deform_attn.detr.model import evaluating
+from deform_attn.detr.model import build_model, evaluating
 from deform_attn.detr.predict import predict, read_picture, sample_of
+from deform_attn.explore import Scene
 
 HEIGHT, WIDTH = 70, 90  # larger than the checkpoint's 60 pixels
 
@@ -93,6 +95,17 @@ def test_a_threshold_leaves_out_what_is_less_certain(tmp_path, picture):
     some = attend(detector, picture, threshold=bar)
     assert torch.equal(some.queries, everything.queries[:4])
     assert torch.equal(some.found.boxes, everything.found.boxes[:4])
+
+
+def test_as_published_too_the_pixels_of_a_map_lie_where_they_are_in_the_picture(tmp_path, picture):
+    detector = write_checkpoint(tmp_path / "run")
+    model = build_model(replace(detector.model.config, exact_padding=False))
+    seen = attend(replace(detector, model=model), picture)
+    layer = Scene(seen.picture, seen.records, frame=seen.frame).layers[0]
+    for level, (first, stride) in enumerate(((0, 8), (64, 16))):
+        for pixel in range(2):
+            expected = torch.tensor([(pixel + 0.5) * stride / 60 * WIDTH, stride / 2 / 47 * HEIGHT])
+            torch.testing.assert_close(layer.references[first + pixel, level], expected)
 
 
 @pytest.mark.parametrize("trained", [True, False])

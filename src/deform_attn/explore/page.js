@@ -128,6 +128,7 @@ function render() {
   $("reference").innerHTML = crosses;
   for (const id of ["boxes", "names"]) {
     $(id).classList.toggle("busy", Boolean(target));
+    $(id).classList.toggle("pinned", Boolean(pinned));
     for (const one of $(id).children) one.classList.toggle("shown", isTarget(target, Number(one.dataset.detection)));
   }
   for (const button of found.querySelectorAll("button")) {
@@ -215,7 +216,8 @@ function drawNames() {
   const pen = document.createElement("canvas").getContext("2d"), taken = [];
   pen.font = '600 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
   $("names").replaceChildren();
-  scene.detections.forEach(({ box: [left, top, right, bottom], caption }, i) => {
+  scene.detections.forEach(({ box: [left, top, right, bottom], caption: words }, i) => {
+    const caption = words.length > 30 ? `${words.slice(0, 29)}…` : words; // the list has the rest
     const w = (pen.measureText(caption).width + 10) * unit, h = 18 * unit;
     const spots = [[left, top - h], [right - w, top - h], [left, bottom], [right - w, bottom], [left, top], [left, bottom - h]];
     const free = spots.find(([x, y]) => x >= -MARGIN && x + w <= width + MARGIN && y >= -MARGIN && y + h <= height + MARGIN &&
