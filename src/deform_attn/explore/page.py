@@ -61,10 +61,10 @@ def write_page(
 
 def page(scene: Scene, *, title: str = "What it attends to") -> str:
     """Return the text of the page that `write_page` writes."""
-    style, script = (_part(f"page.{suffix}") for suffix in ("css", "js"))
+    script = "\n".join(_part(f"page_{part}.js") for part in ("numbers", "drawing", "controls"))
     return Template(_part("page.html")).substitute(
         title=html.escape(title),
-        style=style,
+        style=_part("page.css"),
         script=script,
         hash=_hash(f"\n{script}"),
         # No label can end the element, or begin a comment in it.
