@@ -15,7 +15,10 @@ def test_without_a_browser_tests_are_skipped_or_fail_where_one_is_required(monke
 
 
 def test_continuous_integration_installs_a_browser_and_requires_it(pytestconfig):
-    script = (pytestconfig.rootpath / ".ci" / "run").read_text()
+    path = pytestconfig.rootpath / ".ci" / "run"
+    if not path.exists():
+        pytest.skip("a source distribution has no continuous integration")
+    script = path.read_text()
     assert (
         script.index("make browser") < script.index(f"export {browser.REQUIRED}=required") < script.index("make test")
     )
