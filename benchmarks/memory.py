@@ -11,10 +11,12 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.cases import CASES, MEMORY
 from benchmarks.peers import PEERS
@@ -61,18 +63,17 @@ def measure(case: Case, competitor: str, trains: bool, threads: int) -> dict[str
         if stage is tiny:
             call()
     assert call is not None
+    return {"case": case.name, "competitor": competitor, "trains": trains, **peak_of(call)}
+
+
+def peak_of(call: Callable[[], Iterable[Tensor]]) -> dict[str, int]:
+    """Return by how many bytes the resident set grows during `call`, and the bytes of what it returns."""
     ctypes.CDLL(None).malloc_trim(0)  # so that no page freed earlier is used again unseen
     before = _status("VmRSS")
     SET_BACK.write_text("5")
     returned = call()
     peak = _status("VmHWM")
-    return {
-        "case": case.name,
-        "competitor": competitor,
-        "trains": trains,
-        "peak_growth": max(0, peak - before),
-        "returned": sum(tensor.nbytes for tensor in returned),
-    }
+    return {"peak_growth": max(0, peak - before), "returned": sum(tensor.nbytes for tensor in returned)}
 
 
 def _status(name: str) -> int:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stories
 from benchmarks.cases import BEYOND, CANONICAL, ENC640
+from benchmarks.markdown import table
 from benchmarks.models import MODELS
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PAGES = ("docs/benchmarks.md", "README.md", "docs/trees.md", "docs/evidence.md")
+DOCUMENTS = tuple(ROOT / page for page in PAGES)
 BLOCK = re.compile(r"(<!-- (?P<table>\w+) of (?P<result>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 Result = Mapping[str, Any]
@@ -39,7 +42,7 @@ LABELS = {peer.name: peer.label for peer in PEERS}
 
 
 def write_documents() -> list[Path]:
-    """Write every table of the documents anew from its result, and the plot of each result that a document shows."""
+    """Write every table of the documents anew from its result, and the plot of the cases that a document shows."""
     from benchmarks import plot
 
     written = []
@@ -49,13 +52,15 @@ def write_documents() -> list[Path]:
         if new != text:
             path.write_text(new)
             written.append(path)
-    shown = {found["result"] for found in BLOCK.finditer(DOCUMENTS[0].read_text())}
+    shown = {found["result"] for found in BLOCK.finditer(DOCUMENTS[0].read_text()) if found["table"] == "canonical"}
     return written + [plot.draw(load(name)) for name in sorted(shown)]
 
 
 def body(table: str, name: str) -> str:
     """Return what stands between the marks of the table called `table` of the result called `name`."""
     result = load(name)
+    if table in stories.TABLES:
+        return f"\n{stories.TABLES[table](result)}\n\n"
     return f"\n{TABLES[table](result) if _has(result, table) else 'Not measured yet.'}\n\n"
 
 
@@ -77,7 +82,7 @@ def machine(result: Result) -> str:
         ("commit of the sources", result["commit"]),
         ("measured", ", ".join(sorted(set(result["measured"].values())))),
     ]
-    return _table(("", ""), lines)
+    return table(("", ""), lines)
 
 
 def canonical(result: Result) -> str:
@@ -175,7 +180,7 @@ def goals(result: Result) -> str:
     if "map_sizes" in result:
         worst = max(_growths(result, "window"))
         rows.append(("H*W doubled, same pixels read", "≤ 1.10x", f"{worst:.2f}x at worst", "", _verdict(1.1, worst)))
-    return _table(("goal", "", "measured", "at the limit", ""), rows)
+    return table(("goal", "", "measured", "at the limit", ""), rows)
 
 
 def thread_scaling(result: Result) -> str:
@@ -185,7 +190,7 @@ def thread_scaling(result: Result) -> str:
         times = result["thread_scaling"][what]["times"]
         (many,) = (name for name in times if name != "1")
         rows.append((label, _ms(times["1"]), _ms(times[many]), f"{times['1']['ratio']:.2f}x"))
-    return _table(("enc640", "1 thread", f"{result['threads']} threads", "gain"), rows)
+    return table(("enc640", "1 thread", f"{result['threads']} threads", "gain"), rows)
 
 
 def memory(result: Result) -> str:
@@ -204,7 +209,7 @@ def memory(result: Result) -> str:
             rows.append(tuple(cells))
     output, gradients = (section[what]["ours"]["returned"] for what in ("forward", "training"))
     rows.append(("what the call returns: output; gradients", _mb(output), _mb(gradients)))
-    return _table((f"{section['case']}, peak growth", "forward", "forward + backward"), rows)
+    return table((f"{section['case']}, peak growth", "forward", "forward + backward"), rows)
 
 
 def map_sizes(result: Result) -> str:
@@ -218,7 +223,7 @@ def map_sizes(result: Result) -> str:
         )
         for name in section["pixels"]
     ]
-    return _table((f"one map, {section['queries']} queries", "same window", "spread", "grid_sample, spread"), rows)
+    return table((f"one map, {section['queries']} queries", "same window", "spread", "grid_sample, spread"), rows)
 
 
 def query_counts(result: Result) -> str:
@@ -228,7 +233,7 @@ def query_counts(result: Result) -> str:
         (str(Q), _ms(section["times"][name]), f"{1e3 * section['times'][name]['median_ms'] / Q:.3f} µs")
         for name, Q in section["queries"].items()
     ]
-    return _table(("queries on the maps of enc640", "forward", "a query"), rows)
+    return table(("queries on the maps of enc640", "forward", "a query"), rows)
 
 
 def module(result: Result) -> str:
@@ -242,7 +247,7 @@ def module(result: Result) -> str:
         "module of transformers": "transformers' module, float32",
     }
     rows = [(label, _ms(times[name]), _ratio(times[name]["ratio"])) for name, label in labels.items() if name in times]
-    return _table(("enc800", "forward", "to ours"), rows)
+    return table(("enc800", "forward", "to ours"), rows)
 
 
 def compiled(result: Result) -> str:
@@ -252,14 +257,14 @@ def compiled(result: Result) -> str:
         times = result["compiled"][what]["times"]
         gain = 1 / times["compiled"]["ratio"]
         rows.append((label, _ms(times["eager"]), _ms(times["compiled"]), f"{gain:.2f}x"))
-    return _table(("an encoder layer, enc640", "eager", "torch.compile", "gain"), rows)
+    return table(("an encoder layer, enc640", "eager", "torch.compile", "gain"), rows)
 
 
 def overhead(result: Result) -> str:
     """Return what a call costs beyond its kernel."""
     times = result["overhead"]["times"]
     rows = [(name, f"{1e3 * row['median_ms']:.1f} µs") for name, row in times.items()]
-    return _table(("a tiny call, one thread", "median"), rows)
+    return table(("a tiny call, one thread", "median"), rows)
 
 
 def end_to_end(result: Result) -> str:
@@ -273,7 +278,7 @@ def end_to_end(result: Result) -> str:
         if "encoder" in row:
             rows.append(("its encoder alone", *_gain(row["encoder"]), "", "", ""))
     header = ("one picture", "inference, stock", "patched", "gain", "training step, stock", "patched", "gain")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def detector(result: Result) -> str:
@@ -284,7 +289,7 @@ def detector(result: Result) -> str:
             seconds = row[what]["seconds"]
             phases = ", ".join(f"{name} {1e3 * taken:.1f}" for name, taken in seconds.items())
             rows.append((f"{side} x {side}, {what}", f"{sum(seconds.values()):.3f} s", phases))
-    return _table(("", "a picture", "of which, in ms"), rows)
+    return table(("", "a picture", "of which, in ms"), rows)
 
 
 def detector_shares(result: Result) -> str:
@@ -294,7 +299,7 @@ def detector_shares(result: Result) -> str:
         for side, row in _sides(result)
         for what in ("training", "inference")
     ]
-    return _table(("", *next(_sides(result))[1]["training"]["shares"]), rows)
+    return table(("", *next(_sides(result))[1]["training"]["shares"]), rows)
 
 
 def _sides(result: Result) -> Iterator[tuple[str, Result]]:
@@ -366,7 +371,7 @@ def _cases(result: Result, section: str, names: list[str], rivals: list[str]) ->
             cells.append("-" if "absent" in row else f"{_ms(row)} ({_ratio(row['ratio'])})")
         rows.append(tuple(cells))
     header = ("", "ours", "ours, raw numbers", *(["limit"] if limit else []), *(LABELS[rival] for rival in rivals))
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _growths(result: Result, way: str) -> list[float]:
@@ -406,8 +411,3 @@ def _ratio(ratio: float) -> str:
 
 def _mb(number: float) -> str:
     return f"{number / 1e6:.1f} MB"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,6 +1,7 @@
 """The command: usage, exit statuses, and the verbs `bench` and `info`."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-from cli_cases import train
+from cli_cases import error_line, train
 
 from deform_attn import speed
 from deform_attn.backends import native_cpu
@@ -125,3 +126,48 @@ def test_the_help_of_every_verb_loads_no_package_of_an_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: _no_memory_on_a_gpu(), r"CUDA out of memory\. Tried to allocate 2\.00 GiB\."),
+        (lambda: torch.empty(2**60, dtype=torch.uint8), r".*DefaultCPUAllocator.*"),
+    ],
+)
+def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, said):
+    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: ask())
+    assert train(folder) == 1
+    line = error_line(capsys)
+    expected = rf"deform-attn: error: out of memory \({said}\); smaller pictures \(--max-size\) or batches need less"
+    assert re.fullmatch(expected, line), line
+
+
+def _no_memory_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+
+def test_an_error_of_torch_that_is_no_lack_of_memory_is_not_called_one(folder, monkeypatch):
+    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        train(folder)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_an_output_that_cannot_be_written_is_one_line():
+    command, environment = [sys.executable, "-m", "deform_attn", "--help"], {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert (result.returncode, result.stderr) == (1, b"deform-attn: error: [Errno 28] No space left on device\n")
+    command[-1] = "info"
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+
+
+def test_a_name_that_the_output_cannot_hold_is_escaped(tmp_path):
+    command = [sys.executable, "-m", "deform_attn", "train", "--print-config", "--data", "B\u00e4ume"]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b'dir = "B\\xe4ume"' in result.stdout

@@ -73,3 +73,15 @@ def test_wrong_sizes_and_names_are_wrong_usage(options, capsys):
         main(["export", "run", "--out", "model.pt2", *options])
     assert stop.value.code == 2
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_with_the_file(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    file = tmp_path / "model.pt2"
+    assert main(["export", str(tmp_path / "run"), "--out", str(file), "--batch", "1", "--size", "32x32"]) == 1
+    assert error_line(capsys).endswith(f"[Errno 28] No space left on device; it is not written: '{file}'")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

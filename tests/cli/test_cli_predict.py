@@ -173,3 +173,42 @@ def test_a_threshold_that_is_no_score_is_wrong_usage(tmp_path, capsys, threshold
         main(["predict", "run", "x.png", "--out", str(tmp_path), f"--threshold={threshold}"])
     assert stop.value.code == 2
     assert "expected a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_an_original_behind_a_link_is_never_written_over(tmp_path, capsys):
+    write_checkpoint(tmp_path / "run")
+    for folder in ("originals", "links"):
+        (tmp_path / folder).mkdir()
+    original = tmp_path / "originals" / "a.png"
+    Image.new("RGB", (64, 48), "green").save(original)
+    (tmp_path / "links" / "a.png").symlink_to(original)
+    before = original.read_bytes()
+    assert run(tmp_path / "run", tmp_path / "links", out=tmp_path / "originals") == 1
+    assert "holds the pictures themselves" in error_line(capsys)
+    assert original.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_with_the_file(tmp_path, pictures, capsys, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(tmp_path / "run", pictures / "b.png", out=tmp_path / "out") == 1
+    said = f"No space left on device; it is not written: '{tmp_path / 'out' / 'b.png'}'"
+    assert error_line(capsys) == f"deform-attn: error: [Errno 28] {said}"
+
+
+def test_without_an_error_stream_predictions_are_made_all_the_same(tmp_path, pictures, monkeypatch):
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.setattr("sys.stderr", None)
+    assert run(tmp_path / "run", pictures, out=tmp_path / "out") == 0
+    assert (tmp_path / "out" / "predictions.json").exists()
+
+
+def test_a_line_break_in_a_category_is_drawn_as_a_space(tmp_path, pictures):
+    for name, names in (("breaks", ("a\nb", "c")), ("spaces", ("a b", "c"))):
+        write_checkpoint(tmp_path / name, names=names)
+        assert run(tmp_path / name, pictures / "b.png", out=tmp_path / "out" / name) == 0
+    breaks, spaces = (pixels_of(tmp_path / "out" / name / "b.png") for name in ("breaks", "spaces"))
+    assert (breaks == spaces).all()

@@ -104,10 +104,32 @@ def test_without_a_validation_split_training_says_that_nothing_is_evaluated(fold
     assert f"{folder}: there is no val split; looked for val.json, " in error_line(capsys)
 
 
+def test_pictures_with_one_json_file_are_trained_on_and_some_are_held_out(tmp_path, capsys):
+    write_split(tmp_path / "result.json", tmp_path / "images", 4)
+    assert train(tmp_path, "--queries", "5", "--hold-out", "0.25") == 0
+    printed = capsys.readouterr()
+    assert f"deform-attn: {tmp_path}: 1 of 4 pictures are held out to validate on" in printed.err
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", "0.25"]) == 0
+    assert printed.out.startswith(capsys.readouterr().out)
+    for share in ("0", "1", "some"):
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", share])
+    assert train(tmp_path, "--hold-out", "1", "--overwrite") == 1
+    assert "data: hold_out: must be at least 0 and below 1, got 1.0" in error_line(capsys)
+
+
+def test_a_validation_split_is_validated_on_and_nothing_held_out(folder, capsys):
+    assert train(folder, "--queries", "5", "--hold-out", "0.5") == 0
+    printed = capsys.readouterr()
+    assert f"{folder}: there is a val split, so nothing is held out of the train split" in printed.err
+    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
+    assert printed.out.startswith(capsys.readouterr().out)
+
+
 def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_for(folder, capsys):
     (folder / "train.json").unlink()
     assert train(folder) == 1
-    looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json"
+    looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json, a single json file"
     assert error_line(capsys) == f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}"
 
 
@@ -177,9 +199,11 @@ def test_a_folder_without_a_backbone_is_one_line(folder, capsys, config):
 
 
 def test_a_config_of_no_backbone_in_the_file_is_one_line(folder, capsys):
-    (folder / "run.toml").write_text('[model.backbone]\nname = "transformers"\nsource.model_type = "nobody-knows"\n')
-    assert train(folder, "--config", str(folder / "run.toml")) == 1
-    assert error_line(capsys).startswith("deform-attn: error: model.backbone.source: holds no backbone of transformers")
+    for source in ('source.model_type = "nobody-knows"', 'source = {model_type = "resnet", depths = "x"}'):
+        (folder / "run.toml").write_text(f'[model.backbone]\nname = "transformers"\n{source}\n')
+        assert train(folder, "--config", str(folder / "run.toml")) == 1
+        said = "deform-attn: error: model.backbone.source: holds no backbone of transformers"
+        assert error_line(capsys).startswith(said)
 
 
 def test_a_checkpoint_of_other_categories_is_one_line(folder, capsys):

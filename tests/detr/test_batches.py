@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from deform_attn.detr.batches import Part, count_steps, epoch_parts
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import fit
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, ProcessError
 
 # Torch advises against more workers than this process may use cores.
 several = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -103,3 +105,14 @@ def test_an_error_of_the_data_arrives_as_it_is_from_a_worker_too(workers: int) -
     config = TrainConfig(workers=workers)
     with pytest.raises(DataError, match=r"^picture \d is broken$"):
         list(epoch_parts(Broken(3), config, 0))
+
+
+class Deadly(Patches):
+    def __getitem__(self, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory is short
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with pytest.raises(ProcessError, match=r"^a worker that prepares batches has died \(.*\); short of memory, .*$"):
+        list(epoch_parts(Deadly(3), TrainConfig(workers=1), 0))

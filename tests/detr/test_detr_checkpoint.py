@@ -242,6 +242,7 @@ def cut(name: str) -> Callable[[Path], object]:
     [
         (shutil.rmtree, r"config\.json: No such file or directory; pass the directory of a checkpoint"),
         (write("config.json", "{"), r"config\.json: damaged"),
+        (write("config.json", 100_000 * "["), r"config\.json: damaged"),
         (write("config.json", "[]"), r"config\.json: damaged \(expected an object, found list\)"),
         (change("config.json", "format", 99), "format 99 is unknown"),
         (change("config.json", "model", {"num_classes": 2, "depth": 1}), "unknown field 'depth'"),
@@ -259,6 +260,7 @@ def cut(name: str) -> Callable[[Path], object]:
         (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: there is no such file"),
         (write("training.json", "{}"), r"training\.json: no state of a training"),
         (change("training.json", "pictures", None), r"training\.json: no state of a training"),
+        (change("training.json", "pictures", math.inf), r"training\.json: no state of a training"),
         (change("training.json", "history", 3), r"training\.json: no state of a training"),
         (change("training.json", "history", [3]), r"training\.json: no state of a training"),
         (change("training.json", "history", [{}]), r"training\.json: .*no record of epoch 1"),

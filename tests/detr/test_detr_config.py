@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,9 @@ def test_a_config_survives_json(config: ModelConfig | TrainConfig) -> None:
         ({"num_classes": 2, "backbone": {"name": "transformers"}}, "source"),
         ({"num_classes": 2, "backbone": {"norm": "group", "channels": [8, 12]}}, r"\(8, 12\) are no multiples of 8"),
         ({"num_classes": 2, "backbone": {"norm": "group", "name": "transformers", "source": "x"}}, "has its own"),
+        ({"num_classes": 2, "backbone": {"source": "x"}}, "source: is for name='transformers'"),
+        ({"num_classes": 2, "transformer": {"position_temperature": 0}}, "position_temperature: must be above zero"),
+        ({"num_classes": 2, "transformer": {"proposal_size": math.nan}}, "expected a finite number, got nan"),
         ({"num_classes": 2, "norm_groups": 7}, "norm_groups: 7 do not divide width 64"),
         ({"num_classes": 2, "norm_groups": 0}, "norm_groups: 0 do not divide width 64"),
         ([("num_classes", 2)], "expected a mapping"),
@@ -57,6 +61,16 @@ def test_a_config_is_checked_however_it_is_made() -> None:
         TrainConfig(lr=-1)
     with pytest.raises(ValueError, match=r"TrainConfig\.epochs: expected int, got 2\.5"):
         replace(TrainConfig(), epochs=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="LossConfig: gamma: must not be negative"):
+        LossConfig(gamma=-1)
+    with pytest.raises(ValueError, match=r"LossConfig: alpha: must be in \[0, 1\], got 7\.0"):
+        LossConfig(alpha=7)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])
+def test_a_number_that_no_checkpoint_could_hold_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"TrainConfig\.clip_norm: expected a finite number, got "):
+        TrainConfig(clip_norm=value)
 
 
 def test_kinds_with_one_level_see_the_single_stride() -> None:

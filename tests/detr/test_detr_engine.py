@@ -12,7 +12,7 @@ from patches import Patches, detector
 
 from deform_attn.detr import engine
 from deform_attn.detr.checkpoint import load_model, load_training, without_nan
-from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.engine import Progress, Step, fit, train_one_epoch
@@ -27,10 +27,17 @@ from deform_attn.detr.errors import (
 from deform_attn.detr.heads import Prediction
 from deform_attn.detr.learner import Learner
 from deform_attn.detr.matcher import Matcher, Targets
-from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.model import DeformableDetr, build_model
 from deform_attn.detr.optimizer import build_optimizer, learning_rate
 from deform_attn.detr.processes import start_processes
 from deform_attn.detr.validation import evaluate_model
+
+
+class Small(Patches):
+    """Pictures of 32 x 32 pixels without an object."""
+
+    def draw(self, index: int) -> Sample:
+        return Sample(torch.rand(3, 32, 32), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), index, (32, 32))
 
 
 @contextmanager
@@ -262,6 +269,22 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert max(rates) == pytest.approx(0.1, rel=0.05)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_short_training_spends_half_of_its_steps_on_the_warm_up() -> None:
+    rates = [learning_rate(step, 20, TrainConfig(lr=0.1, warmup_steps=100)) for step in range(20)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) > 0.055  # of 0.1, half of which the cosine has taken in the middle
+    assert learning_rate(0, 1, TrainConfig(lr=0.1, warmup_steps=100)) == pytest.approx(0.1)
+
+
+def test_batch_normalisation_of_single_values_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(2, strides=(8, 16, 32), backbone=BackboneConfig(channels=(8, 8, 8, 8, 8))))
+    message = r"a batch of 1 as small as 32 x 32 pixels; choose larger pictures"
+    with learning(model, TrainConfig(batch_size=1)) as pupil, pytest.raises(ConfigError, match=message):
+        train_one_epoch(pupil, Small(1), 0)
+    with learning(model, TrainConfig(batch_size=2)) as pupil:
+        assert train_one_epoch(pupil, Small(2), 0)["loss"] > 0
 
 
 def test_each_step_has_the_rate_of_the_schedule_times_the_factor_of_its_group() -> None:

@@ -61,3 +61,10 @@ def test_pictures_are_counted_for_whoever_watches(
         on_picture(3, 3)
     printed = capsys.readouterr().err
     assert ("3/3 [" in printed) if watched else printed == ""
+
+
+def test_without_an_error_stream_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_bar() as on_step, picture_bar() as on_picture:
+        on_step(Progress(epoch=1, epochs=1, step=1, steps=1, loss=0.5))
+        on_picture(1, 1)

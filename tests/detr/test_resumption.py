@@ -19,6 +19,7 @@ from deform_attn.detr.checkpoint import Detector, Position, load_model, load_tra
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.engine import OnStep, Progress, fit
 from deform_attn.detr.errors import CheckpointError, TrainingStopped
+from deform_attn.detr.resumption import stoppable
 
 CONFIG = TrainConfig(epochs=2, batch_size=2, warmup_steps=2, save_every=2)
 PICTURES = 9  # five steps an epoch
@@ -177,3 +178,48 @@ def test_a_training_without_a_position_is_at_the_end_of_an_epoch(tmp_path: Path)
     (tmp_path / "run" / "training.json").write_text(json.dumps(values))
     training = load_training(tmp_path / "run")
     assert (training.processes, training.position, len(training.history)) == (1, Position(), 2)
+
+
+@pytest.fixture
+def other_training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Give a process that trains into the folder `run`."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from patches import Assorted, detector
+from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.engine import fit
+echo = lambda _: print(input(), flush=True)
+fit(detector(), Assorted(2), TrainConfig(epochs=9), {str(tmp_path / "run")!r}, on_step=echo)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_two_trainings_cannot_write_to_one_folder(tmp_path: Path, other_training: subprocess.Popen[str]) -> None:
+    assert other_training.stdin is not None
+    assert other_training.stdout is not None
+    other_training.stdin.write("first\n")
+    other_training.stdin.flush()
+    assert other_training.stdout.readline() == "first\n"  # it is in its second epoch now, or about to be
+    config = TrainConfig(epochs=1, batch_size=2)
+    for way in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(CheckpointError, match="run: another training writes there at the moment"):
+            fit(detector(), Assorted(2), config, tmp_path / "run", **way)
+    other_training.kill()
+    other_training.wait()
+    fit(detector(), Assorted(2), config, tmp_path / "run", overwrite=True)
+    fit(detector(), Assorted(2), config, tmp_path / "run", resume=True)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_counting_what_is_kept_reads_no_tensor(tmp_path: Path) -> None:
+    data = Assorted(PICTURES)
+    with pytest.raises(TrainingStopped):
+        fit(detector(), data, CONFIG, tmp_path / "run", on_step=stop_at(1, 3))
+    (tmp_path / "run" / "training.safetensors").write_bytes(b"")  # as if a second Ctrl-C came while it was read
+    with pytest.raises(TrainingStopped) as caught, stoppable(tmp_path / "run", 2):
+        raise KeyboardInterrupt
+    assert (caught.value.kept, caught.value.steps) == (0, 2)

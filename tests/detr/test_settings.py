@@ -21,6 +21,9 @@ WRONG = {
     "optimiser.lr = 1.0": "unknown field 'optimiser'; the fields are start, model, train, data",
     "start = 'run'\nmodel.strides = [8]": "model: the starting weights run bring their own",
     "train.epochs = ": "this is no TOML (",
+    "train.clip_norm = inf": "train.clip_norm: expected a finite number, got inf",
+    "model.backbone.source = 'resnet'": "model.backbone: source: is for name='transformers'",
+    "a = " + 5000 * "[": "this is no TOML (",
 }
 
 
@@ -32,6 +35,11 @@ def test_what_is_wrong_in_a_file_is_one_line_with_file_and_key(tmp_path, text):
         read_settings(file)
     assert str(caught.value).startswith(f"{file}: {WRONG[text]}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path):
+    (tmp_path / "run.toml").write_text("train.epochs = 3", encoding="utf-8-sig")
+    assert read_settings(tmp_path / "run.toml") == {"train": {"epochs": 3}}
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
@@ -61,7 +69,7 @@ LAYERS = [
     {"start": 'a "quoted" \\ name', "train": {"lr": 1e-5}, "data": {"dir": "Bäume\t2", "max_size": 640}},
     {"model": {"strides": [8, 16, 32], "backbone": {"channels": [8, 16, 24], "norm": "group"}}},
     {"model": {"backbone": {"name": "transformers", "source": {"model_type": "x", "a b": [{"c": True}], "d": {}}}}},
-    {"train": {"weight_decay": 0, "clip_norm": float("inf")}},
+    {"train": {"weight_decay": 0, "clip_norm": 1e30}},
 ]
 
 

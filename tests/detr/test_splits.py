@@ -1,5 +1,7 @@
 """The splits of a data set: the layouts that are known, and what is said where there is none."""
 
+import json
+
 import pytest
 
 from deform_attn.detr.data.splits import Split, find_split, looked_for, required_split
@@ -37,9 +39,45 @@ def test_coco_pictures_may_lie_in_images(tmp_path):
     assert find_split(tmp_path, "train").images == tmp_path / "images" / "train2017"
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "place", "images"),
+    [
+        ("result.json", "images/a.jpg", "images/a.jpg", "."),  # as Label Studio exports
+        ("annotations/instances_default.json", "a.jpg", "images/default/a.jpg", "images/default"),  # as CVAT does
+        ("labels.json", "a.jpg", "images/a.jpg", "images"),
+        ("labels.json", "a.jpg", "a.jpg", "."),
+        ("labels.json", "a.jpg", "elsewhere/a.jpg", "."),  # reading it will tell
+    ],
+)
+def test_a_single_json_file_is_the_training_split(tmp_path, file, name, place, images):
+    touch(tmp_path, file, place)
+    (tmp_path / file).write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    assert required_split(tmp_path, "train") == Split(tmp_path / file, tmp_path / images)
+    assert find_split(tmp_path, "val") is None
+    touch(tmp_path, "val.json")
+    assert find_split(tmp_path, "train") == Split(tmp_path / file, tmp_path / images)
+    touch(tmp_path, "train.json")
+    assert find_split(tmp_path, "train").annotations == tmp_path / "train.json"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": []}', '{"images": [{"file_name": 3}]}', "7"])
+def test_a_single_file_that_is_no_data_set_is_left_to_its_reader(tmp_path, text):
+    (tmp_path / "odd.json").write_text(text)
+    assert find_split(tmp_path, "train") == Split(tmp_path / "odd.json", tmp_path)
+
+
+def test_of_several_json_files_none_is_taken(tmp_path):
+    touch(tmp_path, "a.json", "annotations/b.json")
+    assert find_split(tmp_path, "train") is None
+    with pytest.raises(
+        DataError, match=r"a single json file; of several json files none is taken: a\.json, annotations/b"
+    ):
+        required_split(tmp_path, "train")
+
+
 def test_other_files_beside_the_annotations_are_no_split(tmp_path):
     touch(tmp_path, "annotations/instances_trainval2014.json", "annotations/person_keypoints_train2017.json")
-    touch(tmp_path, "annotations/instances_valminusminival2014.json")
+    touch(tmp_path, "annotations/instances_valminusminival2014.json")  # three files, so that none is the only one
     assert find_split(tmp_path, "train") is None
     assert find_split(tmp_path, "val") is None
 

@@ -1,14 +1,17 @@
 """The `deform-attn` command: parses arguments, calls, prints. One file a verb."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import torch
+
 from deform_attn.cli import bench, demo, evaluate, explore, export, info, predict, train
 from deform_attn.cli.common import say
-from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError
+from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError, one_line
 
 VERBS = (demo, train, evaluate, predict, explore, export, bench, info)
 
@@ -20,14 +23,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what. 2: wrong usage. 130: stopped by Ctrl-C; one line says what is kept. 141: whoever read the output, such as
     `head`, has gone.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot write ends no training
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(build_parser().parse_args(arguments))
         finally:
             print(end="", flush=True)  # rather than at the process's end, where an error can no longer be caught
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return 141
+        if isinstance(error, BrokenPipeError):
+            return 141
+        say(f"error: {error}")
+        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -44,6 +52,14 @@ def _run(options: argparse.Namespace) -> int:
     except OccupiedError as error:
         ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
         say(f"error: {error.path}: holds a training; {ways}")
+        return 1
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
+        return 1
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # torch's only way to say that the memory is short
+            raise
+        say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
         return 1
     except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
         say(f"error: {error}")

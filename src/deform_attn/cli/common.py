@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.base import DetectionData
 
 CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
 
@@ -22,11 +22,22 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_skipped(*folders: "CocoFolder | None") -> None:
-    """List what was left out of data sets."""
+def say_skipped(*folders: "DetectionData | None") -> None:
+    """List what was left out of those that are folders."""
     for folder in folders:
-        for reason in () if folder is None else folder.skipped:
+        for reason in getattr(folder, "skipped", ()):
             say(f"skipped: {reason}")
+
+
+def share(text: str) -> float:
+    """Return the number above 0 and below 1 that `text` is."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
+    return number
 
 
 def positive(text: str) -> int:

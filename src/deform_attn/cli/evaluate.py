@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, say_skipped
+from deform_attn.cli.common import CHECKPOINT_HELP, say_skipped, share
 
 NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
@@ -12,6 +12,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
     verb.add_argument("--data", type=Path, required=True, help="folder with a val split, laid out as for train")
+    verb.add_argument(
+        "--hold-out", type=share, metavar="X", help="evaluate on what train held out of the train split, the same share"
+    )
     verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
 
 
@@ -19,11 +22,14 @@ def run(options: argparse.Namespace) -> None:
     """Print the metrics on the validation split."""
     from deform_attn.detr import starting
     from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.holdout import hold_out
     from deform_attn.detr.data.splits import required_split
     from deform_attn.detr.evaluation import format_metrics
     from deform_attn.detr.validation import evaluate_model
 
     detector = starting.load(options.checkpoint)
-    data = CocoFolder(*required_split(options.data, "val"), max_size=detector.max_size, skip_bad=options.skip_bad)
-    say_skipped(data)
+    split = required_split(options.data, "train" if options.hold_out else "val")
+    folder = CocoFolder(*split, max_size=detector.max_size, skip_bad=options.skip_bad)
+    say_skipped(folder)
+    data = hold_out(folder, options.hold_out)[1] if options.hold_out else folder
     print(format_metrics(evaluate_model(detector, data)))

@@ -12,7 +12,7 @@ from deform_attn.detr.settings import Settings, merged, read_settings
 
 if TYPE_CHECKING:
     from deform_attn.detr.checkpoint import Detector
-    from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.base import DetectionData
 
 NAME, SUMMARY = "train", "train a detector on pictures in COCO format"
 
@@ -32,8 +32,9 @@ FLAGS = (
         "--data",
         ("data", "dir"),
         str,
-        "folder with train.json, train/, val.json, val/, or laid out as COCO or Roboflow do",
+        "folder with train.json, train/, val.json, val/, or laid out as COCO or Roboflow do, or with one COCO json",
     ),
+    Flag("--hold-out", ("data", "hold_out"), float, "share of the pictures to validate on if there is no val split"),
     Flag("--epochs", ("train", "epochs"), positive, "passes over the pictures"),
     Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
     Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
@@ -123,26 +124,37 @@ def _settings(options: argparse.Namespace) -> Settings:
     return Settings.from_layers(merged(*layers))
 
 
-def _prepare(settings: Settings, folder: Path, skip_bad: bool) -> "tuple[Detector, CocoFolder, CocoFolder | None]":
+def _prepare(
+    settings: Settings, folder: Path, skip_bad: bool
+) -> "tuple[Detector, DetectionData, DetectionData | None]":
     """Return the detector at its start, what it is trained on and what it is evaluated on; say what it starts from."""
     import torch
 
     from deform_attn.detr import starting
     from deform_attn.detr.checkpoint import Detector
     from deform_attn.detr.data.coco import CocoFolder
+    from deform_attn.detr.data.holdout import hold_out
     from deform_attn.detr.data.splits import find_split, looked_for, required_split
 
     split, validation_split = required_split(folder, "train"), find_split(folder, "val")
     before = None if settings.start is None else starting.load(settings.start)
-    max_size = settings.data.max_size or (before.max_size if before else None)
-    data = CocoFolder(*split, max_size=max_size, skip_bad=skip_bad)
-    validation = None
+    max_size, share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
+    whole = CocoFolder(*split, max_size=max_size, skip_bad=skip_bad)
+    data: DetectionData = whole
+    validation: DetectionData | None = None
     if validation_split is not None:
         validation = CocoFolder(*validation_split, max_size=max_size, skip_bad=skip_bad)
-    elif is_main():
-        say(f"{folder}: there is no val split, so nothing is evaluated; looked for {looked_for('val')}")
+        if share and is_main():
+            say(f"{folder}: there is a val split, so nothing is held out of the train split")
+    elif share:
+        data, validation = hold_out(whole, share)
     if is_main():
-        say_skipped(data, validation)
+        say_skipped(whole, validation)
+        if validation is None:
+            what = f"there is no val split, so nothing is evaluated; looked for {looked_for('val')}"
+            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the pictures")
+        elif validation_split is None:
+            say(f"{folder}: {len(validation)} of {len(whole)} pictures are held out to validate on")
     torch.manual_seed(settings.train.seed)
     if before is None:
         model = starting.new_model(settings.model_for(len(data.categories)))

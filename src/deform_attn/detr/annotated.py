@@ -39,7 +39,8 @@ def annotate(picture: "Image", found: Detections, categories: Sequence[Category]
     labels = found.labels[order].tolist()
     boxes: list[Rectangle] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in (found.boxes[order] * factor).tolist()]
     scores = found.scores[order].tolist()
-    texts = [f"{categories[label].name} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    names = [" ".join(category.name.split()) for category in categories]  # a line break cannot be measured
+    texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     sizes = [(font.getlength(text) + 2 * rim, ascent + descent + rim) for text in texts]
     places = place_captions(boxes, sizes, (0, 0, drawn.width, drawn.height))
 

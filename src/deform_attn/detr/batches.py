@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.base import DetectionData
 from deform_attn.detr.data.batch import Batch, Sample, collate
-from deform_attn.detr.errors import UserError
+from deform_attn.detr.errors import ProcessError, UserError, one_line
 
 
 class Part(NamedTuple):
@@ -50,7 +50,19 @@ def epoch_parts(
     remaining: Any = range(first_step, len(steps))
     # Each item is a whole batch, hence no batch_size. The default fork keeps workers cheap; they only touch the CPU.
     loader = DataLoader(steps, batch_size=None, sampler=remaining, num_workers=config.workers, collate_fn=_unchanged)
-    for packed in loader:
+    batches = iter(loader)
+    while True:
+        try:
+            packed = next(batches, None)
+        except RuntimeError as error:  # torch's, of a worker that has died; its own errors arrive as values
+            if config.workers == 0 or "DataLoader worker" not in str(error):
+                raise
+            raise ProcessError(
+                f"a worker that prepares batches has died ({one_line(error)}); short of memory, or of shared memory, "
+                "fewer workers help"
+            ) from error
+        if packed is None:
+            return
         if isinstance(packed, UserError):
             raise packed
         yield packed.unpack()

@@ -146,8 +146,8 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
     return Detector(model.eval(), categories, max_size)
 
 
-def load_training(path: str | os.PathLike[str]) -> TrainingState:
-    """Return the state of the training that wrote the checkpoint at `path`.
+def load_training(path: str | os.PathLike[str], *, optimizer: bool = True) -> TrainingState:
+    """Return the state of the training that wrote the checkpoint at `path`; its optimiser's tensors only if wanted.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or holds no training.
@@ -161,9 +161,9 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
         run, processes = str(values.get("run", "")), int(values.get("processes", 1))
         position = _checked_position(values.get("position", asdict(BEGINNING)))
         scaler = {str(name): float(value) for name, value in values.get("scaler", {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
-    tensors = read_tensors(locate(Path(path), "training.safetensors"))
+    tensors = read_tensors(locate(Path(path), "training.safetensors")) if optimizer else {}
     return TrainingState(config, history, tensors, pictures, run, processes, position, scaler)
 
 

@@ -42,6 +42,9 @@ class BackboneConfig(Config):
             self.name == "small" or self.source is not None,
             "source: a backbone from transformers needs its configuration or its directory",
         )
+        self.require(
+            self.name != "small" or self.source is None, "source: is for name='transformers'; add it, or leave this out"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class TransformerConfig(Config):
             self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
         )
         self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
+        for name in ("proposal_size", "position_periods", "position_temperature"):
+            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
         self.require(0 <= self.dropout < 1, "dropout: must be in [0, 1)")
 
 
@@ -136,6 +141,12 @@ class LossConfig(Config):
     alpha: float = 0.25
     gamma: float = 2.0
 
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name in ("class_weight", "box_weight", "giou_weight", "gamma"):
+            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.alpha <= 1, f"alpha: must be in [0, 1], got {self.alpha}")
+
 
 @dataclass(frozen=True)
 class AugmentConfig(Config):
@@ -176,7 +187,7 @@ class AugmentConfig(Config):
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """A training: AdamW with a linear warm-up and a cosine down to zero at the end of the last epoch.
+    """A training: AdamW with a linear warm-up (over half of it at most) and a cosine down to zero at its end.
 
     `batch_size` is for each process. `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the
     sampling offsets and of the backbone. `precision` is that of the forward pass, mixed with float32 where that is

@@ -1,11 +1,14 @@
 """A config: a frozen dataclass that checks its fields when made and travels as a plain dictionary."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from deform_attn.detr.errors import ConfigError
+
+_LARGEST = sys.float_info.max
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:
@@ -17,7 +20,9 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_checked(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not -_LARGEST <= value <= _LARGEST:  # NaN and infinity have no place in JSON either
+            raise ConfigError(f"{name}: expected a finite number, got {value!s:.40}")
         return float(value)
     options = arguments if origin is UnionType else (kind,)
     accepted = tuple(get_origin(option) or option for option in options if get_origin(option) not in (Literal, tuple))

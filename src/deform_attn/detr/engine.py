@@ -4,7 +4,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,7 @@ from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.data.augmented import Augmented
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.errors import ConfigError, DataError, OccupiedError
+from deform_attn.detr.folder import claimed
 from deform_attn.detr.learner import LOSSES, Learner
 from deform_attn.detr.metrics_log import MetricsLog
 from deform_attn.detr.optimizer import learning_rate
@@ -135,7 +138,7 @@ def fit(
     Raises:
         OccupiedError: there is a checkpoint and neither `resume` nor `overwrite`.
         CheckpointError: the one to resume from is damaged, or from another model, config, data or number of processes;
-            or at `path` there is something else.
+            or at `path` there is something else, or another training writes there.
         ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together.
         DataError: the categories of `data` or `validation` are not the detector's; or there is no picture to train on.
         DivergenceError: the training has diverged.
@@ -151,10 +154,11 @@ def fit(
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
     data = Augmented(data, config.augment, config.seed)
-    with start_processes(detector.model, config.precision, accelerator) as processes:
+    with start_processes(detector.model, config.precision, accelerator) as processes, ExitStack() as claim:
         with processes.together():
             if processes.is_main:
                 checkpoints.check_target(path)  # rather than after an epoch
+                claim.enter_context(claimed(Path(path)))
         with processes.together():
             there = checkpoints.exists(path)
             if there and not (resume or overwrite):

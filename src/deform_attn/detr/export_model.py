@@ -1,5 +1,6 @@
 """An exported detector: a file of torch.export that runs without the classes of the detector."""
 
+import io
 import json
 import os
 import warnings
@@ -77,7 +78,9 @@ def export_model(
         # A batch of one, or a side of one, would be taken for a constant.
         program = _export(module, _pictures(batch or 2, height, width), batch, size)
         extra = {"detector.json": json.dumps(_description(detector))}
-        torch.export.save(program, temporary, extra_files=extra)
+        content = io.BytesIO()  # torch's own writer says of a full disk where in its C++ it noticed
+        torch.export.save(program, content, extra_files=extra)
+        temporary.write_bytes(content.getbuffer())
         loaded = torch.export.load(temporary).module()
         tried = batch or 3, *(size or (3 * stride + 8, 2 * stride + 24))
         arguments = _pictures(*tried)

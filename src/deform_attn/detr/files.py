@@ -22,6 +22,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     system, and keeps its suffix, from which many writers choose the format. A reader, or a run that is killed
     half-way, sees the old file or the new one, never a part.
 
+    Raises:
+        OSError: it cannot be written; an older file is still there.
+
     Example:
         >>> with atomic_path("run/model.pt") as temporary:  # doctest: +SKIP
         ...     torch.save(model.state_dict(), temporary)
@@ -31,8 +34,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     # A folder of its own lets the writer create the file, with the permissions that the user's umask asks for.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path, "it is not written"):
+            yield temporary
+            os.replace(temporary, path)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -64,7 +68,7 @@ def read_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}; pass the directory of a checkpoint") from error
-    except ValueError as error:  # no JSON, or no text at all
+    except (ValueError, RecursionError) as error:  # no JSON, or no text at all
         raise CheckpointError(f"{file}: damaged ({error})") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: damaged (expected an object, found {type(values).__name__})")

@@ -6,16 +6,18 @@ nothing has moved, and once it is not, what is not there either has moved or nev
 touched, and the folder itself stays: it may be a link, a mount or somebody's current directory.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.files import naming
 
 FILES = ("config.json", "model.safetensors", "training.json", "training.safetensors")
-_STAGED, _DECIDED = ".deform-attn-new", ".deform-attn-decided"
+_STAGED, _DECIDED, _CLAIM = ".deform-attn-new", ".deform-attn-decided", ".deform-attn-claim"
 
 
 def prepare(folder: Path) -> None:
@@ -31,6 +33,36 @@ def prepare(folder: Path) -> None:
     _remove(folder / _STAGED)
     (folder / _STAGED).mkdir()
     (folder / _STAGED).rmdir()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from claiming `folder` for a while; a process that is killed claims nothing any more.
+
+    Systems without POSIX locks, and file systems that refuse them, let everybody in.
+
+    Raises:
+        CheckpointError: another process has claimed it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    with (folder / _CLAIM).open("w") as file:
+        try:
+            # Of this process alone: its workers, which may outlive it for a moment, do not hold it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                message = f"{folder}: another training writes there at the moment; wait for it, or choose another"
+                raise CheckpointError(message) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        try:
+            yield
+        finally:
+            (folder / _CLAIM).unlink(missing_ok=True)
 
 
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deform_attn.detr.batches import Part
 from deform_attn.detr.config import TrainConfig
 from deform_attn.detr.criterion import Criterion
-from deform_attn.detr.errors import DivergenceError
+from deform_attn.detr.errors import ConfigError, DivergenceError
 from deform_attn.detr.model import DeformableDetr, Output
 from deform_attn.detr.optimizer import build_optimizer, load_named_state, named_state, set_learning_rate
 from deform_attn.detr.processes import Processes
@@ -51,6 +51,7 @@ class Learner:
             The mean of LOSSES over the processes, float32 `[4]` on the CPU.
 
         Raises:
+            ConfigError: batch normalisation is asked to learn from single values.
             DivergenceError: the training has diverged.
         """
         processes, accelerator = self.processes, self.processes.accelerator
@@ -60,7 +61,7 @@ class Learner:
         with processes.together(len(LOSSES)) as sums:
             torch.manual_seed(part.seed)
             images, padding_mask = (t.to(processes.device) for t in (part.batch.images, part.batch.padding_mask))
-            output = self._network(images, padding_mask)
+            output = self._predict(images, padding_mask)
             count = max(float(objects), 1.0) / processes.count
             losses = self.criterion(output, part.batch.samples, count)
             total = losses.total if part.counts else 0 * losses.total
@@ -76,6 +77,19 @@ class Learner:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm, foreach=True)
         self._stepper.step()
         return means
+
+    def _predict(self, images: Tensor, padding_mask: Tensor) -> Output:
+        try:
+            output: Output = self._network(images, padding_mask)
+        except ValueError as error:  # torch's
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"batch normalisation cannot learn from a batch of {len(images)} as small as "
+                f"{images.shape[-2]} x {images.shape[-1]} pixels; choose larger pictures, another batch size, "
+                "or norm='group' or 'frozen'"
+            ) from error
+        return output
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimiser's tensors by name."""

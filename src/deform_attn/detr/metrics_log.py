@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deform_attn.detr.extra import detr_extra
-from deform_attn.detr.files import atomic_path, naming
+from deform_attn.detr.files import atomic_path
 
 CSV_FILE, TENSORBOARD_FOLDER = "metrics.csv", "tensorboard"
 EVERY = 10
@@ -28,7 +28,7 @@ def write_csv(path: str | os.PathLike[str], history: Sequence[Mapping[str, float
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(record.get(name, math.nan)) for name in columns] for record in history)
-    with naming(path, "the figures are not written"), atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 

@@ -28,8 +28,8 @@ def build_optimizer(model: DeformableDetr, config: TrainConfig) -> tuple[torch.o
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Return the learning rate of `step` (from 0): a linear warm-up and a cosine down to zero."""
-    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    """Return the learning rate of `step` (from 0): a linear warm-up, over half of the steps at most, and a cosine."""
+    warmup = min(1.0, (step + 1) / max(min(config.warmup_steps, total_steps // 2), 1))
     return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 

@@ -94,7 +94,8 @@ def predict(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is no folder; choose another to write to")
-    if out.resolve() in {path.parent.resolve() for path in pictures}:
+    # A link among them may lead into `out`, too.
+    if out.resolve() in {folder for path in pictures for folder in (path.parent.resolve(), path.resolve().parent)}:
         raise DataError(f"{out}: holds the pictures themselves; choose another folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     max_size = detector.max_size if max_size is None else max_size
@@ -115,8 +116,9 @@ def predict(
                 area = record["bbox"][2] * record["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
             files.append(out / names[path])
+            drawn = annotate(picture, found, detector.categories)
             with atomic_path(files[-1]) as temporary:
-                annotate(picture, found, detector.categories).save(temporary, quality=90)  # of a JPEG
+                drawn.save(temporary, quality=90)  # of a JPEG
             if on_picture is not None:
                 on_picture(len(images) + len(skipped), len(pictures))
     if not images:

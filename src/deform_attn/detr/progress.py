@@ -36,9 +36,9 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
                     total=progress.epochs * progress.steps,
                     initial=(progress.epoch - 1) * progress.steps + progress.step,
                     smoothing=0,  # the mean pace, with the evaluations, tells best when all will be done
-                    mininterval=0.1 if sys.stderr.isatty() else 30,
-                    maxinterval=10 if sys.stderr.isatty() else 30,
-                    disable=not enabled,
+                    mininterval=0.1 if _is_watched() else 30,
+                    maxinterval=10 if _is_watched() else 30,
+                    disable=not enabled or sys.stderr is None,
                     unit="step",
                     dynamic_ncols=True,
                 )
@@ -56,10 +56,15 @@ def picture_bar() -> Iterator[OnPicture]:
     with detr_extra():
         from tqdm import tqdm
 
-    with tqdm(unit="picture", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+    with tqdm(unit="picture", disable=not _is_watched(), dynamic_ncols=True) as bar:
 
         def on_picture(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield on_picture
+
+
+def _is_watched() -> bool:
+    """Return whether the standard error stream, which a process may be started without, is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()

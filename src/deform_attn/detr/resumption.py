@@ -42,7 +42,7 @@ def _kept(path: str | os.PathLike[str], run: str | None) -> tuple[int, int]:
     if not checkpoints.exists(path):
         return 0, 0
     try:
-        saved = checkpoints.load_training(path)
+        saved = checkpoints.load_training(path, optimizer=False)
     except CheckpointError:  # of a detector without a training: an earlier one, still to be replaced
         return 0, 0
     return (len(saved.history), saved.position.step) if run in (None, saved.run) else (0, 0)

@@ -24,15 +24,18 @@ DEFAULTS: dict[str, Any] = {
 class DataConfig(Config):
     """The pictures: the folder `dir` (see `find_split`), and the longer side in pixels that larger ones are scaled to.
 
-    With `max_size` None pictures keep their size, or get that of the starting weights.
+    With `max_size` None pictures keep their size, or get that of the starting weights. Where there is no validation
+    split, the share `hold_out` of the pictures is kept apart as one (see `hold_out`).
     """
 
     dir: str | None = None
     max_size: int | None = None
+    hold_out: float = 0.0
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require(self.max_size is None or self.max_size > 0, "max_size: must be above zero")
+        self.require(0 <= self.hold_out < 1, f"hold_out: must be at least 0 and below 1, got {self.hold_out}")
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or something in it is wrong; the message names the file and the key.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); pass the path of a TOML file") from error
-    except ValueError as error:  # no TOML, or no text at all
+    except (ValueError, RecursionError) as error:  # no TOML, or no text at all
         raise ConfigError(f"{path}: this is no TOML ({error})") from error
     try:
         Settings.from_layers(values)
@@ -137,12 +140,12 @@ def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value in TOML; JSON writes numbers (but NaN, infinity), texts and true and false as TOML does."""
+    """Return a value in TOML; JSON writes numbers, texts and true and false as TOML does."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _key(key: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from deform_attn.detr.checkpoint import Detector, load_model
 from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.errors import CheckpointError, ConfigError, UserError
+from deform_attn.detr.errors import CheckpointError, ConfigError, UserError, one_line
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.heads import ClassHead
 from deform_attn.detr.model import DeformableDetr, build_model
@@ -74,12 +74,20 @@ def new_model(config: ModelConfig) -> DeformableDetr:
     name = source if isinstance(source, str) else "model.backbone.source"
     if isinstance(source, str):
         config = replace(config, backbone=replace(config.backbone, source=str(resolve(source))))
+    with detr_extra():
+        from huggingface_hub.errors import StrictDataclassError
     try:
         return build_model(config)
     except UserError:
         raise
-    except (AttributeError, KeyError, OSError, ValueError) as error:  # transformers', of what is no backbone
-        raise ConfigError(f"{name}: holds no backbone of transformers ({str(error)[:200]!r})") from error
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        StrictDataclassError,
+        ValueError,
+    ) as error:  # transformers', of what is no backbone
+        raise ConfigError(f"{name}: holds no backbone of transformers ({one_line(error)[:200]!r})") from error
 
 
 def fit_categories(before: Detector, categories: Sequence[Category]) -> Start:

@@ -1,5 +1,6 @@
 """The splits of a data set: where its annotations and pictures lie, in the folder layouts that people have."""
 
+import json
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,6 +28,9 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
     - COCO's own: `annotations/instances_train2017.json` (any year, or none) and `train2017/` or `images/train2017/`,
     - Roboflow's: `train/_annotations.coco.json`, with the pictures beside it.
 
+    Where there is no training split, a single json file is one, as labelling tools export it: in the folder or in
+    `annotations/`, the pictures relative to the folder, to `images/` or to `images/default/`.
+
     Raises:
         DataError: there is no such folder, or more than one such split.
     """
@@ -38,6 +42,8 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
     if len(found) > 1:
         files = " and ".join(str(split.annotations.relative_to(folder)) for split in found[:2])
         raise DataError(f"{folder}: {files} are both a {name} split; move all but one elsewhere")
+    if not found and name == "train":
+        return _only_json(folder)
     return found[0] if found else None
 
 
@@ -49,14 +55,17 @@ def required_split(folder: str | os.PathLike[str], name: SplitName) -> Split:
     """
     split = find_split(folder, name)
     if split is None:
-        raise DataError(f"{folder}: there is no {name} split; looked for {looked_for(name)}")
+        several = [str(file.relative_to(folder)) for file in _unnamed(Path(folder))] if name == "train" else []
+        hint = f"; of several json files none is taken: {', '.join(several[:5])}" if len(several) > 1 else ""
+        raise DataError(f"{folder}: there is no {name} split; looked for {looked_for(name)}{hint}")
     return split
 
 
 def looked_for(name: SplitName) -> str:
     """Return which files may hold the annotations of the split called `name`, in words."""
     patterns = ("{0}.json", "annotations/instances_{0}*.json", "{0}/_annotations.coco.json")
-    return ", ".join(pattern.format(one) for one in _NAMES[name] for pattern in patterns)
+    found = [pattern.format(one) for one in _NAMES[name] for pattern in patterns]
+    return ", ".join(found if name == "val" else [*found, "a single json file"])
 
 
 def _candidates(folder: Path, name: str) -> list[Split]:
@@ -68,3 +77,28 @@ def _candidates(folder: Path, name: str) -> list[Split]:
             nested = folder / "images" / pictures
             found.append(Split(file, nested if nested.is_dir() else folder / pictures))
     return [*found, Split(folder / name / "_annotations.coco.json", folder / name)]
+
+
+def _unnamed(folder: Path) -> list[Path]:
+    """Return the json files that may be a data set in one piece: those that are no split by their name."""
+    named = {split.annotations for names in _NAMES.values() for one in names for split in _candidates(folder, one)}
+    return sorted({*folder.glob("*.json"), *(folder / "annotations").glob("*.json")} - named)
+
+
+def _only_json(folder: Path) -> Split | None:
+    """Return the data set in one piece, with the pictures where the first one of the file is found."""
+    files = _unnamed(folder)
+    if len(files) != 1:
+        return None
+    places = [folder, folder / "images", folder / "images" / "default"]
+    there = [place for place in places if (place / _first_picture(files[0])).is_file()]
+    return Split(files[0], there[0] if there else folder)
+
+
+def _first_picture(annotations: Path) -> str:
+    """Return the file name of the first picture; of a file that is no COCO file, whose reader will say so, any."""
+    try:
+        name = json.loads(annotations.read_bytes())["images"][0]["file_name"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return name if isinstance(name, str) else ""

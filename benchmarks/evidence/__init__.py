@@ -1,0 +1,1 @@
+"""Evidence for what is said about deformable attention; each module is one command, told in docs/evidence.md."""

@@ -1,0 +1,105 @@
+"""Independence: what a fixed number of queries costs on larger and larger maps.
+
+`python -m benchmarks.evidence.independence` measures, writes benchmarks/results/evidence-independence.json and draws
+it. The op alone, from ready-made locations and weights; dense attention gets ready-made queries, keys and values.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.evidence import plots, results
+from benchmarks.measure import TOLERANCES, Bystanders, Judge
+from deform_attn.speed import Call, Case, grid_sample_op, rounds
+
+NAME = "evidence-independence"
+QUERIES = 300
+SIDES = (32, 64, 128, 256, 512, 1024)
+MIN_ROUNDS = 3
+
+
+def main() -> None:
+    """Measure, write and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the map, in its own pixels")
+    parser.add_argument("--seconds", type=float, default=60, help="in all (default 60)")
+    options = parser.parse_args()
+    measured = measure(options.sides, options.seconds)
+    path = results.write(NAME, measured)
+    print(f"wrote {path} and {plots.draw_independence(measured)}")
+
+
+@torch.no_grad()
+def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Return the median milliseconds of each kind on a map of each of `sides`.
+
+    In the window all maps are read at the same pixels, those of the first map; spread, the queries lie all over.
+
+    Raises:
+        RuntimeError: ours is wrong.
+    """
+    calls: dict[tuple[str, int], Call] = {}
+    first = case_of(sides[0])
+    for side in sides:
+        case = case_of(side)
+        inputs = case.inputs()
+        error = Judge(case, inputs).output_error(case.op())
+        if error > TOLERANCES[case.dtype]:
+            raise RuntimeError(f"ours is wrong on a map of {side}: relative error {error:.1e}")
+        calls["window", side] = partial(case.op(), inputs.value, in_window(first, side), first.inputs().weights)
+        calls["spread", side] = partial(case.op(), *inputs[:3])
+        calls["grid_sample", side] = partial(grid_sample_op(case), *inputs[:3])
+        calls["dense", side] = _dense(inputs.value)
+    bystanders, end = Bystanders(), time.perf_counter() + seconds
+    samples: list[dict[str, float]] = []
+    named = {f"{kind} {side}": call for (kind, side), call in calls.items()}
+    for sample in rounds(named):
+        samples.append(sample)
+        if len(samples) >= MIN_ROUNDS and time.perf_counter() > end:
+            break
+    table: dict[str, dict[str, float]] = {}
+    for kind, side in calls:
+        median = statistics.median(sample[f"{kind} {side}"] for sample in samples)
+        table.setdefault(kind, {})[str(side)] = float(f"{1e3 * median:.4g}")
+    growth = {kind: round(points[str(sides[-1])] / points[str(sides[0])], 2) for kind, points in table.items()}
+    for kind, points in table.items():
+        say(f"  {kind}: {points}, {growth[kind]}x from first to last")
+    doublings = [later / earlier for earlier, later in itertools.pairwise(table["window"].values())]
+    return {
+        "queries": QUERIES,
+        "op": {"heads": 8, "channels": 32, "points": 4, "dtype": "float32"},
+        "milliseconds": table,
+        "growth": growth,
+        "worst_step_in_window": round(max(doublings), 2),
+        "rounds": len(samples),
+        "busy_elsewhere": round(bystanders.lap() or 0.0, 2),
+    }
+
+
+def case_of(side: int) -> Case:
+    """Return the queries on a map of `side`."""
+    return Case(f"map-{side}", ((side, side),), queries=QUERIES, num_points=(4,))
+
+
+def in_window(first: Case, side: int) -> Tensor:
+    """Return the locations on a map of `side` that are the same pixels as those of `first`."""
+    return first.inputs().locations * first.spatial_shapes[0][0] / side
+
+
+def _dense(value: Tensor) -> Call:
+    """Return the call of dense attention of as many queries on the keys and values `[N, S, M, D]`."""
+    query = torch.randn(1, value.shape[2], QUERIES, value.shape[3])
+    key = value.transpose(1, 2).contiguous()  # [N, M, S, D]
+    return partial(F.scaled_dot_product_attention, query, key, key)
+
+
+if __name__ == "__main__":
+    main()

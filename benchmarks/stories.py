@@ -1,0 +1,98 @@
+"""Tables of the results that are stories of their own: the trees, and the evidence."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.markdown import table
+
+Result = Mapping[str, Any]
+
+
+def setting(result: Result) -> str:
+    """Return what a story was measured on, in a line."""
+    here = result["machine"]
+    kernels = here["our_instruction_set"]
+    return (
+        f"Measured on {result['measured']}: {here['processor']}, {here['cores']} cores, torch {here['torch']} with "
+        f"{result['threads']} threads, kernels for {kernels}, sources at {result['commit']}."
+    )
+
+
+def trees(result: Result) -> str:
+    """Return what each seed came to, and the range."""
+    rows = []
+    for seed, row in result["seeds"].items():
+        threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+        rows.append((seed, *(f"{row[name]:.3f}" for name in _TREES), f"{row['seconds'] / 60:.0f} min, {threads}"))
+    values = {name: [row[name] for row in result["seeds"].values()] for name in _TREES}
+    rows.append(("mean", *(f"{statistics.mean(values[name]):.3f}" for name in _TREES), ""))
+    rows.append(("range", *(f"{min(values[name]):.3f} - {max(values[name]):.3f}" for name in _TREES), ""))
+    return table(("seed", *_TREES, "start to end, on"), rows)
+
+
+def cost(result: Result) -> str:
+    """Return the exponents of the side, and where deformable attention gets cheaper."""
+    rows = []
+    for what, way, label in (
+        ("seconds", "forward", "time, forward"),
+        ("seconds", "training", "time, forward and backward"),
+        ("peak_bytes", "forward", "memory, forward"),
+        ("peak_bytes", "training", "memory, forward and backward"),
+    ):
+        for kind, exponent in result["exponents"][what][way].items():
+            sides = [int(side) for side in result[what][way][kind]]
+            cells = (f"{exponent[name]:.2f}" if name in exponent else "-" for name in ("all", "large"))
+            rows.append((label, kind, f"{min(sides)} - {max(sides)}", *cells))
+    return table(("", "attention", "sides measured", "exponent, all sides", "from side 512 on"), rows)
+
+
+def cost_times(result: Result) -> str:
+    """Return time and memory of the forward pass at each side."""
+    times, peaks = result["seconds"]["forward"], result["peak_bytes"]["forward"]
+    rows = []
+    for side in times["deformable"]:
+        cells = [
+            f"{1e3 * times[kind][side]:.3g} ms, {peaks[kind][side] / 1e6:.0f} MB" if side in times[kind] else "-"
+            for kind in times
+        ]
+        ratio = f"{times['dense'][side] / times['deformable'][side]:.2f}x" if side in times["dense"] else "-"
+        rows.append((side, *cells, ratio))
+    return table(("side", *times, "dense / deformable"), rows)
+
+
+def cost_crossing(result: Result) -> str:
+    """Return the side of the picture from which on deformable attention takes less time than dense."""
+    words = {"forward": "forward", "training": "forward and backward"}
+    rows = []
+    for way, side in result["crossing"].items():
+        said = "none measured" if side is None else "every side measured" if side == 0 else f"about {side:.0f} pixels"
+        rows.append((words[way], said))
+    return table(("", "deformable is faster from"), rows)
+
+
+def independence(result: Result) -> str:
+    """Return the milliseconds of the queries on each map."""
+    labels = {
+        "window": "deformable, the same pixels read",
+        "spread": "deformable, spread over the map",
+        "grid_sample": "grid_sample, spread",
+        "dense": "dense",
+    }
+    rows = [
+        (label, *(f"{value:.3g}" for value in result["milliseconds"][kind].values()), f"{result['growth'][kind]:g}x")
+        for kind, label in labels.items()
+    ]
+    sides = [f"{side} x {side}" for side in result["milliseconds"]["window"]]
+    return table((f"ms, {result['queries']} queries", *sides, "last / first"), rows)
+
+
+_TREES = ("AP50", "AP", "AP75", "AR100")
+TABLES: dict[str, Callable[[Result], str]] = {
+    "setting": setting,
+    "trees": trees,
+    "cost": cost,
+    "cost_times": cost_times,
+    "cost_crossing": cost_crossing,
+    "independence": independence,
+}

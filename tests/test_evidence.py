@@ -1,0 +1,92 @@
+"""The evidence: it judges before it measures, fits what it says it fits, and draws what it found."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import memory, report
+from benchmarks.evidence import cost, independence, layers, plots, results
+
+
+def test_exponents_are_those_of_a_power_law():
+    points = {str(side): 3e-9 * side**3.7 for side in cost.SIDES}
+    assert cost.exponents(points) == {"all": 3.7, "large": 3.7}
+    bent = {side: value + 1 for side, value in points.items()}
+    assert cost.exponents(bent)["all"] < cost.exponents(bent)["large"]
+    assert cost.exponents({"128": 1.0, "256": 2.0}) == {"all": 1.0}
+
+
+def test_the_crossing_lies_between_the_sides_around_it():
+    dense, deformable = (
+        {str(side): factor * side**power for side in cost.SIDES} for factor, power in ((1, 4), (9e4, 2))
+    )
+    assert cost.crossing(dense, deformable) == pytest.approx(300, abs=1)
+    assert cost.crossing(dense, {side: value / 9e4 for side, value in deformable.items()}) == 0
+    assert cost.crossing({"128": 1.0, "256": 2.0}, {"128": 2.0, "256": 3.0}) is None
+
+
+def test_the_kinds_have_the_same_projections_but_for_what_places_the_points():
+    count = {kind: sum(p.numel() for p in layers.build(kind, 64)[0].parameters()) for kind in layers.KINDS}
+    assert count["dense"] == count["dense, whole matrix"]
+    C, M, P = layers.WIDTH, layers.HEADS, layers.POINTS
+    assert count["dense"] - count["deformable"] == 2 * (C + 1) * C - 3 * M * P * (C + 1)
+
+
+def test_queries_of_the_deformable_layer_look_around_themselves_and_not_all_alike():
+    attention, features = layers.build("deformable", 128)
+    sampling, _ = attention.attention.compute_sampling(features, attention.references, features, attention.shapes)
+    offsets = (sampling.locations - attention.references[:, :, None, :, None]) * 16  # pixels of the map
+    assert 1 < offsets.std() < 5
+    assert offsets.std(dim=1).min() > 0.3
+
+
+def test_the_cost_is_not_measured_where_ours_is_wrong(monkeypatch):
+    build = layers.build
+
+    def wrong(kind, side):
+        attention, features = build(kind, side)
+        if kind == "dense":
+            attention.outward.bias.data += 1
+        return attention, features
+
+    monkeypatch.setattr(cost, "build", wrong)
+    with pytest.raises(RuntimeError, match="dense and dense, whole matrix differ"):
+        cost.measure([64], 0)
+
+
+@pytest.mark.skipif(memory.unavailable() is not None, reason=str(memory.unavailable()))
+def test_the_cost_is_measured_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "FITTED_FROM", 64)
+    elsewhere = cost._peak_elsewhere("deformable", 64, "training")  # in a process of its own, as the others would be
+    assert elsewhere > 0
+    monkeypatch.setattr(cost, "_peak_elsewhere", lambda kind, side, way: elsewhere)
+    measured = cost.measure([64, 128], 0, say=lambda line: None)
+    for what, way in (("seconds", "forward"), ("seconds", "training"), ("peak_bytes", "training")):
+        assert set(measured[what][way]) == set(layers.KINDS)
+        assert all(min(points.values()) > 0 for points in measured[what][way].values())
+    assert set(measured["exponents"]["seconds"]["forward"]["dense"]) == {"all", "large"}
+    assert plots.draw_cost(measured, tmp_path / "cost.png").stat().st_size > 10_000
+
+
+def test_the_independence_is_measured_and_drawn(tmp_path):
+    measured = independence.measure([16, 32], 0, say=lambda line: None)
+    assert {kind: list(points) for kind, points in measured["milliseconds"].items()} == {
+        kind: ["16", "32"] for kind in ("window", "spread", "grid_sample", "dense")
+    }
+    assert measured["growth"]["dense"] > 0
+    assert plots.draw_independence(measured, tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_the_window_is_the_same_pixels_on_every_map():
+    first, case = (independence.case_of(side) for side in (16, 32))
+    moved = independence.in_window(first, 32)
+    torch.testing.assert_close(moved * 32, first.inputs().locations * 16)
+    assert case.pixels == 4 * first.pixels
+
+
+def test_a_result_says_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    written = json.loads(results.write("here", {"found": 1}).read_text())
+    assert {"machine", "threads", "commit", "measured"} <= set(written)
+    assert written["found"] == 1
