@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-slow lint format clean
+.PHONY: help demo bench test test-slow browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,12 @@ test: lint ## lint, type-check, and run the tests
 
 test-slow: .venv/installed-dev ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow; status=$$?; test $$status -eq 0 -o $$status -eq 5  # 5: none is marked yet
+
+browser: ## install Chromium, which tests of the page of `explore` need (as root)
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "there is no Chromium; installing it takes root and apt-get, so install it by hand"; exit 1; fi; \
+	apt-get update -qq && apt-get install -y --no-install-recommends chromium
 
 lint: .venv/installed-dev ## check style and types
 	$(BIN)/ruff check

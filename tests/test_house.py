@@ -22,7 +22,7 @@ FLOORS = [
     {"backends"},
     {"functional"},
     {"modules", "recording", "reference_points"},
-    {"interop", "export", "detr", "speed"},
+    {"interop", "export", "detr", "explore", "speed"},
     {"cli"},
     {"__main__"},
 ]
@@ -69,7 +69,9 @@ def upward_imports(importer, imported_names):
         if segments[0] != "deform_attn" or len(segments) == 1:
             continue
         imported = part(segments[1:])
-        if imported in deform_attn.__all__:
+        if (
+            imported in deform_attn.__all__ or name == "deform_attn.recording.Record"
+        ):  # the type of what `record` yields
             # Public names of the root stand on the floor of the modules.
             if floor(importer) <= floor("modules"):
                 wrong.append(name)
@@ -111,6 +113,11 @@ def test_the_import_order_test_sees_an_upward_import():
     assert upward_imports("checks", ["deform_attn.functional.explain"]) == ["deform_attn.functional.explain"]
     assert upward_imports("detr", ["deform_attn.interop.patch"]) == ["deform_attn.interop.patch"]
     assert upward_imports("detr", ["deform_attn.record", "deform_attn.checks.x"]) == ["deform_attn.checks.x"]
+    assert upward_imports("checks", ["deform_attn.recording.Record"]) == ["deform_attn.recording.Record"]
+    assert upward_imports("explore", ["deform_attn.recording.Record", "deform_attn.recording.x"]) == [
+        "deform_attn.recording.x"
+    ]
+    assert upward_imports("explore", ["deform_attn.detr.boxes.iou"]) == ["deform_attn.detr.boxes.iou"]
     assert upward_imports("functional", ["deform_attn.record"]) == ["deform_attn.record"]
     assert upward_imports("functional", ["deform_attn.checks", "torch.nn"]) == []
 
@@ -152,5 +159,5 @@ def test_the_public_callables_have_examples():
 def test_a_file_says_in_its_first_line_what_it_is_and_stays_small(module):
     source = (PACKAGE / module.with_suffix(".py")).read_text()
     assert ast.get_docstring(ast.parse(source)), "no docstring"
-    limit = 250 if module.parts[0] in ("detr", "cli") else 400
+    limit = 250 if module.parts[0] in ("detr", "explore", "cli") else 400
     assert len(source.splitlines()) <= limit

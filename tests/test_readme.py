@@ -21,7 +21,8 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("code", BLOCKS)
-def test_the_python_code_of_the_pages_runs(code):
+def test_the_python_code_of_the_pages_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for what it writes
     exec(compile(code, "page", "exec"), {})
 
 

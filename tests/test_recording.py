@@ -44,6 +44,7 @@ def test_each_call_is_recorded_with_its_name_and_its_sampling():
     assert not torch.equal(second.locations, first.locations)
     assert first.locations.shape == (2, 5, 3, 4, 2)
     assert first.spatial_shapes == ((7, 11), (4, 6))
+    assert (first.num_points, single.num_points) == ((3, 1), (2,))
     assert single.locations.shape == (2, 5, 3, 1, 2, 2)
     assert single.spatial_shapes == ((7, 11),)
     assert torch.equal(single.reference_points, references)

@@ -114,11 +114,14 @@ class DeformableAttention(nn.Module):
         heads = deformable_attention(value, [(H, W)], reference_points, offsets, logits)
         return self.output_proj(heads)
 
-    def compute_sampling(self, query: Tensor, reference_points: Tensor, features: Tensor) -> tuple[Sampling, Shapes]:
-        """Return where `forward` looks for the same arguments, with L = 1, and the map's size."""
+    def compute_sampling(
+        self, query: Tensor, reference_points: Tensor, features: Tensor
+    ) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+        """Return where `forward` looks for the same arguments, with L = 1, the map's size, and its number of points."""
         offsets, logits = self._offsets_and_logits(query, reference_points)
         shapes = ((features.shape[-2], features.shape[-1]),)
-        return _sampling(shapes, reference_points, offsets.flatten(3, 4), logits, (self.num_points,)), shapes
+        num_points = (self.num_points,)
+        return _sampling(shapes, reference_points, offsets.flatten(3, 4), logits, num_points), shapes, num_points
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -267,11 +270,12 @@ class MultiScaleDeformableAttention(nn.Module):
         *,
         padding_mask: Tensor | Sequence[Tensor] | None = None,
         return_sampling: bool = False,
-    ) -> tuple[Sampling, Shapes]:
-        """Return where `forward` looks for the same arguments, and the sizes of the maps."""
+    ) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+        """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
         offsets, logits = self._offsets_and_logits(query)
         _, shapes = self._flatten(features, spatial_shapes, query.shape[0])
-        return _sampling(shapes, reference_points, offsets, logits, self.num_points), shapes
+        sampling = _sampling(shapes, reference_points, offsets, logits, self.num_points)
+        return sampling, shapes, self.num_points
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""

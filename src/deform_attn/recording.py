@@ -18,7 +18,8 @@ class Record:
     """One call of one module.
 
     `name` is the module's dotted name inside the model, `locations` and `weights` are as in `Sampling` (detached),
-    `reference_points` as the module received them, `spatial_shapes` the sizes (H, W) of its maps.
+    `reference_points` as the module received them, `spatial_shapes` the sizes (H, W) of its maps, `num_points` how many
+    points a head has on each level.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Record:
     weights: Tensor
     reference_points: Tensor
     spatial_shapes: tuple[tuple[int, int], ...]
+    num_points: tuple[int, ...]
 
 
 @contextmanager
@@ -33,7 +35,8 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
     """Collect locations and weights of every deformable attention inside `model` while the block runs.
 
     The outputs stay as they are; each call costs its two query projections once more. A module is recorded if it has a
-    method `compute_sampling` that takes the arguments of `forward` and returns `(Sampling, spatial_shapes)`.
+    method `compute_sampling` that takes the arguments of `forward` and returns `(Sampling, spatial_shapes,
+    num_points)`.
 
     Args:
         model: any module that contains (or is) a deformable attention.
@@ -65,10 +68,10 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
         if not open_:
             return
         with torch.no_grad():
-            (locations, weights), shapes = module.compute_sampling(*args, **kwargs)
+            (locations, weights), shapes, num_points = module.compute_sampling(*args, **kwargs)
         arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
         reference_points = arguments["reference_points"]
-        records.append(Record(name, locations, weights, reference_points.detach(), shapes))
+        records.append(Record(name, locations, weights, reference_points.detach(), shapes, tuple(num_points)))
 
     with ExitStack() as hooks:
         for module, name in names.items():

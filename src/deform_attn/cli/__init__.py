@@ -9,11 +9,11 @@ from importlib.metadata import version
 
 import torch
 
-from deform_attn.cli import bench, demo, evaluate, export, info, predict, train
+from deform_attn.cli import bench, demo, evaluate, explore, export, info, predict, train
 from deform_attn.cli.common import say
 from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError, one_line
 
-VERBS = (demo, train, evaluate, predict, export, bench, info)
+VERBS = (demo, train, evaluate, predict, explore, export, bench, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,17 @@ def positive(text: str) -> int:
     return number
 
 
+def score(text: str) -> float:
+    """Return the score in [0, 1] that `text` is."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return number
+
+
 def add_restart(verb: argparse.ArgumentParser) -> None:
     """Add the two ways to begin where there is a training already."""
     ways = verb.add_mutually_exclusive_group()

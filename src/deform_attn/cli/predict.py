@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, positive, say
+from deform_attn.cli.common import CHECKPOINT_HELP, positive, say, score
 
 NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
 
@@ -14,7 +14,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
     verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
     verb.add_argument(
-        "--threshold", type=_score, default=0.3, help="smallest score that is shown (default: %(default)s)"
+        "--threshold", type=score, default=0.3, help="smallest score that is shown (default: %(default)s)"
     )
     verb.add_argument(
         "--max-size",
@@ -48,14 +48,3 @@ def run(options: argparse.Namespace) -> None:
     found = len(result.coco["annotations"])
     print(f"pictures: {len(result.coco['images'])}, objects found: {found}, pictures skipped: {len(result.skipped)}")
     print(f"wrote {result.files[-1]}, and the pictures beside it")
-
-
-def _score(text: str) -> float:
-    """Return the score in [0, 1] that `text` is."""
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return score

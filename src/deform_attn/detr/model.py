@@ -168,15 +168,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:
     """Return the `limit` best pairs of query and class of each picture, boxes in pixels of `original_sizes` (H, W)."""
-    num_classes = output.logits.shape[-1]
-    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, :limit], order[:, :limit]
+    scores, queries, labels = best_pairs(output, limit)
     corners = cxcywh_to_xyxy(output.boxes).clamp(0, 1)
     found = []
     for i, (height, width) in enumerate(original_sizes):
         scale = corners.new_tensor([width, height, width, height])
-        found.append(Detections(corners[i, order[i] // num_classes] * scale, scores[i], order[i] % num_classes))
+        found.append(Detections(corners[i, queries[i]] * scale, scores[i], labels[i]))
     return found
+
+
+def best_pairs(output: Output, limit: int = 100) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the `limit` best pairs of query and class of each picture: scores, queries and labels, each `[N, k]`."""
+    num_classes = output.logits.shape[-1]
+    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :limit], order[:, :limit]
+    return scores, order // num_classes, order % num_classes
 
 
 def build_model(config: ModelConfig) -> DeformableDetr:

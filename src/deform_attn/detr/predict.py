@@ -106,7 +106,7 @@ def predict(
     skipped: list[str] = []
     files: list[Path] = []
     for group in _groups(_readable(pictures, skip_bad, skipped)):
-        samples = [_sample(picture, max_size) for _, picture in group]
+        samples = [sample_of(picture, max_size) for _, picture in group]
         for (path, picture), found in zip(group, detector.model.detect(collate(samples)), strict=True):
             found = _with_area(found.above(threshold))
             image_id = len(images) + 1
@@ -134,7 +134,7 @@ def _readable(pictures: Sequence[Path], skip_bad: bool, skipped: list[str]) -> "
     """Yield each of `pictures` with its content; with `skip_bad` say in `skipped` which have none."""
     for path in pictures:
         try:
-            picture = _read(path)
+            picture = read_picture(path)
         except DataError as error:
             if not skip_bad:
                 raise
@@ -143,7 +143,12 @@ def _readable(pictures: Sequence[Path], skip_bad: bool, skipped: list[str]) -> "
             yield path, picture
 
 
-def _read(path: Path) -> "Image":
+def read_picture(path: Path) -> "Image":
+    """Return the picture at `path`, upright and as RGB.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
     return read_rgb(path, None, str(path))
@@ -162,7 +167,8 @@ def _groups(pictures: "Iterable[tuple[Path, Image]]") -> "Iterator[list[tuple[Pa
         yield group
 
 
-def _sample(picture: "Image", max_size: int | None) -> Sample:
+def sample_of(picture: "Image", max_size: int | None) -> Sample:
+    """Return a picture, scaled down to `max_size`, as a sample in which nothing is to be found."""
     no_boxes, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     return Sample(picture_tensor(picture, max_size), no_boxes, no_labels, 0, (picture.height, picture.width))
 

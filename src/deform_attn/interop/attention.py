@@ -54,12 +54,19 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
     return module.output_proj(heads) if projects else heads, weights
 
 
-def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Sampling, Shapes]:
-    """Return where `forward` looks for the same arguments, and the sizes of the maps; `deform_attn.record` asks it."""
+def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+    """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each.
+
+    `deform_attn.record` asks it.
+    """
     form = _RULES[family].form
     call, layout = _read(form, args, kwargs), form.layout(module)
     offsets, logits = _offsets_and_logits(module, call.queries)
-    return locate(call.spatial_shapes, call.reference_points, offsets, logits, layout.num_points, layout.offset_scale)
+    num_points = tuple(layout.num_points)
+    sampling, shapes = locate(
+        call.spatial_shapes, call.reference_points, offsets, logits, num_points, layout.offset_scale
+    )
+    return sampling, shapes, num_points
 
 
 class _Call(NamedTuple):

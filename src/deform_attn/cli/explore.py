@@ -1,0 +1,71 @@
+"""The verb `explore`: a page that shows what a checkpoint attends to in a picture."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deform_attn.cli.common import CHECKPOINT_HELP, positive, score
+
+if TYPE_CHECKING:
+    from deform_attn.explore import Scene
+
+NAME, SUMMARY = "explore", "write a page that shows what a checkpoint attends to in a picture"
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Say what the verb takes."""
+    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("picture", type=Path, metavar="IMAGE", help="picture to look at")
+    verb.add_argument(
+        "--out", type=_page, metavar="FILE.html", help="file to write (default: the picture's name with .html, here)"
+    )
+    verb.add_argument(
+        "--threshold", type=score, default=0.3, help="smallest score of a box that is listed (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--max-size",
+        type=positive,
+        metavar="N",
+        help="scale a larger picture to this longer side, in pixels (default: that of the training)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page, and print what is on it."""
+    from deform_attn.explore import write_page
+
+    scene = read_scene(options.checkpoint, options.picture, threshold=options.threshold, max_size=options.max_size)
+    out = options.out or Path(f"{options.picture.stem}.html")
+    write_page(scene, out, title=options.picture.name)
+    print(f"objects found: {len(scene.detections)}, layers: {', '.join(layer.name for layer in scene.layers)}")
+    print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+def read_scene(
+    checkpoint: str | os.PathLike[str],
+    picture: str | os.PathLike[str],
+    *,
+    threshold: float = 0.3,
+    max_size: int | None = None,
+) -> "Scene":
+    """Return what the verb's page shows, for `plot_sampling`; the arguments are those of the verb."""
+    from deform_attn.detr import starting
+    from deform_attn.detr.attended import attend
+    from deform_attn.explore import Detection, Scene
+
+    detector = starting.load(checkpoint)
+    seen = attend(detector, Path(picture), threshold=threshold, max_size=max_size)
+    columns = (seen.queries, seen.found.boxes, seen.found.labels, seen.found.scores)
+    detections = [
+        Detection(query, (box[0], box[1], box[2], box[3]), detector.categories[label].name, certainty)
+        for query, box, label, certainty in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return Scene(seen.picture, seen.records, detections, frame=seen.frame)
+
+
+def _page(text: str) -> Path:
+    """Return the path of a page, which no picture has."""
+    if Path(text).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .html, got {text!r}")
+    return Path(text)

@@ -1,0 +1,74 @@
+"""What a detector attended to in one picture: its detections, their queries, and the records of its attentions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deform_attn import record
+from deform_attn.detr.checkpoint import Detector
+from deform_attn.detr.config import ModelConfig
+from deform_attn.detr.data.batch import Batch, collate
+from deform_attn.detr.detections import Detections
+from deform_attn.detr.errors import ConfigError
+from deform_attn.detr.model import best_pairs, evaluating, postprocess
+from deform_attn.detr.predict import read_picture, sample_of
+from deform_attn.recording import Record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One picture, upright and as RGB, and what was `found` in it, the best first, each by one of `queries [k]`.
+
+    `frame` is the (H, W), in pixels of the picture, that the locations of `records` are fractions of.
+    """
+
+    picture: "Image"
+    found: Detections
+    queries: Tensor
+    records: list[Record]
+    frame: tuple[float, float]
+
+
+def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: int | None = None) -> Attended:
+    """Detect in the picture at `path` as `predict` does, and record where each attention looks.
+
+    Args:
+        detector: what to detect with.
+        path: a file that Pillow reads.
+        threshold: detections with a smaller score are left out.
+        max_size: scale a larger picture to this longer side, in pixels. Default: the detector's.
+
+    Raises:
+        ConfigError: the detector's attention is dense: it reads every pixel.
+        DataError: the picture cannot be read.
+    """
+    model = detector.model
+    if model.config.transformer.attention == "dense":
+        raise ConfigError(
+            "attention: expected a deformable one, got 'dense', which reads every pixel; take another detector"
+        )
+    picture = read_picture(path)
+    sample = sample_of(picture, detector.max_size if max_size is None else max_size)
+    batch = collate([sample])
+    with torch.inference_mode(), evaluating(model), record(model) as records:
+        output = model(batch.images.to(model.mean.device), batch.padding_mask.to(model.mean.device))
+    (found,) = postprocess(output, [sample.original_size])
+    _, (queries,), _ = best_pairs(output)
+    return Attended(
+        picture, found.above(threshold), queries[found.scores >= threshold], records, _frame(model.config, batch)
+    )
+
+
+def _frame(config: ModelConfig, batch: Batch) -> tuple[float, float]:
+    """Return what the maps span, in pixels of the original picture."""
+    (sample,) = batch.samples
+    stride = config.levels[-1] if config.exact_padding else 1  # the model pads to whole pixels of the coarsest map
+    sides = zip(batch.images.shape[2:], sample.image.shape[1:], sample.original_size, strict=True)
+    height, width = (-(-padded // stride) * stride * original / side for padded, side, original in sides)
+    return height, width
