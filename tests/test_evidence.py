@@ -35,7 +35,7 @@ def test_the_kinds_have_the_same_projections_but_for_what_places_the_points():
 
 def test_queries_of_the_deformable_layer_look_around_themselves_and_not_all_alike():
     attention, features = layers.build("deformable", 128)
-    sampling, _ = attention.attention.compute_sampling(features, attention.references, features, attention.shapes)
+    sampling, _, _ = attention.attention.compute_sampling(features, attention.references, features, attention.shapes)
     offsets = (sampling.locations - attention.references[:, :, None, :, None]) * 16  # pixels of the map
     assert 1 < offsets.std() < 5
     assert offsets.std(dim=1).min() > 0.3
