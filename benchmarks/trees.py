@@ -1,7 +1,8 @@
 """Trees: the compact detector trained from scratch on aerial photographs, once for each seed; told in docs/trees.md.
 
 `python -m benchmarks.trees --data trees` runs the command of that page for each seed, writes
-benchmarks/results/trees.json and draws the curves and what the first seed's detector finds in the validation strip.
+benchmarks/results/trees.json and draws the curves, what the first seed's detector finds in the validation strip, and
+where one of its queries looks.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def main() -> None:
         seeds = before["seeds"] | rows if before.get("recipe") == recipe else rows
         write(NAME, {"recipe": recipe, "seeds": dict(sorted(seeds.items()))})
     measured = report.load(NAME)
-    print(f"drew {draw_curves(measured)} and {draw_strip(options.data, min(measured['seeds'], key=int))}")
+    seed = min(measured["seeds"], key=int)
+    print(f"drew {draw_curves(measured)}, {draw_strip(options.data, seed)} and {draw_sampling(options.data, seed)}")
 
 
 def train(data: Path, seed: int, threads: int) -> dict[str, Any]:
@@ -109,6 +111,17 @@ def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.pn
         truths=[Detections.of_sample(whole[i]) for i in chosen],
         min_score=0.4,
     )
+    return path
+
+
+def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") -> Path:
+    """Draw where the query of the most certain detection in the middle of the strip looks, and return `path`."""
+    from deform_attn.cli.explore import read_scene
+    from deform_attn.explore import plot_sampling
+
+    tiles = json.loads((data / "val.json").read_text(encoding="utf-8"))["images"]
+    scene = read_scene(RUNS / f"trees-{seed}", data / "val" / tiles[len(tiles) // 2]["file_name"])
+    plot_sampling(scene, detection=0, zoom=True).savefig(path, metadata={"Software": None})
     return path
 
 

@@ -175,7 +175,7 @@ class AugmentConfig(Config):
         """Raise ConfigError if the fields cannot work together."""
         for name, most in (("crop", 1.0), ("resize", math.inf)):
             values = getattr(self, name)
-            pair = len(values) == 2 and 0 < values[0] <= values[1] <= most and values[1] < math.inf
+            pair = len(values) == 2 and 0 < values[0] <= values[1] <= most
             limit = f" at most {most:g}," if most < math.inf else ""
             self.require(pair, f"{name}: must be two numbers above zero, the smaller first,{limit} got {values}")
         self.require(0 < self.keep <= 1, f"keep: must be above 0 and at most 1, got {self.keep}")
