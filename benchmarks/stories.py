@@ -53,7 +53,7 @@ def cost_times(result: Result) -> str:
     rows = []
     for side in times["deformable"]:
         cells = [
-            f"{1e3 * times[kind][side]:.3g} ms, {peaks[kind][side] / 1e6:.0f} MB" if side in times[kind] else "-"
+            f"{_time(times[kind][side])}, {peaks[kind][side] / 1e6:.0f} MB" if side in times[kind] else "-"
             for kind in times
         ]
         ratio = f"{times['dense'][side] / times['deformable'][side]:.2f}x" if side in times["dense"] else "-"
@@ -80,11 +80,19 @@ def independence(result: Result) -> str:
         "dense": "dense",
     }
     rows = [
-        (label, *(f"{value:.3g}" for value in result["milliseconds"][kind].values()), f"{result['growth'][kind]:g}x")
+        (
+            label,
+            *(_time(value / 1e3) for value in result["milliseconds"][kind].values()),
+            f"{result['growth'][kind]:g}x",
+        )
         for kind, label in labels.items()
     ]
     sides = [f"{side} x {side}" for side in result["milliseconds"]["window"]]
-    return table((f"ms, {result['queries']} queries", *sides, "last / first"), rows)
+    return table((f"{result['queries']} queries", *sides, "last / first"), rows)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 _TREES = ("AP50", "AP", "AP75", "AR100")

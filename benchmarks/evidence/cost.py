@@ -25,7 +25,7 @@ from deform_attn import use_backend
 from deform_attn.speed import relative_error, rounds
 
 NAME = "evidence-cost"
-SIDES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+SIDES = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 LARGEST = {  # that fits 24 GiB, or whose five calls end within minutes
     "forward": {"deformable": 2048, "dense": 2048, "dense, whole matrix": 768},
     "training": {"deformable": 2048, "dense": 1024, "dense, whole matrix": 512},

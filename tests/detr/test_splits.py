@@ -96,5 +96,7 @@ def test_a_folder_that_is_not_there_and_two_splits_of_one_name_are_errors(tmp_pa
     with pytest.raises(DataError, match="nowhere: there is no such folder"):
         find_split(tmp_path / "nowhere", "train")
     touch(tmp_path, "train.json", "train/_annotations.coco.json")
+    with pytest.raises(DataError, match=r"train\.json: this is a file; pass the folder that holds it and the pictures"):
+        find_split(tmp_path / "train.json", "train")
     with pytest.raises(DataError, match=r"train.json and train/_annotations.coco.json are both a train split"):
         find_split(tmp_path, "train")

@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> None:
     detector, data, validation = _prepare(settings, Path(folder), options.skip_bad)
     if is_main():
         say_if_anew(options.resume, options.out)
-    with progress_bar() as on_step:
+    names = ", ".join(category.name for category in data.categories)
+    with progress_bar(f"pictures: {len(data)}, categories: {names:.200}") as on_step:
         history = fit(
             detector,
             data,

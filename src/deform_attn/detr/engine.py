@@ -32,13 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a step: epoch and step (both from 1), of how many, and the running mean loss."""
+    """Where a training stands after a step: epoch and step (both from 1), of how many, and the running mean loss.
+
+    `validated` is the AP50 after the epoch before, if there was a validation.
+    """
 
     epoch: int
     epochs: int
     step: int
     steps: int
     loss: float
+    validated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,8 @@ def fit(
     with start_processes(detector.model, config.precision, accelerator) as processes, ExitStack() as claim:
         with processes.together():
             if processes.is_main:
-                checkpoints.check_target(path)  # rather than after an epoch
                 claim.enter_context(claimed(Path(path)))
+                checkpoints.check_target(path)  # rather than after an epoch
         with processes.together():
             there = checkpoints.exists(path)
             if there and not (resume or overwrite):
@@ -201,7 +205,7 @@ def _run(
             if config.save_every and done % config.save_every == 0 and done < steps:
                 save(step.position)
             if on_step is not None:
-                on_step(step.progress)
+                on_step(replace(step.progress, validated=history[-1].get("AP50") if history else None))
 
     def close_epoch() -> None:
         if validation is not None and "AP" not in history[-1]:

@@ -27,9 +27,7 @@ def prepare(folder: Path) -> None:
         CheckpointError: there is something else than a directory.
         OSError: it cannot be made or written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     _remove(folder / _STAGED)
     (folder / _STAGED).mkdir()
     (folder / _STAGED).rmdir()
@@ -37,13 +35,16 @@ def prepare(folder: Path) -> None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes from claiming `folder` for a while; a process that is killed claims nothing any more.
+    """Make `folder` and keep other processes from claiming it for a while; one that is killed claims nothing any more.
 
-    Systems without POSIX locks, and file systems that refuse them, let everybody in.
+    Before anything else is done there: `prepare` would take away what another process is about to write. Systems
+    without POSIX locks, and file systems that refuse them, let everybody in.
 
     Raises:
-        CheckpointError: another process has claimed it.
+        CheckpointError: another process has claimed it, or there is something else than a directory.
+        OSError: it cannot be made or written to.
     """
+    _make(folder)
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows
@@ -92,6 +93,12 @@ def locate(folder: Path, name: str) -> Path:
     """Return where the file `name` of the newest whole checkpoint in `folder` lies, or would lie."""
     decided = folder / _DECIDED
     return decided / name if (decided / FILES[0]).exists() or (decided / name).exists() else folder / name
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _move_in(folder: Path) -> None:

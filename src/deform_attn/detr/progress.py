@@ -1,4 +1,4 @@
-"""Progress: bars with the time left, and of a training the loss, for whoever watches in a terminal."""
+"""Progress: bars with the time left, and of a training loss and last AP50, for whoever watches in a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from deform_attn.detr.predict import OnPicture
 
 
 @contextmanager
-def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
+def progress_bar(title: str | None = None, enabled: bool = True) -> Iterator[OnStep]:
     """Give a function for `fit`'s `on_step` that draws a bar over all steps on the standard error stream.
 
-    It appears with the first step, so that a training that is refused shows none. Where nobody watches, as in a log, it
-    is drawn every half minute.
+    It appears with the first step, below a line with the `title`, if any, so that a training that is refused shows
+    none. Where nobody watches, as in a log, it is drawn every half minute.
 
     Example:
         >>> with progress_bar() as on_step:  # doctest: +SKIP
@@ -30,7 +30,12 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
         def on_step(progress: Progress) -> None:
             nonlocal bar
             said = f"epoch {progress.epoch}/{progress.epochs}, loss {progress.loss:.2f}"
+            if progress.validated is not None:
+                said += f", AP50 {progress.validated:.2f}"
             if bar is None:  # the first step says how many there are and, after a resumption, where it goes on
+                shown = enabled and sys.stderr is not None
+                if title is not None and shown:
+                    tqdm.write(title, file=sys.stderr)
                 bar = tqdm(
                     desc=said,
                     total=progress.epochs * progress.steps,
@@ -38,7 +43,7 @@ def progress_bar(enabled: bool = True) -> Iterator[OnStep]:
                     smoothing=0,  # the mean pace, with the evaluations, tells best when all will be done
                     mininterval=0.1 if _is_watched() else 30,
                     maxinterval=10 if _is_watched() else 30,
-                    disable=not enabled or sys.stderr is None,
+                    disable=not shown,
                     unit="step",
                     dynamic_ncols=True,
                 )

@@ -84,7 +84,7 @@ def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, 
             if then[name] != value:
                 raise CheckpointError(
                     f"{path}: was begun with {what}{name} {then[name]!r}, not {value!r}; "
-                    "resume it with what it was begun with, or train into another directory"
+                    "resume it with what it was begun with, or train on from its weights into another directory"
                 )
     detector.model.load_state_dict(saved.model.state_dict())
     learner.load_state(training.optimizer, training.scaler)

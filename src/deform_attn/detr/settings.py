@@ -15,7 +15,17 @@ from deform_attn.detr.errors import ConfigError
 
 DEFAULTS: dict[str, Any] = {
     "model": {"transformer": {"num_queries": 100}},
-    "train": {"epochs": 50, "batch_size": 8},
+    "train": {
+        "epochs": 50,
+        "batch_size": 8,
+        "augment": {
+            "crop": (0.7, 1.0),
+            "horizontal_flip": True,
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+        },
+    },
 }
 """Where a run on somebody's pictures differs from the configs' defaults, which are the demo's."""
 

@@ -35,6 +35,8 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
         DataError: there is no such folder, or more than one such split.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise DataError(f"{folder}: this is a file; pass the folder that holds it and the pictures")
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; pass the one that holds the annotations and the pictures")
     candidates = (split for one in _NAMES[name] for split in _candidates(folder, one))
