@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import memory, report
-from benchmarks.evidence import cost, independence, layers, plots, results
+from benchmarks.evidence import convergence, cost, independence, layers, plots, results
+from deform_attn.detr.model import build_model
 
 
 def test_exponents_are_those_of_a_power_law():
@@ -90,3 +91,55 @@ def test_a_result_says_where_it_comes_from(tmp_path, monkeypatch):
     written = json.loads(results.write("here", {"found": 1}).read_text())
     assert {"machine", "threads", "commit", "measured"} <= set(written)
     assert written["found"] == 1
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Make the trainings of the convergence so short that they teach nothing."""
+    for name, value in {"SIZE": 48, "SCENES": 4, "JUDGED": 2, "RATES": (1e-3, 1e-4)}.items():
+        monkeypatch.setattr(convergence, name, value)
+    monkeypatch.setattr(convergence, "KINDS", {"dense": 2, "deformable_single_scale": 1, "deformable": 1})
+
+
+def test_the_kinds_of_detector_differ_in_their_attention_alone_and_hardly_in_size():
+    counts = {}
+    for kind in convergence.KINDS:
+        config = convergence.model_config(kind)
+        assert config.transformer.two_stage is False
+        counts[kind] = sum(p.numel() for p in build_model(config).parameters())
+    assert max(counts.values()) < 1.1 * min(counts.values())
+    assert max(convergence.KINDS, key=convergence.KINDS.__getitem__) == "dense"
+
+
+@pytest.mark.slow
+def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    path, said = tmp_path / "evidence-convergence.json", []
+    found = convergence._begun(path)
+    convergence.choose(found, lambda: results.write(convergence.NAME, found), said.append)
+    convergence.train(found, [0, 1], lambda: results.write(convergence.NAME, found), said.append)
+    assert len(said) == 3 * 2 + 3 * 2
+    again = convergence._begun(path)
+    convergence.choose(again, lambda: None, said.append)
+    convergence.train(again, [0, 1], lambda: None, said.append)
+    assert len(said) == 12
+    assert [len(rows) for seeds in again["runs"].values() for rows in seeds.values()] == [2, 2, 1, 1, 1, 1]
+    assert set(again["chosen"].values()) <= {1e-3, 1e-4}
+    assert plots.draw_convergence(again, tmp_path / "plot.png").stat().st_size > 10_000
+    monkeypatch.setattr(convergence, "SCENES", 5)
+    assert "runs" not in convergence._begun(path)  # of another recipe
+
+
+def test_the_verdict_is_the_first_epoch_at_which_the_final_ap_of_dense_attention_is_reached():
+    def curve(*values):
+        return [{"epoch": i, "seconds": 10.0 * i, "AP": value} for i, value in enumerate(values, 1)]
+
+    runs = {
+        "dense": {"0": curve(0.0, 0.1, 0.3, 0.4), "1": curve(0.0, 0.1, 0.3, 0.2)},
+        "deformable": {"0": curve(0.1, 0.4), "1": curve(0.3, 0.3)},
+        "deformable_single_scale": {"0": curve(0.1, 0.2), "1": curve(0.1, 0.2)},
+    }
+    assert convergence.verdict(runs) == {
+        "deformable": {"epoch": 2, "share": 0.5, "time_share": 0.5},
+        "deformable_single_scale": {"epoch": None, "share": None, "time_share": None},
+    }

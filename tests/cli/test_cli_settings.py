@@ -177,7 +177,7 @@ def test_starting_weights_that_are_not_there_or_come_with_a_model_are_one_line(f
 def test_a_backbone_of_transformers_starts_with_its_weights(folder, capsys, monkeypatch):
     from transformers import ResNetBackbone, ResNetConfig
 
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 16, 24, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}
     network = ResNetBackbone(ResNetConfig(**sizes, out_features=["stage2", "stage3"]))
     network.save_pretrained(folder / "resnet")
     monkeypatch.setattr(engine, "learning_rate", lambda *_: 0.0)

@@ -24,10 +24,10 @@ from deform_attn.detr.published import published
 from tests.detr import original_repository
 
 VARIANTS = [(True, True), (False, True), (False, False)]  # transformers has no two-stage detector without refinement
-RESNET: dict[str, Any] = {
+RESNET: dict[str, Any] = {  # not narrower, for the reason given in test_detr_model.py
     "model_type": "resnet",
     "embedding_size": 6,
-    "hidden_sizes": [8, 12, 16, 20],
+    "hidden_sizes": [16, 20, 24, 28],
     "depths": [1, 1, 2, 1],
     "layer_type": "bottleneck",
     "out_features": ["stage2", "stage3", "stage4"],

@@ -303,7 +303,7 @@ from deform_attn.detr.engine import fit
 from deform_attn.detr.model import build_model
 
 # Its fourth stage, at stride 32, is computed and not used.
-source = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
+source = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1],
           "layer_type": "basic"}
 small = TransformerConfig(width=16, num_heads=2, feedforward_dim=16, encoder_layers=1, decoder_layers=1, num_queries=8)
 model = build_model(ModelConfig(2, backbone=BackboneConfig("transformers", source=source), transformer=small))

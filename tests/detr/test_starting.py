@@ -83,7 +83,8 @@ def test_what_is_nowhere_on_this_disk_is_one_line_that_says_how_to_put_it_there(
 
 
 @pytest.mark.parametrize("source", ["./runs", "/nowhere", "a/b/c", "~/x", "a b"])
-def test_a_path_is_not_looked_up_in_the_hubs_cache(source, monkeypatch):
+def test_a_path_is_not_looked_up_in_the_hubs_cache(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there are no runs
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
     with pytest.raises(CheckpointError, match="there is no such directory; pass that of a checkpoint"):
         starting.resolve(source)
