@@ -13,8 +13,8 @@ from deform_attn.detr.norm import FrozenBatchNorm, NormKind, PaddedGroupNorm, fr
 from deform_attn.detr.pyramid import Pyramid
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
-# At least 16 channels: with AVX-512 torch's oneDNN (of torch 2.13.0, at least) writes out of bounds in the backward pass
-# of a 1 x 1 convolution of stride 2 from fewer than 16 channels to at most 16, laid out channels_last.
+# At least 16 channels: with AVX-512 the oneDNN of torch 2.13.0 writes out of bounds in the backward pass of a 1 x 1
+# convolution of stride 2 from fewer than 16 channels to at most 16, laid out channels_last.
 RESNET: dict[str, Any] = {
     "model_type": "resnet",
     "embedding_size": 6,
