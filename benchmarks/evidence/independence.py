@@ -48,13 +48,14 @@ def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = p
     """
     calls: dict[tuple[str, int], Call] = {}
     first = case_of(sides[0])
+    weights = first.inputs().weights
     for side in sides:
         case = case_of(side)
         inputs = case.inputs()
         error = Judge(case, inputs).output_error(case.op())
         if error > TOLERANCES[case.dtype]:
             raise RuntimeError(f"ours is wrong on a map of {side}: relative error {error:.1e}")
-        calls["window", side] = partial(case.op(), inputs.value, in_window(first, side), first.inputs().weights)
+        calls["window", side] = partial(case.op(), inputs.value, in_window(first, side), weights)
         calls["spread", side] = partial(case.op(), *inputs[:3])
         calls["grid_sample", side] = partial(grid_sample_op(case), *inputs[:3])
         calls["dense", side] = _dense(inputs.value)

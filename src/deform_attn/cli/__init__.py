@@ -53,11 +53,10 @@ def _run(options: argparse.Namespace) -> int:
         ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
         say(f"error: {error.path}: holds a training; {ways}")
         return 1
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
-        return 1
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # torch's only way to say that the memory is short
+    except (MemoryError, RuntimeError) as error:
+        # Of a CPU's memory torch says in a text alone that it is short.
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not short:
             raise
         say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
         return 1

@@ -62,6 +62,19 @@ def score(text: str) -> float:
     return number
 
 
+def add_detecting(verb: argparse.ArgumentParser, what: str) -> None:
+    """Add the flags of a verb that detects: the smallest score of `what`, and the size of the pictures."""
+    verb.add_argument(
+        "--threshold", type=score, default=0.3, help=f"smallest score of a box that is {what} (default: %(default)s)"
+    )
+    verb.add_argument(
+        "--max-size",
+        type=positive,
+        metavar="N",
+        help="scale larger pictures to this longer side, in pixels (default: that of the training)",
+    )
+
+
 def add_restart(verb: argparse.ArgumentParser) -> None:
     """Add the two ways to begin where there is a training already."""
     ways = verb.add_mutually_exclusive_group()

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deform_attn.cli.common import CHECKPOINT_HELP, positive, score
+from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting
 
 if TYPE_CHECKING:
     from deform_attn.explore import Scene
@@ -20,15 +20,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--out", type=_page, metavar="FILE.html", help="file to write (default: the picture's name with .html, here)"
     )
-    verb.add_argument(
-        "--threshold", type=score, default=0.3, help="smallest score of a box that is listed (default: %(default)s)"
-    )
-    verb.add_argument(
-        "--max-size",
-        type=positive,
-        metavar="N",
-        help="scale a larger picture to this longer side, in pixels (default: that of the training)",
-    )
+    add_detecting(verb, "listed")
 
 
 def run(options: argparse.Namespace) -> None:

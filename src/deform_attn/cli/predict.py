@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, positive, say, score
+from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting, say
 
 NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
 
@@ -13,15 +13,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
     verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
     verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
-    verb.add_argument(
-        "--threshold", type=score, default=0.3, help="smallest score that is shown (default: %(default)s)"
-    )
-    verb.add_argument(
-        "--max-size",
-        type=positive,
-        metavar="N",
-        help="scale larger pictures to this longer side, in pixels (default: that of the training)",
-    )
+    add_detecting(verb, "shown")
     verb.add_argument("--skip-bad", action="store_true", help="go on where a picture cannot be read, and list it")
 
 
