@@ -1,6 +1,7 @@
 """The evidence: it judges before it measures, fits what it says it fits, and draws what it found."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,46 +94,45 @@ def test_a_result_says_where_it_comes_from(tmp_path, monkeypatch):
     assert written["found"] == 1
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Make the trainings of the convergence so short that they teach nothing."""
-    for name, value in {"SIZE": 48, "SCENES": 4, "JUDGED": 2, "RATES": (1e-3, 1e-4)}.items():
-        monkeypatch.setattr(convergence, name, value)
-    monkeypatch.setattr(convergence, "KINDS", {"dense": 2, "deformable_single_scale": 1, "deformable": 1})
-
-
 def test_the_kinds_of_detector_differ_in_their_attention_alone_and_hardly_in_size():
-    counts = {}
-    for kind in convergence.KINDS:
-        config = convergence.model_config(kind)
+    recipe, counts = convergence.RECIPE, {}
+    for kind in recipe.epochs:
+        config = recipe.model_of(kind)
         assert config.transformer.two_stage is False
         counts[kind] = sum(p.numel() for p in build_model(config).parameters())
     assert max(counts.values()) < 1.1 * min(counts.values())
-    assert max(convergence.KINDS, key=convergence.KINDS.__getitem__) == "dense"
+    assert max(recipe.epochs, key=recipe.epochs.__getitem__) == "dense"
 
 
 @pytest.mark.slow
-def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
+def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    epochs = {"dense": 2, "deformable_single_scale": 1, "deformable": 1}  # so few that they teach nothing
+    tiny = replace(convergence.RECIPE, size=48, scenes=4, judged=2, rates=(1e-3, 1e-4), epochs=epochs)
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    path, said = tmp_path / "evidence-convergence.json", []
-    found = convergence._begun(path)
-    convergence.choose(found, lambda: results.write(convergence.NAME, found), said.append)
-    convergence.train(found, [0, 1], lambda: results.write(convergence.NAME, found), said.append)
-    assert len(said) == 3 * 2 + 3 * 2
-    again = convergence._begun(path)
-    convergence.choose(again, lambda: None, said.append)
-    convergence.train(again, [0, 1], lambda: None, said.append)
-    assert len(said) == 12
-    assert [len(rows) for seeds in again["runs"].values() for rows in seeds.values()] == [2, 2, 1, 1, 1, 1]
-    assert set(again["chosen"].values()) <= {1e-3, 1e-4}
-    assert plots.draw_convergence(again, tmp_path / "plot.png").stat().st_size > 10_000
-    monkeypatch.setattr(convergence, "SCENES", 5)
-    assert "runs" not in convergence._begun(path)  # of another recipe
+    monkeypatch.setattr(convergence, "RECIPE", tiny)
+    monkeypatch.setattr(plots, "IMAGES", tmp_path)
+    path = tmp_path / "evidence-convergence.json"
+    monkeypatch.setattr("sys.argv", ["convergence", "--steps", "choose", "train", "--seeds", "0", "1"])
+    convergence.main()
+    trainings = capsys.readouterr().out.count(" epochs\n")
+    assert trainings == 3 * 2 + 3 * 2
+    found = json.loads(path.read_text())
+    assert [len(rows) for seeds in found["runs"].values() for rows in seeds.values()] == [2, 2, 1, 1, 1, 1]
+    assert set(found["chosen"].values()) <= {1e-3, 1e-4}
+    assert set(found["verdict"]) == {"deformable_single_scale", "deformable"}
+    monkeypatch.setattr("sys.argv", ["convergence", "--seeds", "0", "1"])
+    convergence.main()
+    assert capsys.readouterr().out.count(" epochs\n") == 0  # nothing is trained again
+    again = json.loads(path.read_text())
+    assert again["runs"] == found["runs"]
+    assert all(seconds > 0 for seconds in again["seconds_per_epoch"].values())
+    assert (tmp_path / "evidence-convergence.png").stat().st_size > 10_000
+    assert "runs" not in convergence.begun(replace(tiny, scenes=5), path)  # of another recipe
 
 
 def test_the_verdict_is_the_first_epoch_at_which_the_final_ap_of_dense_attention_is_reached():
     def curve(*values):
-        return [{"epoch": i, "seconds": 10.0 * i, "AP": value} for i, value in enumerate(values, 1)]
+        return [{"epoch": i, "AP": value} for i, value in enumerate(values, 1)]
 
     runs = {
         "dense": {"0": curve(0.0, 0.1, 0.3, 0.4), "1": curve(0.0, 0.1, 0.3, 0.2)},
@@ -140,6 +140,6 @@ def test_the_verdict_is_the_first_epoch_at_which_the_final_ap_of_dense_attention
         "deformable_single_scale": {"0": curve(0.1, 0.2), "1": curve(0.1, 0.2)},
     }
     assert convergence.verdict(runs) == {
-        "deformable": {"epoch": 2, "share": 0.5, "time_share": 0.5},
-        "deformable_single_scale": {"epoch": None, "share": None, "time_share": None},
+        "deformable": {"epoch": 2, "share": 0.5},
+        "deformable_single_scale": {"epoch": None, "share": None},
     }

@@ -1,8 +1,9 @@
 """Convergence: one small detector with three kinds of attention on scenes of digits, epoch by epoch.
 
-`python -m benchmarks.evidence.convergence --choose` tries the learning rates for each kind on validation scenes;
-without it every kind trains with its best one, once for each seed, and is judged on test scenes after every epoch.
-Both go on where they were stopped and add to benchmarks/results/evidence-convergence.json.
+`python -m benchmarks.evidence.convergence` tries each learning rate for each kind on validation scenes, trains every
+kind with its best one, once for each seed, judges it on test scenes after every epoch, and then times an epoch of each
+kind, turn by turn. Stopped, it goes on where it was; benchmarks/results/evidence-convergence.json grows with every
+training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
 
 The kinds differ in `attention` and in nothing else: the same backbone, layers, learned queries (one stage: proposals
 would hand dense attention what it is slow to learn), data, optimiser, schedule and loss. Each schedule is as long as
@@ -11,9 +12,14 @@ the kind's own training: a cosine down to zero.
 
 import argparse
 import json
+import multiprocessing
+import os
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +28,8 @@ import torch
 from benchmarks import report
 from benchmarks.evidence import plots, results
 from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import AttentionKind, ModelConfig, TrainConfig, TransformerConfig
-from deform_attn.detr.data.base import DetectionData
-from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.data.digits import DigitScenes, Split
 from deform_attn.detr.engine import train_one_epoch
 from deform_attn.detr.learner import Learner
 from deform_attn.detr.model import build_model
@@ -32,135 +37,196 @@ from deform_attn.detr.processes import start_processes
 from deform_attn.detr.validation import evaluate_model
 
 NAME = "evidence-convergence"
-SIZE, SCENES, JUDGED = 160, 1000, 200  # pixels; scenes an epoch; scenes to judge by
-RATES = (3e-4, 1e-3, 3e-3)
-KINDS: dict[AttentionKind, int] = {"dense": 120, "deformable_single_scale": 12, "deformable": 12}
-"""The kinds of attention, and how many epochs each learns."""
+STEPS = ("choose", "train", "time")
 CHOOSING_SEED = 100  # of no training that counts
 KEPT = ("AP", "AP50", "AP<16", "AP<32", "AP32-96")
-MODEL = ModelConfig(num_classes=10, strides=(8, 16), single_stride=16, transformer=TransformerConfig(two_stage=False))
-TRAINING = TrainConfig(batch_size=16)
+ROUNDS = 5  # of timing, each kind once
+Found = dict[str, Any]
 
 
-def model_config(kind: AttentionKind) -> ModelConfig:
-    """Return the detector with that kind of attention."""
-    return replace(MODEL, transformer=replace(MODEL.transformer, attention=kind))
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how: scenes of `size` pixels, `scenes` an epoch and `judged` to judge by; `epochs` by kind.
+
+    `model` and `training` are those of all kinds but for the attention, the epochs, the learning rate and the seed.
+    """
+
+    size: int
+    scenes: int
+    judged: int
+    rates: tuple[float, ...]
+    epochs: Mapping[AttentionKind, int]
+    model: ModelConfig
+    training: TrainConfig
+
+    def model_of(self, kind: AttentionKind) -> ModelConfig:
+        """Return the detector with that kind of attention."""
+        return replace(self.model, transformer=replace(self.model.transformer, attention=kind))
+
+    def training_of(self, kind: AttentionKind, rate: float, seed: int) -> TrainConfig:
+        """Return one training of that kind."""
+        return replace(self.training, epochs=self.epochs[kind], lr=rate, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON reads it back."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+RECIPE = Recipe(
+    size=128,
+    scenes=1000,
+    judged=200,
+    rates=(3e-4, 1e-3, 3e-3),
+    epochs={"dense": 120, "deformable_single_scale": 12, "deformable": 12},
+    model=ModelConfig(
+        num_classes=10,
+        strides=(8, 16),
+        single_stride=16,
+        backbone=BackboneConfig(channels=(16, 32, 64, 96)),
+        transformer=TransformerConfig(two_stage=False),
+    ),
+    training=TrainConfig(batch_size=16),
+)
 
 
 def learn(
-    kind: AttentionKind, rate: float, seed: int, judge: DetectionData, epochs: int | None = None
-) -> Iterator[dict[str, float]]:
-    """Train a detector, and yield after each epoch its loss, the seconds of training so far and its metrics."""
-    config = replace(TRAINING, epochs=epochs or KINDS[kind], lr=rate, seed=seed)
-    data = DigitScenes("train", SCENES, seed=seed, size=SIZE)
-    torch.manual_seed(seed)
-    model = build_model(model_config(kind))
-    detector, seconds = Detector(model, data.categories, SIZE), 0.0
-    with start_processes(model, config.precision, None) as processes:
-        learner = Learner(model, config, processes)
+    recipe: Recipe, kind: AttentionKind, rate: float, seed: int, judged_on: Split, every: int = 1
+) -> list[dict[str, float]]:
+    """Train a detector on one thread, and return its loss and its metrics after `every` so many epochs and the last."""
+    torch.set_num_threads(1)
+    config, rows = recipe.training_of(kind, rate, seed), []
+    judge = DigitScenes(judged_on, recipe.judged, size=recipe.size)
+    with _learner(recipe, kind, config) as (learner, data):
+        detector = Detector(learner.model, data.categories, recipe.size)
         for epoch in range(config.epochs):
-            start = time.perf_counter()
             losses = train_one_epoch(learner, data, epoch)
-            seconds += time.perf_counter() - start
-            metrics = evaluate_model(detector, judge)
-            row = {"epoch": epoch + 1, "loss": losses["loss"], "seconds": seconds}
-            yield {name: float(f"{value:.4g}") for name, value in {**row, **{k: metrics[k] for k in KEPT}}.items()}
+            if (epoch + 1) % every == 0 or epoch + 1 == config.epochs:
+                metrics = evaluate_model(detector, judge)
+                row = {"epoch": epoch + 1, "loss": losses["loss"], **{name: metrics[name] for name in KEPT}}
+                rows.append({name: float(f"{value:.4g}") for name, value in row.items()})
+    return rows
 
 
-def choose(found: dict[str, Any], save: Callable[[], object], say: Callable[[str], None] = print) -> None:
+@contextmanager
+def _learner(recipe: Recipe, kind: AttentionKind, config: TrainConfig) -> Iterator[tuple[Learner, DigitScenes]]:
+    data = DigitScenes("train", recipe.scenes, seed=config.seed, size=recipe.size)
+    torch.manual_seed(config.seed)
+    model = build_model(recipe.model_of(kind))
+    with start_processes(model, config.precision, None) as processes:
+        yield Learner(model, config, processes), data
+
+
+def choose(recipe: Recipe, found: Found, save: Callable[[], object], processes: int) -> None:
     """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
-    judge = DigitScenes("val", JUDGED, size=SIZE)
-    table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {})
-    for kind in KINDS:
-        row = table.setdefault(kind, {})
-        for rate in RATES:
-            if str(rate) not in row:
-                *_, last = learn(kind, rate, CHOOSING_SEED, judge)
-                row[str(rate)] = last["AP"]
-                say(f"  {kind}, learning rate {rate:g}: AP {last['AP']:.3f} after {KINDS[kind]} epochs")
-                save()
-        found.setdefault("chosen", {})[kind] = float(max(row, key=row.__getitem__))
+    table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
+    missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
+    jobs = {(kind, rate): (kind, rate, CHOOSING_SEED, "val", recipe.epochs[kind]) for kind, rate in missing}
+    for (kind, rate), rows in _learn_all(recipe, jobs, processes):
+        table[kind][str(rate)] = rows[-1]["AP"]
         save()
+    found["chosen"] = {kind: float(max(row, key=row.__getitem__)) for kind, row in table.items()}
+    save()
 
 
-def train(
-    found: dict[str, Any], seeds: list[int], save: Callable[[], object], say: Callable[[str], None] = print
-) -> None:
-    """Add to `found` the curve of each kind and seed, on test scenes."""
-    judge = DigitScenes("test", JUDGED, size=SIZE)
-    for kind in KINDS:
-        runs = found.setdefault("runs", {}).setdefault(kind, {})
-        for seed in seeds:
-            if str(seed) not in runs:
-                runs[str(seed)] = list(learn(kind, found["chosen"][kind], seed, judge))
-                last = runs[str(seed)][-1]
-                say(f"  {kind}, seed {seed}: AP {last['AP']:.3f} after {len(runs[str(seed)])} epochs")
-                save()
+def train(recipe: Recipe, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int) -> None:
+    """Add to `found` the curve of each kind and seed, on test scenes, and the verdict."""
+    runs = found.setdefault("runs", {kind: {} for kind in recipe.epochs})
+    missing = [(kind, seed) for kind in recipe.epochs for seed in seeds if str(seed) not in runs[kind]]
+    jobs = {(kind, seed): (kind, found["chosen"][kind], seed, "test", 1) for kind, seed in missing}
+    for (kind, seed), rows in _learn_all(recipe, jobs, processes):
+        runs[kind] = dict(sorted({**runs[kind], str(seed): rows}.items()))
+        save()
+    found["verdict"] = verdict(runs)
+    save()
+
+
+def _learn_all(
+    recipe: Recipe, jobs: Mapping[tuple[Any, ...], tuple[Any, ...]], processes: int
+) -> Iterator[tuple[tuple[Any, ...], list[dict[str, float]]]]:
+    """Call `learn` with the arguments of each job, and yield its name and its rows as soon as there are some."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        names = {pool.submit(learn, recipe, *arguments): name for name, arguments in jobs.items()}
+        for done in as_completed(names):
+            name, rows = names[done], done.result()
+            print(f"  {name[0]}, {name[1]:g}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs", flush=True)
+            yield name, rows
+
+
+def time_epochs(recipe: Recipe, found: Found) -> None:
+    """Add to `found` the seconds that an epoch of training takes each kind, without judging, the median of rounds."""
+    seconds: dict[AttentionKind, list[float]] = {kind: [] for kind in recipe.epochs}
+    with ExitStack() as stack:
+        # As long as any: the cosine is of no matter here.
+        configs = {kind: replace(recipe.training_of(kind, recipe.rates[0], 0), epochs=ROUNDS + 1) for kind in seconds}
+        learners = {kind: stack.enter_context(_learner(recipe, kind, config)) for kind, config in configs.items()}
+        for epoch in range(ROUNDS + 1):
+            for kind, (learner, data) in learners.items():
+                start = time.perf_counter()
+                train_one_epoch(learner, data, epoch)
+                if epoch > 0:  # the first one warms up
+                    seconds[kind].append(time.perf_counter() - start)
+    found["seconds_per_epoch"] = {kind: float(f"{statistics.median(taken):.4g}") for kind, taken in seconds.items()}
 
 
 def verdict(runs: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> dict[str, dict[str, float | None]]:
     """Return for each kind but dense how soon it reaches dense's final AP, the means over the seeds compared.
 
-    `epoch` is the first one at which it is reached, `share` that one as a share of dense's epochs, and `time_share` its
-    seconds of training as a share of dense's; None where it is never reached.
+    `epoch` is the first one at which it is reached, and `share` that one as a share of dense's epochs; None where it is
+    never reached.
     """
-    curves = {kind: _mean_curve(seeds) for kind, seeds in runs.items()}
+    curves = {kind: mean_curve(seeds) for kind, seeds in runs.items()}
     goal = curves["dense"][-1]
     result: dict[str, dict[str, float | None]] = {}
     for kind, curve in curves.items():
         if kind != "dense":
-            first = next((row for row in curve if row["AP"] >= goal["AP"]), None)
-            result[kind] = {
-                "epoch": None if first is None else first["epoch"],
-                "share": None if first is None else round(first["epoch"] / goal["epoch"], 3),
-                "time_share": None if first is None else round(first["seconds"] / goal["seconds"], 3),
-            }
+            first = next((row["epoch"] for row in curve if row["AP"] >= goal["AP"]), None)
+            share = None if first is None else round(first / goal["epoch"], 3)
+            result[kind] = {"epoch": first, "share": share}
     return result
 
 
-def _mean_curve(seeds: Mapping[str, list[Mapping[str, float]]]) -> list[dict[str, float]]:
+def mean_curve(seeds: Mapping[str, list[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Return the rows of a kind, each number the mean over the seeds."""
     return [
-        {name: sum(row[name] for row in rows) / len(rows) for name in ("epoch", "seconds", "AP")}
+        {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
         for rows in zip(*seeds.values(), strict=True)
     ]
 
 
+def begun(recipe: Recipe, path: Path) -> Found:
+    """Return what an earlier run with the same recipe has found, or a beginning."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("recipe") == recipe.to_dict():
+        kept = ("recipe", "parameters", "validation_AP", "chosen", "runs", "verdict", "seconds_per_epoch")
+        return {name: before[name] for name in kept if name in before}
+    models = {kind: build_model(recipe.model_of(kind)) for kind in recipe.epochs}
+    counts = {kind: sum(p.numel() for p in model.parameters()) for kind, model in models.items()}
+    return {"recipe": recipe.to_dict(), "parameters": counts}
+
+
 def main() -> None:
-    """Choose the rates, or train, write and draw."""
+    """Choose the rates, train, time, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--choose", action="store_true", help="find the learning rate of each kind first")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="what to do (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings side by side, a thread each")
     options = parser.parse_args()
     path = report.RESULTS / f"{NAME}.json"
-    found = _begun(path)
+    found = begun(RECIPE, path)
 
     def save() -> Path:
         return results.write(NAME, found)
 
-    if options.choose or "chosen" not in found:
-        choose(found, save)
-    if not options.choose:
-        train(found, options.seeds, save)
-        found["verdict"] = verdict(found["runs"])
-        print(f"wrote {save()} and {plots.draw_convergence(found)}")
-
-
-def _begun(path: Path) -> dict[str, Any]:
-    """Return what an earlier run with the same recipe has found, or a beginning."""
-    recipe = {
-        "size": SIZE,
-        "scenes": SCENES,
-        "judged": JUDGED,
-        "epochs": dict(KINDS),
-        "model": MODEL.to_dict(),
-        "training": TRAINING.to_dict(),
-    }
-    before = json.loads(path.read_text()) if path.exists() else {}
-    if before.get("recipe") == json.loads(json.dumps(recipe)):
-        kept = ("recipe", "parameters", "validation_AP", "chosen", "runs")
-        return {name: before[name] for name in kept if name in before}
-    counts = {kind: sum(p.numel() for p in build_model(model_config(kind)).parameters()) for kind in KINDS}
-    return {"recipe": recipe, "parameters": counts}
+    if "choose" in options.steps:
+        choose(RECIPE, found, save, options.processes)
+    if "train" in options.steps:
+        train(RECIPE, found, options.seeds, save, options.processes)
+    if "time" in options.steps:
+        time_epochs(RECIPE, found)
+    print(f"wrote {save()}")
+    if "runs" in found and "seconds_per_epoch" in found:
+        print(f"wrote {plots.draw_convergence(found)}")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def draw_independence(measured: Mapping[str, Any], path: Path = IMAGES / "eviden
     return _save(figure, path)
 
 
-def draw_convergence(found: Mapping[str, Any], path: Path = IMAGES / "evidence-convergence.png") -> Path:
+def draw_convergence(found: Mapping[str, Any], path: Path | None = None) -> Path:
     """Draw AP on test scenes against epochs and against seconds of training, a line a seed, and return `path`."""
+    path = IMAGES / "evidence-convergence.png" if path is None else path
     figure, panels = _figure(2)
     for axes, what, label in zip(panels, ("epoch", "seconds"), ("epochs", "seconds of training"), strict=True):
         axes.set_yscale("linear")
@@ -64,7 +65,8 @@ def draw_convergence(found: Mapping[str, Any], path: Path = IMAGES / "evidence-c
         for kind, seeds in found["runs"].items():
             for seed, rows in seeds.items():
                 name = kind.replace("_", " ") if seed == min(seeds, key=int) else None
-                x, y = ([row[key] for row in rows] for key in (what, "AP"))
+                pace = found["seconds_per_epoch"][kind] if what == "seconds" else 1
+                x, y = [pace * row["epoch"] for row in rows], [row["AP"] for row in rows]
                 axes.plot(x, y, color=COLOURS[kind], label=name, linewidth=1.2)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)

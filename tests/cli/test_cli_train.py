@@ -73,6 +73,9 @@ def test_the_demo_resumes_like_a_training_and_counts_in_proper_words(tmp_path, c
         assert main([*arguments, "--resume"]) == 0
         printed = capsys.readouterr()
         assert re.search(said, printed.out)
+        for name in ("scene.png", "attention.png"):
+            assert f"wrote {tmp_path / epochs / name}\n" in printed.out
+            assert (tmp_path / epochs / name).read_bytes().startswith(b"\x89PNG")
         assert f"deform-attn: {tmp_path / epochs / 'checkpoint'} holds no training yet" in printed.err
     assert main(arguments) == 1
     assert "(--overwrite)" in error_line(capsys)

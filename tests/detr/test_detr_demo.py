@@ -15,7 +15,7 @@ def test_the_demo_writes_a_checkpoint_metrics_and_pictures_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3)
-    names = ["attention.png", "checkpoint", "detections.png", "metrics.json"]
+    names = ["checkpoint", "detections.png", "metrics.json", "scene.png"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
     assert sorted(path.name for path in result.files) == names
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from matplotlib._pylab_helpers import Gcf
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -17,7 +16,7 @@ from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.pictures import draw_attention, draw_detections
+from deform_attn.detr.pictures import draw_detections
 
 CATEGORIES = (Category(1, "cat"), Category(2, "bird"))
 
@@ -155,79 +154,6 @@ def test_no_caption_title_or_legend_covers_another(drawn, pictures_in_grid):
 def test_no_pictures_are_refused():
     with pytest.raises(ValueError, match="images: expected at least one"):
         draw_detections([], [], CATEGORIES, "unused.png")
-
-
-SHAPES = [(6, 8), (3, 4), (2, 2)]
-
-
-def attention(heads=4, points=5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    locations = 0.5 + 0.1 * torch.randn(heads, 3, points, 2, generator=generator)
-    weights = torch.randn(heads, 3 * points, generator=generator).softmax(-1).view(heads, 3, points)
-    return locations, weights
-
-
-def drawn_points(panel):
-    """Return the rows (x, y, weight) of a panel's points, sorted."""
-    rows = [np.column_stack((c.get_offsets(), c.get_array())) for c in panel.collections if c.get_array() is not None]
-    return np.array(sorted(np.concatenate(rows).tolist()))
-
-
-def test_every_sampling_point_is_drawn_at_its_location_with_its_weight(drawn):
-    locations, weights = attention()
-    draw_attention(torch.zeros(3, 60, 80), locations, weights, (0.5, 0.5), SHAPES, "unused.png")
-    panels = drawn[0].axes[:3]
-    for level, panel in enumerate(panels):
-        x, y = (locations[:, level] * torch.tensor([80, 60])).reshape(-1, 2).T.tolist()
-        expected = np.array(sorted(zip(x, y, weights[:, level].flatten().tolist(), strict=True)))
-        np.testing.assert_allclose(drawn_points(panel), expected, rtol=1e-5)
-        assert panel.get_title() == f"level {level}: {SHAPES[level][0]} × {SHAPES[level][1]} pixels"
-
-
-@pytest.mark.parametrize("zoom", [False, True])
-def test_points_off_the_picture_are_seen_and_far_ones_stop_at_a_quarter(drawn, zoom):
-    locations, weights = attention()
-    locations[0, 0, 0] = torch.tensor([-0.1, 0.5])
-    locations[0, 1, 0] = torch.tensor([0.5, 7.0])
-    draw_attention(torch.zeros(3, 60, 80), locations, weights, (0.5, 0.5), SHAPES, "unused.png", zoom=zoom)
-    for panel in drawn[0].axes[:3]:
-        (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
-        x, y, _ = drawn_points(panel).T
-        assert left < x.min() < x.max() < right
-        assert top < y.min() < y.max() < bottom
-    assert drawn_points(drawn[0].axes[0])[:, 0].min() == pytest.approx(-8)
-    assert drawn_points(drawn[0].axes[1])[:, 1].max() == pytest.approx(1.25 * 60)
-
-
-def test_zoom_shows_the_points_and_less_of_the_picture(drawn):
-    locations, weights = attention()
-    locations = 0.7 + 0.2 * (locations - 0.5)
-    draw_attention(torch.zeros(3, 60, 80), locations, weights, (0.7, 0.7), SHAPES, "unused.png", zoom=True)
-    left, right = drawn[0].axes[0].get_xlim()
-    x = drawn_points(drawn[0].axes[0])[:, 0]
-    assert 40 < left < x.min() < x.max() < right <= 80
-
-
-@pytest.mark.parametrize("heads", [1, 8])
-def test_the_legend_of_attention_covers_nothing(drawn, heads):
-    locations, weights = attention(heads)
-    box = torch.tensor([0.5, 0.5, 0.2, 0.1])
-    draw_attention(torch.zeros(3, 60, 80), locations, weights, box[:2], SHAPES, "unused.png", box=box, title="a query")
-    figure = drawn[0]
-    figure.draw_without_rendering()
-    group = extents([*figure.axes, *figure.legends, *(panel.title for panel in figure.axes[:3]), figure._suptitle])
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(group, 2))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [*(f"head {head}" for head in range(heads)), "reference point", "reference box"]
-
-
-def test_attention_is_written_and_no_figure_is_left_with_pyplot(tmp_path):
-    locations, weights = attention()
-    before = list(Gcf.figs)
-    draw_attention(torch.rand(3, 60, 80), locations, weights, (0.5, 0.5), SHAPES, tmp_path / "new" / "attention.png")
-    with Image.open(tmp_path / "new" / "attention.png") as picture:
-        assert min(picture.size) > 200
-    assert list(Gcf.figs) == before
 
 
 def test_an_atomic_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path):

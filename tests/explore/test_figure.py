@@ -1,5 +1,6 @@
 """The figure: each panel holds exactly the points of the record."""
 
+import itertools
 import subprocess
 import sys
 
@@ -66,6 +67,18 @@ def test_a_position_an_encoder_layer_a_head_and_a_level_can_be_chosen():
     assert 0 < right - left <= 1.6 * SIZE[1]
     assert all(left <= x <= right for x in points[:, 1])
     assert figure.get_suptitle() == f"encoder 1, query {query} from (150, 100)"
+
+
+@pytest.mark.parametrize("zoom", [False, True])
+def test_the_legend_names_all_and_nothing_covers_anything(zoom):
+    figure = plot_sampling(small_scene(), detection=0, zoom=zoom)
+    figure.draw_without_rendering()
+    panels = [panel for panel in figure.axes if panel.get_title()]
+    parts = [*figure.axes, *figure.legends, *(panel.title for panel in panels), figure._suptitle]
+    boxes = [part.get_window_extent() for part in parts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["head 0", "head 1", "head 2", "reference point", "reference box", "found"]
 
 
 def test_a_figure_is_drawn_and_saved_without_pyplot(tmp_path):

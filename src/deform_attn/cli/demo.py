@@ -20,7 +20,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo and print its metrics and its files."""
-    from deform_attn.detr.demo import CHECKPOINT, run_demo
+    from deform_attn.detr.demo import CHECKPOINT, SCENE, run_demo
     from deform_attn.detr.evaluation import format_metrics
     from deform_attn.detr.progress import progress_bar
 
@@ -34,11 +34,24 @@ def run(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             on_step=on_step,
         )
+    attention = options.out / "attention.png"
+    _draw_attention(options.out / CHECKPOINT, options.out / SCENE, attention)
     print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")
     print(format_metrics(result.metrics))
     seconds = [epoch["seconds"] for epoch in result.history]
     count, mean = len(seconds), sum(seconds) / len(seconds)
     epochs = f"1 epoch of {mean:.0f} s" if count == 1 else f"{count} epochs of {mean:.0f} s on average"
     print(f"{epochs}, {result.seconds:.0f} s for this run")
-    for file in result.files:
+    for file in (*result.files, attention):
         print(f"wrote {file}")
+
+
+def _draw_attention(checkpoint: Path, picture: Path, path: Path) -> None:
+    """Draw where the query with the best score in `picture` looks, in the last decoder layer."""
+    from deform_attn.cli.explore import read_scene
+    from deform_attn.detr.files import atomic_path
+    from deform_attn.explore import plot_sampling
+
+    figure = plot_sampling(read_scene(checkpoint, picture, threshold=0.0), detection=0, zoom=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)

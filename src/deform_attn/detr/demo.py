@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from deform_attn import record
 from deform_attn.detr.checkpoint import Detector, without_nan
 from deform_attn.detr.config import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.engine import History, OnStep, fit
+from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.model import DeformableDetr, build_model, evaluating
-from deform_attn.detr.pictures import draw_attention, draw_detections
+from deform_attn.detr.model import DeformableDetr, build_model
+from deform_attn.detr.pictures import draw_detections
 from deform_attn.detr.resumption import stoppable
 from deform_attn.detr.validation import evaluate_model
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT, SCENE = "checkpoint", "scene.png"
 """Of a demo, in the directory that it writes to."""
 
 _SHOWN_SCENES = 8
@@ -53,7 +53,7 @@ def run_demo(
 ) -> DemoResult:
     """Train a small Deformable DETR on fresh scenes of digits, evaluate it on unseen ones, and draw what it sees.
 
-    Under `out` it writes `checkpoint`, `metrics.json`, `detections.png` and `attention.png`.
+    Under `out` it writes `checkpoint`, `metrics.json`, `detections.png` and `scene.png`, the first of the test scenes.
 
     Args:
         out: the directory to write to, made if missing.
@@ -81,10 +81,10 @@ def run_demo(
     with stoppable(out / CHECKPOINT, train.epochs):
         metrics = evaluate_model(detector, test, train.batch_size)
         _draw_scenes(model, test, out / "detections.png")
-        _draw_best_query(model, test, out / "attention.png")
+        _write_scene(test, out / SCENE)
         seconds = time.perf_counter() - start
         _write_metrics(out / "metrics.json", metrics, history, seconds)
-    files = (CHECKPOINT, "metrics.json", "detections.png", "attention.png")
+    files = (CHECKPOINT, "metrics.json", "detections.png", SCENE)
     return DemoResult(metrics, history, seconds, tuple(out / name for name in files))
 
 
@@ -96,25 +96,14 @@ def _draw_scenes(model: DeformableDetr, data: DigitScenes, path: Path) -> None:
     draw_detections([sample.image for sample in samples], found, data.categories, path, truths=truths)
 
 
-def _draw_best_query(model: DeformableDetr, data: DigitScenes, path: Path) -> None:
-    """Draw where the query with the best score in the first scene of `data` looks, in the last decoder layer."""
-    batch = collate([data[0]])
-    with torch.inference_mode(), evaluating(model), record(model) as records:
-        output = model(batch.images, batch.padding_mask)
-    last, scores = records[-1], output.logits[0].sigmoid()  # [Q, K]
-    query, label = divmod(int(scores.argmax()), scores.shape[1])
-    box = last.reference_points[0, query]  # [4]
-    draw_attention(
-        batch.images[0],
-        last.locations[0, query],
-        last.weights[0, query],
-        box[:2],
-        last.spatial_shapes,
-        path,
-        box=box,
-        title=f"last decoder layer, the query that finds a {data.categories[label].name}",
-        zoom=True,
-    )
+def _write_scene(data: DigitScenes, path: Path) -> None:
+    """Write the first scene of `data` as a picture, for the verbs that take one."""
+    with detr_extra():
+        from PIL import Image
+
+    pixels = (data[0].image * 255).round().to(torch.uint8).permute(1, 2, 0)
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels.numpy()).save(temporary)
 
 
 def _write_metrics(path: Path, metrics: dict[str, float], history: History, seconds: float) -> None:
