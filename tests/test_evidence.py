@@ -107,7 +107,7 @@ def test_the_kinds_of_detector_differ_in_their_attention_alone_and_hardly_in_siz
 @pytest.mark.slow
 def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     epochs = {"dense": 2, "deformable_single_scale": 1, "deformable": 1}  # so few that they teach nothing
-    tiny = replace(convergence.RECIPE, size=48, scenes=4, judged=2, rates=(1e-3, 1e-4), epochs=epochs)
+    tiny = replace(convergence.RECIPE, size=48, scenes=32, pretraining=1, judged=2, rates=(1e-3, 1e-4), epochs=epochs)
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr(convergence, "RECIPE", tiny)
     monkeypatch.setattr(plots, "IMAGES", tmp_path)

@@ -1,13 +1,13 @@
 """Convergence: one small detector with three kinds of attention on scenes of digits, epoch by epoch.
 
-`python -m benchmarks.evidence.convergence` tries each learning rate for each kind on validation scenes, trains every
-kind with its best one, once for each seed, judges it on test scenes after every epoch, and then times an epoch of each
-kind, turn by turn. Stopped, it goes on where it was; benchmarks/results/evidence-convergence.json grows with every
-training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
+`python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in half of the epochs, on validation
+scenes, trains every kind with its best one, once for each seed, judges it on test scenes on the way, and then times an
+epoch of each kind, turn by turn. Stopped, it goes on where it was; benchmarks/results/evidence-convergence.json grows
+with every training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
 
-The kinds differ in `attention` and in nothing else: the same backbone, layers, learned queries (one stage: proposals
-would hand dense attention what it is slow to learn), data, optimiser, schedule and loss. Each schedule is as long as
-the kind's own training: a cosine down to zero.
+The kinds differ in `attention` and in nothing else: the same backbone, pretrained on digits, the same layers, learned
+queries (one stage: proposals would hand dense attention what it is slow to learn), data, optimiser, schedule and loss.
+Each schedule is as long as the kind's own training: a cosine down to zero.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.evidence import plots, results
+from benchmarks.evidence.pretraining import pretrain
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.digits import DigitScenes, Split
@@ -38,22 +39,35 @@ from deform_attn.detr.validation import evaluate_model
 
 NAME = "evidence-convergence"
 STEPS = ("choose", "train", "time")
-CHOOSING_SEED = 100  # of no training that counts
+CHOOSING_SEED, PRETRAINING_SEED = 100, 101  # of no training that counts
 KEPT = ("AP", "AP50", "AP<16", "AP<32", "AP32-96")
+PARTS = (
+    "recipe",
+    "parameters",
+    "backbone_accuracy",
+    "validation_AP",
+    "chosen",
+    "runs",
+    "verdict",
+    "seconds_per_epoch",
+)
 ROUNDS = 5  # of timing, each kind once
 Found = dict[str, Any]
+Weights = Mapping[str, Any]  # arrays, which travel to other processes as they are
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What is trained, and how: scenes of `size` pixels, `scenes` an epoch and `judged` to judge by; `epochs` by kind.
 
-    `model` and `training` are those of all kinds but for the attention, the epochs, the learning rate and the seed.
+    `pretraining` epochs the backbone learns alone. `model` and `training` are those of all kinds but for the attention,
+    the epochs, the learning rate and the seed.
     """
 
     size: int
     scenes: int
     judged: int
+    pretraining: int
     rates: tuple[float, ...]
     epochs: Mapping[AttentionKind, int]
     model: ModelConfig
@@ -63,9 +77,9 @@ class Recipe:
         """Return the detector with that kind of attention."""
         return replace(self.model, transformer=replace(self.model.transformer, attention=kind))
 
-    def training_of(self, kind: AttentionKind, rate: float, seed: int) -> TrainConfig:
-        """Return one training of that kind."""
-        return replace(self.training, epochs=self.epochs[kind], lr=rate, seed=seed)
+    def training_of(self, kind: AttentionKind, rate: float, seed: int, share: float = 1.0) -> TrainConfig:
+        """Return one training of that kind, over a share of its epochs."""
+        return replace(self.training, epochs=max(1, round(share * self.epochs[kind])), lr=rate, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON reads it back."""
@@ -75,29 +89,30 @@ class Recipe:
 
 RECIPE = Recipe(
     size=128,
-    scenes=1000,
+    scenes=800,
     judged=200,
+    pretraining=10,
     rates=(3e-4, 1e-3, 3e-3),
-    epochs={"dense": 120, "deformable_single_scale": 12, "deformable": 12},
+    epochs={"dense": 60, "deformable_single_scale": 8, "deformable": 8},
     model=ModelConfig(
         num_classes=10,
         strides=(8, 16),
-        single_stride=16,
-        backbone=BackboneConfig(channels=(16, 32, 64, 96)),
-        transformer=TransformerConfig(two_stage=False),
+        single_stride=8,
+        # The backbone ends at stride 8, so that the kinds with one level have all of it; the other level comes after.
+        backbone=BackboneConfig(channels=(16, 48, 96)),
+        transformer=TransformerConfig(two_stage=False, feedforward_dim=512),  # of the width, as much as DETR's
     ),
     training=TrainConfig(batch_size=16),
 )
 
 
 def learn(
-    recipe: Recipe, kind: AttentionKind, rate: float, seed: int, judged_on: Split, every: int = 1
+    recipe: Recipe, backbone: Weights, kind: AttentionKind, config: TrainConfig, judged_on: Split
 ) -> list[dict[str, float]]:
-    """Train a detector on one thread, and return its loss and its metrics after `every` so many epochs and the last."""
+    """Train a detector on one thread, and return a row of its loss and its metrics for about each of 20 epochs."""
     torch.set_num_threads(1)
-    config, rows = recipe.training_of(kind, rate, seed), []
-    judge = DigitScenes(judged_on, recipe.judged, size=recipe.size)
-    with _learner(recipe, kind, config) as (learner, data):
+    judge, rows, every = DigitScenes(judged_on, recipe.judged, size=recipe.size), [], max(1, config.epochs // 20)
+    with _learner(recipe, backbone, kind, config) as (learner, data):
         detector = Detector(learner.model, data.categories, recipe.size)
         for epoch in range(config.epochs):
             losses = train_one_epoch(learner, data, epoch)
@@ -109,32 +124,47 @@ def learn(
 
 
 @contextmanager
-def _learner(recipe: Recipe, kind: AttentionKind, config: TrainConfig) -> Iterator[tuple[Learner, DigitScenes]]:
+def _learner(
+    recipe: Recipe, backbone: Weights, kind: AttentionKind, config: TrainConfig
+) -> Iterator[tuple[Learner, DigitScenes]]:
     data = DigitScenes("train", recipe.scenes, seed=config.seed, size=recipe.size)
     torch.manual_seed(config.seed)
     model = build_model(recipe.model_of(kind))
+    model.backbone.load_state_dict({name: torch.from_numpy(array) for name, array in backbone.items()})
     with start_processes(model, config.precision, None) as processes:
         yield Learner(model, config, processes), data
 
 
-def choose(recipe: Recipe, found: Found, save: Callable[[], object], processes: int) -> None:
+def learn_backbone(recipe: Recipe, found: Found) -> Weights:
+    """Return the weights that all backbones start from, and add to `found` how well they tell digits apart."""
+    torch.manual_seed(PRETRAINING_SEED)
+    model = build_model(recipe.model)
+    data = DigitScenes("train", recipe.scenes, seed=PRETRAINING_SEED, size=recipe.size)
+    judge = DigitScenes("val", recipe.judged, size=recipe.size)
+    found["backbone_accuracy"] = round(pretrain(model, data, judge, recipe.pretraining), 4)
+    return {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
+
+
+def choose(recipe: Recipe, backbone: Weights, found: Found, save: Callable[[], object], processes: int) -> None:
     """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
     table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
     missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
-    jobs = {(kind, rate): (kind, rate, CHOOSING_SEED, "val", recipe.epochs[kind]) for kind, rate in missing}
-    for (kind, rate), rows in _learn_all(recipe, jobs, processes):
+    configs = {(kind, rate): recipe.training_of(kind, rate, CHOOSING_SEED, share=0.5) for kind, rate in missing}
+    for (kind, rate), rows in _learn_all(recipe, backbone, configs, "val", processes):
         table[kind][str(rate)] = rows[-1]["AP"]
         save()
     found["chosen"] = {kind: float(max(row, key=row.__getitem__)) for kind, row in table.items()}
     save()
 
 
-def train(recipe: Recipe, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int) -> None:
+def train(
+    recipe: Recipe, backbone: Weights, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
+) -> None:
     """Add to `found` the curve of each kind and seed, on test scenes, and the verdict."""
     runs = found.setdefault("runs", {kind: {} for kind in recipe.epochs})
     missing = [(kind, seed) for kind in recipe.epochs for seed in seeds if str(seed) not in runs[kind]]
-    jobs = {(kind, seed): (kind, found["chosen"][kind], seed, "test", 1) for kind, seed in missing}
-    for (kind, seed), rows in _learn_all(recipe, jobs, processes):
+    configs = {(kind, seed): recipe.training_of(kind, found["chosen"][kind], seed) for kind, seed in missing}
+    for (kind, seed), rows in _learn_all(recipe, backbone, configs, "test", processes):
         runs[kind] = dict(sorted({**runs[kind], str(seed): rows}.items()))
         save()
     found["verdict"] = verdict(runs)
@@ -142,24 +172,32 @@ def train(recipe: Recipe, found: Found, seeds: Sequence[int], save: Callable[[],
 
 
 def _learn_all(
-    recipe: Recipe, jobs: Mapping[tuple[Any, ...], tuple[Any, ...]], processes: int
-) -> Iterator[tuple[tuple[Any, ...], list[dict[str, float]]]]:
-    """Call `learn` with the arguments of each job, and yield its name and its rows as soon as there are some."""
+    recipe: Recipe,
+    backbone: Weights,
+    configs: Mapping[tuple[AttentionKind, int | float], TrainConfig],
+    judged_on: Split,
+    processes: int,
+) -> Iterator[tuple[tuple[AttentionKind, int | float], list[dict[str, float]]]]:
+    """Call `learn` with each config, side by side, and yield its name and its rows as soon as there are some."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        names = {pool.submit(learn, recipe, *arguments): name for name, arguments in jobs.items()}
+        names = {
+            pool.submit(learn, recipe, backbone, name[0], config, judged_on): name for name, config in configs.items()
+        }
         for done in as_completed(names):
             name, rows = names[done], done.result()
             print(f"  {name[0]}, {name[1]:g}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs", flush=True)
             yield name, rows
 
 
-def time_epochs(recipe: Recipe, found: Found) -> None:
+def time_epochs(recipe: Recipe, backbone: Weights, found: Found) -> None:
     """Add to `found` the seconds that an epoch of training takes each kind, without judging, the median of rounds."""
     seconds: dict[AttentionKind, list[float]] = {kind: [] for kind in recipe.epochs}
     with ExitStack() as stack:
         # As long as any: the cosine is of no matter here.
         configs = {kind: replace(recipe.training_of(kind, recipe.rates[0], 0), epochs=ROUNDS + 1) for kind in seconds}
-        learners = {kind: stack.enter_context(_learner(recipe, kind, config)) for kind, config in configs.items()}
+        learners = {
+            kind: stack.enter_context(_learner(recipe, backbone, kind, config)) for kind, config in configs.items()
+        }
         for epoch in range(ROUNDS + 1):
             for kind, (learner, data) in learners.items():
                 start = time.perf_counter()
@@ -198,8 +236,7 @@ def begun(recipe: Recipe, path: Path) -> Found:
     """Return what an earlier run with the same recipe has found, or a beginning."""
     before = json.loads(path.read_text()) if path.exists() else {}
     if before.get("recipe") == recipe.to_dict():
-        kept = ("recipe", "parameters", "validation_AP", "chosen", "runs", "verdict", "seconds_per_epoch")
-        return {name: before[name] for name in kept if name in before}
+        return {name: before[name] for name in PARTS if name in before}
     models = {kind: build_model(recipe.model_of(kind)) for kind in recipe.epochs}
     counts = {kind: sum(p.numel() for p in model.parameters()) for kind, model in models.items()}
     return {"recipe": recipe.to_dict(), "parameters": counts}
@@ -218,12 +255,13 @@ def main() -> None:
     def save() -> Path:
         return results.write(NAME, found)
 
+    backbone = learn_backbone(RECIPE, found)
     if "choose" in options.steps:
-        choose(RECIPE, found, save, options.processes)
+        choose(RECIPE, backbone, found, save, options.processes)
     if "train" in options.steps:
-        train(RECIPE, found, options.seeds, save, options.processes)
+        train(RECIPE, backbone, found, options.seeds, save, options.processes)
     if "time" in options.steps:
-        time_epochs(RECIPE, found)
+        time_epochs(RECIPE, backbone, found)
     print(f"wrote {save()}")
     if "runs" in found and "seconds_per_epoch" in found:
         print(f"wrote {plots.draw_convergence(found)}")
