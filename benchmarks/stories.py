@@ -91,10 +91,63 @@ def independence(result: Result) -> str:
     return table((f"{result['queries']} queries", *sides, "last / first"), rows)
 
 
+def convergence(result: Result) -> str:
+    """Return what each kind of attention learnt, and how soon it knew as much as dense attention in the end."""
+    goal = result["recipe"]["epochs"]["dense"] * result["seconds_per_epoch"]["dense"]
+    rows = []
+    for kind, seeds in result["runs"].items():
+        last = [runs[-1]["AP"] for runs in seeds.values()]
+        pace, reached = result["seconds_per_epoch"][kind], result["verdict"].get(kind)
+        if reached is None:
+            soon = ("-", "-", "-")
+        elif reached["epoch"] is None:
+            soon = ("not reached",) * 3
+        else:
+            epoch = reached["epoch"]
+            soon = (f"{epoch:.0f}", f"1/{1 / reached['share']:.1f}", f"1/{goal / (epoch * pace):.1f}")
+        cells = (f"{result['parameters'][kind] / 1e3:.0f} K", f"{result['chosen'][kind]:g}")
+        rows.append((kind, *cells, result["recipe"]["epochs"][kind], _mean_and_range(last), f"{pace:.1f} s", *soon))
+    return table(
+        (
+            "attention",
+            "parameters",
+            "learning rate",
+            "epochs",
+            "AP at the end",
+            "an epoch takes",
+            "dense's AP at epoch",
+            "of dense's epochs",
+            "of dense's time",
+        ),
+        rows,
+    )
+
+
+def convergence_rates(result: Result) -> str:
+    """Return the AP on validation scenes of each kind with each learning rate."""
+    rates = result["recipe"]["rates"]
+    rows = [(kind, *(f"{row[str(rate)]:.3f}" for rate in rates)) for kind, row in result["validation_AP"].items()]
+    return table(("attention", *(f"{rate:g}" for rate in rates)), rows)
+
+
+def small_objects(result: Result) -> str:
+    """Return the AP of objects by size at the end of the trainings."""
+    rows = [
+        (kind, *(_mean_and_range([runs[-1][name] for runs in seeds.values()]) for name in _SIZES))
+        for kind, seeds in result["runs"].items()
+    ]
+    return table(("attention", *_SIZES.values()), rows)
+
+
+def _mean_and_range(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} - {max(values):.3f})"
+
+
 def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
+_SIZES = {"AP<16": "below 16 x 16", "AP<32": "below 32 x 32", "AP32-96": "32 x 32 and above", "AP": "all"}
 _TREES = ("AP50", "AP", "AP75", "AR100")
 TABLES: dict[str, Callable[[Result], str]] = {
     "setting": setting,
@@ -103,4 +156,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "cost_times": cost_times,
     "cost_crossing": cost_crossing,
     "independence": independence,
+    "convergence": convergence,
+    "convergence_rates": convergence_rates,
+    "small_objects": small_objects,
 }

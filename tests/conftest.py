@@ -1,8 +1,9 @@
-"""Fixtures: every backend by name."""
+"""Fixtures: every backend by name, and one thread."""
 
 import os
 
 import pytest
+import torch
 from hypothesis import settings
 
 from every_backend import BACKENDS, call_on
@@ -34,3 +35,12 @@ def run(backend):
         return output
 
     return call
+
+
+@pytest.fixture
+def one_thread():
+    """Run on one thread: where operations are thousands and tiny, torch's threads would mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,17 +1,12 @@
 """Fixtures of the command's tests."""
 
 import pytest
-import torch
 from cli_cases import write_split
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """The detectors here are so small that torch's threads would mostly wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on_one_thread(one_thread):
+    """The models here are so small."""
 
 
 @pytest.fixture

@@ -1,17 +1,12 @@
 """Fixtures of the explorer's tests: a browser that shows pages."""
 
 import pytest
-import torch
 from browser import Browser
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """The models here are so small that torch's threads would mostly wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on_one_thread(one_thread):
+    """The models here are so small."""
 
 
 @pytest.fixture(scope="session")

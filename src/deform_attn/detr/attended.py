@@ -13,7 +13,7 @@ from deform_attn.detr.config import ModelConfig
 from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import ConfigError
-from deform_attn.detr.model import best_pairs, evaluating, postprocess
+from deform_attn.detr.model import best_pairs, detections_of, evaluating
 from deform_attn.detr.predict import read_picture, sample_of
 from deform_attn.recording import Record
 
@@ -58,8 +58,9 @@ def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: 
     batch = collate([sample])
     with torch.inference_mode(), evaluating(model), record(model) as records:
         output = model(batch.images.to(model.mean.device), batch.padding_mask.to(model.mean.device))
-    (found,) = postprocess(output, [sample.original_size])
-    _, (queries,), _ = best_pairs(output)
+    pairs = best_pairs(output)
+    (found,) = detections_of(pairs, output, [sample.original_size])
+    (queries,) = pairs.queries
     return Attended(
         picture, found.above(threshold), queries[found.scores >= threshold], records, _frame(model.config, batch)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -168,21 +169,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:
     """Return the `limit` best pairs of query and class of each picture, boxes in pixels of `original_sizes` (H, W)."""
-    scores, queries, labels = best_pairs(output, limit)
+    return detections_of(best_pairs(output, limit), output, original_sizes)
+
+
+class Pairs(NamedTuple):
+    """The best pairs of query and class of each picture, the best first, each field `[N, k]`."""
+
+    scores: Tensor
+    queries: Tensor
+    labels: Tensor
+
+
+def best_pairs(output: Output, limit: int = 100) -> Pairs:
+    """Return the `limit` best pairs of query and class of each picture."""
+    num_classes = output.logits.shape[-1]
+    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :limit], order[:, :limit]
+    return Pairs(scores, order // num_classes, order % num_classes)
+
+
+def detections_of(pairs: Pairs, output: Output, original_sizes: list[tuple[int, int]]) -> list[Detections]:
+    """Return the pairs of each picture with the boxes of their queries, in pixels of `original_sizes` (H, W)."""
     corners = cxcywh_to_xyxy(output.boxes).clamp(0, 1)
     found = []
     for i, (height, width) in enumerate(original_sizes):
         scale = corners.new_tensor([width, height, width, height])
-        found.append(Detections(corners[i, queries[i]] * scale, scores[i], labels[i]))
+        found.append(Detections(corners[i, pairs.queries[i]] * scale, pairs.scores[i], pairs.labels[i]))
     return found
-
-
-def best_pairs(output: Output, limit: int = 100) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the `limit` best pairs of query and class of each picture: scores, queries and labels, each `[N, k]`."""
-    num_classes = output.logits.shape[-1]
-    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, :limit], order[:, :limit]
-    return scores, order // num_classes, order % num_classes
 
 
 def build_model(config: ModelConfig) -> DeformableDetr:
