@@ -106,7 +106,9 @@ def convergence(result: Result) -> str:
             epoch = reached["epoch"]
             soon = (f"{epoch:.0f}", f"1/{1 / reached['share']:.1f}", f"1/{goal / (epoch * pace):.1f}")
         cells = (f"{result['parameters'][kind] / 1e3:.0f} K", f"{result['chosen'][kind]:g}")
-        rows.append((kind, *cells, result["recipe"]["epochs"][kind], _mean_and_range(last), f"{pace:.1f} s", *soon))
+        rows.append(
+            (kind, *cells, str(result["recipe"]["epochs"][kind]), _mean_and_range(last), f"{pace:.1f} s", *soon)
+        )
     return table(
         (
             "attention",

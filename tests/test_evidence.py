@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import memory, report
-from benchmarks.evidence import convergence, cost, independence, layers, plots, results
+from benchmarks.evidence import convergence, cost, independence, layers, plots, pretraining, results
+from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.model import build_model
 
 
@@ -104,6 +105,26 @@ def test_the_kinds_of_detector_differ_in_their_attention_alone_and_hardly_in_siz
     assert max(recipe.epochs, key=recipe.epochs.__getitem__) == "dense"
 
 
+def test_pretraining_sees_the_mean_of_what_lies_in_the_box():
+    boxes = torch.tensor([[0.5, 0.25, 0.5, 0.5], [0.3, 0.9, 0.1, 0.1]])  # four whole pixels of 4 x 4; part of one
+    block, part = pretraining._inside(boxes, torch.Size((4, 4))).view(2, 4, 4)
+    expected = torch.zeros(4, 4)
+    expected[:2, 1:3] = 1 / 4
+    torch.testing.assert_close(block, expected)
+    assert part[3, 1] == pytest.approx(1)
+    assert part.sum() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_pretrained_backbone_tells_digits_apart():
+    torch.manual_seed(0)
+    model = build_model(convergence.RECIPE.model)
+    data, judge = DigitScenes("train", 400, size=64), DigitScenes("val", 40, size=64)
+    before = [parameter.clone() for parameter in model.backbone.parameters()]
+    assert pretraining.pretrain(model, data, judge, epochs=4) > 0.3  # of ten classes
+    assert not any(torch.equal(*pair) for pair in zip(before, model.backbone.parameters(), strict=True))
+
+
 @pytest.mark.slow
 def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     epochs = {"dense": 2, "deformable_single_scale": 1, "deformable": 1}  # so few that they teach nothing
@@ -119,6 +140,7 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
     found = json.loads(path.read_text())
     assert [len(rows) for seeds in found["runs"].values() for rows in seeds.values()] == [2, 2, 1, 1, 1, 1]
     assert set(found["chosen"].values()) <= {1e-3, 1e-4}
+    assert 0 <= found["backbone_accuracy"] <= 1
     assert set(found["verdict"]) == {"deformable_single_scale", "deformable"}
     monkeypatch.setattr("sys.argv", ["convergence", "--seeds", "0", "1"])
     convergence.main()

@@ -51,7 +51,7 @@ PARTS = (
     "verdict",
     "seconds_per_epoch",
 )
-ROUNDS = 5  # of timing, each kind once
+ROUNDS = 3  # of timing, each kind once
 Found = dict[str, Any]
 Weights = Mapping[str, Any]  # arrays, which travel to other processes as they are
 
@@ -125,12 +125,13 @@ def learn(
 
 @contextmanager
 def _learner(
-    recipe: Recipe, backbone: Weights, kind: AttentionKind, config: TrainConfig
+    recipe: Recipe, backbone: Weights | None, kind: AttentionKind, config: TrainConfig
 ) -> Iterator[tuple[Learner, DigitScenes]]:
     data = DigitScenes("train", recipe.scenes, seed=config.seed, size=recipe.size)
     torch.manual_seed(config.seed)
     model = build_model(recipe.model_of(kind))
-    model.backbone.load_state_dict({name: torch.from_numpy(array) for name, array in backbone.items()})
+    if backbone is not None:
+        model.backbone.load_state_dict({name: torch.from_numpy(array) for name, array in backbone.items()})
     with start_processes(model, config.precision, None) as processes:
         yield Learner(model, config, processes), data
 
@@ -174,11 +175,11 @@ def train(
 def _learn_all(
     recipe: Recipe,
     backbone: Weights,
-    configs: Mapping[tuple[AttentionKind, int | float], TrainConfig],
+    configs: Mapping[Any, TrainConfig],
     judged_on: Split,
     processes: int,
-) -> Iterator[tuple[tuple[AttentionKind, int | float], list[dict[str, float]]]]:
-    """Call `learn` with each config, side by side, and yield its name and its rows as soon as there are some."""
+) -> Iterator[tuple[tuple[AttentionKind, float], list[dict[str, float]]]]:
+    """Call `learn` for each kind and config, side by side, and yield each with its rows as soon as there are some."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         names = {
             pool.submit(learn, recipe, backbone, name[0], config, judged_on): name for name, config in configs.items()
@@ -189,15 +190,13 @@ def _learn_all(
             yield name, rows
 
 
-def time_epochs(recipe: Recipe, backbone: Weights, found: Found) -> None:
+def time_epochs(recipe: Recipe, found: Found) -> None:
     """Add to `found` the seconds that an epoch of training takes each kind, without judging, the median of rounds."""
     seconds: dict[AttentionKind, list[float]] = {kind: [] for kind in recipe.epochs}
     with ExitStack() as stack:
-        # As long as any: the cosine is of no matter here.
+        # Neither the cosine nor what the weights are matters to the clock.
         configs = {kind: replace(recipe.training_of(kind, recipe.rates[0], 0), epochs=ROUNDS + 1) for kind in seconds}
-        learners = {
-            kind: stack.enter_context(_learner(recipe, backbone, kind, config)) for kind, config in configs.items()
-        }
+        learners = {kind: stack.enter_context(_learner(recipe, None, kind, config)) for kind, config in configs.items()}
         for epoch in range(ROUNDS + 1):
             for kind, (learner, data) in learners.items():
                 start = time.perf_counter()
@@ -255,13 +254,13 @@ def main() -> None:
     def save() -> Path:
         return results.write(NAME, found)
 
-    backbone = learn_backbone(RECIPE, found)
+    backbone = learn_backbone(RECIPE, found) if {"choose", "train"} & {*options.steps} else {}
     if "choose" in options.steps:
         choose(RECIPE, backbone, found, save, options.processes)
     if "train" in options.steps:
         train(RECIPE, backbone, found, options.seeds, save, options.processes)
     if "time" in options.steps:
-        time_epochs(RECIPE, backbone, found)
+        time_epochs(RECIPE, found)
     print(f"wrote {save()}")
     if "runs" in found and "seconds_per_epoch" in found:
         print(f"wrote {plots.draw_convergence(found)}")

@@ -55,18 +55,19 @@ def draw_independence(measured: Mapping[str, Any], path: Path = IMAGES / "eviden
 
 
 def draw_convergence(found: Mapping[str, Any], path: Path | None = None) -> Path:
-    """Draw AP on test scenes against epochs and against seconds of training, a line a seed, and return `path`."""
+    """Draw AP on test scenes against epochs and seconds, and that of small digits, a line a seed, and return `path`."""
     path = IMAGES / "evidence-convergence.png" if path is None else path
-    figure, panels = _figure(2)
-    for axes, what, label in zip(panels, ("epoch", "seconds"), ("epochs", "seconds of training"), strict=True):
+    figure, panels = _figure(3)
+    shown = (("AP", "epoch"), ("AP", "seconds"), ("AP<16", "epoch"))
+    for axes, (metric, what) in zip(panels, shown, strict=True):
         axes.set_yscale("linear")
-        axes.set_xlabel(label)
-        axes.set_ylabel("AP on test scenes")
+        axes.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[what])
+        axes.set_ylabel({"AP": "AP on test scenes", "AP<16": "AP of digits below 16 x 16 pixels"}[metric])
         for kind, seeds in found["runs"].items():
+            pace = found["seconds_per_epoch"][kind] if what == "seconds" else 1
             for seed, rows in seeds.items():
                 name = kind.replace("_", " ") if seed == min(seeds, key=int) else None
-                pace = found["seconds_per_epoch"][kind] if what == "seconds" else 1
-                x, y = [pace * row["epoch"] for row in rows], [row["AP"] for row in rows]
+                x, y = [pace * row["epoch"] for row in rows], [row[metric] for row in rows]
                 axes.plot(x, y, color=COLOURS[kind], label=name, linewidth=1.2)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)
