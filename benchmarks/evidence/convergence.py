@@ -11,6 +11,7 @@ Each schedule is as long as the kind's own training: a cosine down to zero.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -54,6 +55,7 @@ PARTS = (
 ROUNDS = 3  # of timing, each kind once
 Found = dict[str, Any]
 Weights = Mapping[str, Any]  # arrays, which travel to other processes as they are
+Backbone = Callable[[], Weights]  # learnt only if something is to be trained with it
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def learn_backbone(recipe: Recipe, found: Found) -> Weights:
     return {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
 
 
-def choose(recipe: Recipe, backbone: Weights, found: Found, save: Callable[[], object], processes: int) -> None:
+def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], object], processes: int) -> None:
     """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
     table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
     missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
@@ -159,7 +161,7 @@ def choose(recipe: Recipe, backbone: Weights, found: Found, save: Callable[[], o
 
 
 def train(
-    recipe: Recipe, backbone: Weights, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
+    recipe: Recipe, backbone: Backbone, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
 ) -> None:
     """Add to `found` the curve of each kind and seed, on test scenes, and the verdict."""
     runs = found.setdefault("runs", {kind: {} for kind in recipe.epochs})
@@ -174,15 +176,18 @@ def train(
 
 def _learn_all(
     recipe: Recipe,
-    backbone: Weights,
+    backbone: Backbone,
     configs: Mapping[Any, TrainConfig],
     judged_on: Split,
     processes: int,
 ) -> Iterator[tuple[tuple[AttentionKind, float], list[dict[str, float]]]]:
     """Call `learn` for each kind and config, side by side, and yield each with its rows as soon as there are some."""
+    if not configs:
+        return
+    weights = backbone()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         names = {
-            pool.submit(learn, recipe, backbone, name[0], config, judged_on): name for name, config in configs.items()
+            pool.submit(learn, recipe, weights, name[0], config, judged_on): name for name, config in configs.items()
         }
         for done in as_completed(names):
             name, rows = names[done], done.result()
@@ -254,7 +259,7 @@ def main() -> None:
     def save() -> Path:
         return results.write(NAME, found)
 
-    backbone = learn_backbone(RECIPE, found) if {"choose", "train"} & {*options.steps} else {}
+    backbone = functools.cache(lambda: learn_backbone(RECIPE, found))
     if "choose" in options.steps:
         choose(RECIPE, backbone, found, save, options.processes)
     if "train" in options.steps:
