@@ -1,9 +1,10 @@
 """Convergence: one small detector with three kinds of attention on scenes of digits, epoch by epoch.
 
-`python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in half of the epochs, on validation
-scenes, trains every kind with its best one, once for each seed, judges it on test scenes on the way, and then times an
-epoch of each kind, turn by turn. Stopped, it goes on where it was; benchmarks/results/evidence-convergence.json grows
-with every training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
+`python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, on
+validation scenes, trains every kind with its best one, once for each seed, judges it on test scenes on the way, and
+then times an epoch of each kind, turn by turn. Stopped, it goes on where it was, and the result, named
+benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a part: the trainings may share
+the machine with other work, the timing should not.
 
 The kinds differ in `attention` and in nothing else: the same backbone, pretrained on digits, the same layers, learned
 queries (one stage: proposals would hand dense attention what it is slow to learn), data, optimiser, schedule and loss.
@@ -62,8 +63,9 @@ Backbone = Callable[[], Weights]  # learnt only if something is to be trained wi
 class Recipe:
     """What is trained, and how: scenes of `size` pixels, `scenes` an epoch and `judged` to judge by; `epochs` by kind.
 
-    `pretraining` epochs the backbone learns alone. `model` and `training` are those of all kinds but for the attention,
-    the epochs, the learning rate and the seed.
+    `pretraining` epochs the backbone learns alone, and each of the `rates` is tried in the share `trying` of the kind's
+    epochs. `model` and `training` are those of all kinds but for the attention, the epochs, the learning rate and the
+    seed.
     """
 
     size: int
@@ -71,6 +73,7 @@ class Recipe:
     judged: int
     pretraining: int
     rates: tuple[float, ...]
+    trying: float
     epochs: Mapping[AttentionKind, int]
     model: ModelConfig
     training: TrainConfig
@@ -94,8 +97,9 @@ RECIPE = Recipe(
     scenes=800,
     judged=200,
     pretraining=10,
-    rates=(3e-4, 1e-3, 3e-3),
-    epochs={"dense": 60, "deformable_single_scale": 8, "deformable": 8},
+    rates=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    trying=0.4,
+    epochs={"dense": 100, "deformable_single_scale": 10, "deformable": 10},
     model=ModelConfig(
         num_classes=10,
         strides=(8, 16),
@@ -152,7 +156,7 @@ def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], 
     """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
     table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
     missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
-    configs = {(kind, rate): recipe.training_of(kind, rate, CHOOSING_SEED, share=0.5) for kind, rate in missing}
+    configs = {(kind, rate): recipe.training_of(kind, rate, CHOOSING_SEED, recipe.trying) for kind, rate in missing}
     for (kind, rate), rows in _learn_all(recipe, backbone, configs, "val", processes):
         table[kind][str(rate)] = rows[-1]["AP"]
         save()
