@@ -70,6 +70,7 @@ def draw_convergence(found: Mapping[str, Any], path: Path | None = None) -> Path
                 x, y = [pace * row["epoch"] for row in rows], [row[metric] for row in rows]
                 axes.plot(x, y, color=COLOURS[kind], label=name, linewidth=1.2)
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.legend(fontsize=8, frameon=False)
     return _save(figure, path)
 

@@ -295,7 +295,11 @@ def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_confi
 
 
 LAUNCHED = """
+import atexit
 import sys
+import torch.distributed as dist
+
+atexit.register(lambda: print("in a group at the end:", dist.is_initialized()))  # what is registered first runs last
 from patches import Assorted
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
@@ -336,5 +340,7 @@ def test_a_launched_training_has_the_processes_and_the_precision_that_it_was_giv
     assert done.returncode == 0, done.stderr
     assert "torch.float32" in done.stdout
     assert "bfloat16" not in done.stdout
+    # A group that is still open would abort the process now and then.
+    assert done.stdout.count("in a group at the end: False") == count
     training = load_training(tmp_path / "run")
     assert (training.processes, len(training.history)) == (count, 1)

@@ -1,11 +1,13 @@
 """The processes that train together, started by `accelerate launch` or `torchrun`; without them this one alone."""
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from deform_attn.detr.backbone import TransformersBackbone
@@ -103,9 +105,12 @@ def start_processes(
     if accelerator is not None:
         yield _checked(accelerator, device, precision)
         return
-    ours = not is_initialized()
+    ours, apart = not is_initialized(), not _in_group()
     try:
-        yield _checked(_new_accelerator(model, precision), device, precision)
+        new = _new_accelerator(model, precision)
+        if apart and _in_group():
+            atexit.register(_leave_group)
+        yield _checked(new, device, precision)
     finally:
         if ours:  # accelerate remembers its settings; the next training in this process may have others
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -130,6 +135,16 @@ def _new_accelerator(model: DeformableDetr, precision: Precision) -> "Accelerato
         )
     except ValueError as error:  # of another precision than an accelerator that is there, or unknown to the device
         raise ConfigError(f"TrainConfig.precision: {precision!r} is refused by accelerate ({error})") from error
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _leave_group() -> None:
+    """Close the connections: one that is open when the interpreter goes may abort the process, its work all done."""
+    if _in_group():
+        dist.destroy_process_group()
 
 
 def _checked(accelerator: Any, device: torch.device, precision: Precision) -> Processes:
