@@ -92,37 +92,37 @@ def independence(result: Result) -> str:
 
 
 def convergence(result: Result) -> str:
-    """Return what each kind of attention learnt, and how soon it knew as much as dense attention in the end."""
-    goal = result["recipe"]["epochs"]["dense"] * result["seconds_per_epoch"]["dense"]
+    """Return what each training was and what it came to on test scenes."""
     rows = []
-    for kind, seeds in result["runs"].items():
-        last = [runs[-1]["AP"] for runs in seeds.values()]
-        pace, reached = result["seconds_per_epoch"][kind], result["verdict"].get(kind)
-        if reached is None:
-            soon = ("-", "-", "-")
-        elif reached["epoch"] is None:
-            soon = ("not reached",) * 3
-        else:
-            epoch = reached["epoch"]
-            soon = (f"{epoch:.0f}", f"1/{1 / reached['share']:.1f}", f"1/{goal / (epoch * pace):.1f}")
-        cells = (f"{result['parameters'][kind] / 1e3:.0f} K", f"{result['chosen'][kind]:g}")
-        rows.append(
-            (kind, *cells, str(result["recipe"]["epochs"][kind]), _mean_and_range(last), f"{pace:.1f} s", *soon)
-        )
-    return table(
-        (
-            "attention",
-            "parameters",
-            "learning rate",
-            "epochs",
-            "AP at the end",
-            "an epoch takes",
-            "dense's AP at epoch",
-            "of dense's epochs",
-            "of dense's time",
-        ),
-        rows,
-    )
+    for name, seeds in result["runs"].items():
+        kind, curves = name.removesuffix(", short"), list(seeds.values())
+        epochs, pace = curves[0][-1]["epoch"], result["seconds_per_epoch"][kind]
+        parts = (f"{result['parameters'][kind] / 1e3:.0f} thousand", f"{result['chosen'][kind]:g}", f"{epochs:.0f}")
+        last = _mean_and_range([rows[-1]["AP"] for rows in curves])
+        rows.append((name, *parts, f"{pace:.1f} s", f"{epochs * pace:.0f} s", last))
+    header = ("attention", "parameters", "learning rate", "epochs", "an epoch takes", "all of them")
+    return table((*header, "AP at the end: mean (range)"), rows)
+
+
+def convergence_reached(result: Result) -> str:
+    """Return when each training reached each AP, and in what share of the epochs and seconds that dense needed."""
+    found, paces = result["verdict"], result["seconds_per_epoch"]
+    goal = statistics.fmean(rows[-1]["AP"] for rows in result["runs"]["dense"].values())
+    rows = []
+    for name, reached in found.items():
+        cells = []
+        for target, epoch in reached.items():
+            dense = found["dense"][target]
+            if epoch is None:
+                cells.append("not reached")
+            elif name == "dense":
+                cells.append(f"epoch {epoch:.0f}")
+            else:
+                faster = dense * paces["dense"] / (epoch * paces[name.removesuffix(", short")])
+                cells.append(f"epoch {epoch:.0f}: 1/{dense / epoch:.1f} of the epochs, 1/{faster:.1f} of the time")
+        rows.append((name, *cells))
+    targets = [f"AP {goal:.3f}, dense's last" if target == "dense" else f"AP {target}" for target in found["dense"]]
+    return table(("attention", *targets), rows)
 
 
 def convergence_rates(result: Result) -> str:
@@ -149,7 +149,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
-_SIZES = {"AP<16": "below 16 x 16", "AP<32": "below 32 x 32", "AP32-96": "32 x 32 and above", "AP": "all"}
+_SIZES = {"AP<16": "below 16 x 16", "AP<32": "below 32 x 32", "AP32-96": "32 x 32 to 96 x 96", "AP": "all"}
 _TREES = ("AP50", "AP", "AP75", "AR100")
 TABLES: dict[str, Callable[[Result], str]] = {
     "setting": setting,
@@ -159,6 +159,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "cost_crossing": cost_crossing,
     "independence": independence,
     "convergence": convergence,
+    "convergence_reached": convergence_reached,
     "convergence_rates": convergence_rates,
     "small_objects": small_objects,
 }

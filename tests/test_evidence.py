@@ -9,6 +9,7 @@ import torch
 from benchmarks import memory, report
 from benchmarks.evidence import convergence, cost, independence, layers, plots, pretraining, results
 from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.errors import DivergenceError
 from deform_attn.detr.model import build_model
 
 
@@ -136,12 +137,17 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
     monkeypatch.setattr("sys.argv", ["convergence", "--steps", "choose", "train", "--seeds", "0", "1"])
     convergence.main()
     trainings = capsys.readouterr().out.count(" epochs\n")
-    assert trainings == 3 * 2 + 3 * 2
+    assert trainings == 3 * 2 + 4 * 2
     found = json.loads(path.read_text())
-    assert [len(rows) for seeds in found["runs"].values() for rows in seeds.values()] == [2, 2, 1, 1, 1, 1]
+    assert {name: [len(rows) for rows in seeds.values()] for name, seeds in found["runs"].items()} == {
+        "dense": [2, 2],
+        "deformable_single_scale": [1, 1],
+        "deformable": [1, 1],
+        "dense, short": [1, 1],
+    }
     assert set(found["chosen"].values()) <= {1e-3, 1e-4}
     assert 0 <= found["backbone_accuracy"] <= 1
-    assert set(found["verdict"]) == {"deformable_single_scale", "deformable"}
+    assert set(found["verdict"]) == set(found["runs"])
     monkeypatch.setattr("sys.argv", ["convergence", "--seeds", "0", "1"])
     convergence.main()
     assert capsys.readouterr().out.count(" epochs\n") == 0  # nothing is trained again
@@ -152,16 +158,54 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
     assert "runs" not in convergence.begun(replace(tiny, scenes=5), path)  # of another recipe
 
 
-def test_the_verdict_is_the_first_epoch_at_which_the_final_ap_of_dense_attention_is_reached():
+def test_rates_are_chosen_on_validation_scenes_and_trainings_judged_on_test_scenes_that_chose_nothing(monkeypatch):
+    asked = []
+
+    def found_by(recipe, backbone, trainings, judge, processes):
+        asked.append((judge, trainings))
+        for name in trainings:
+            yield name, [{"epoch": 1, "AP": 0.5 if name == ("dense", 2e-3) else float(name[1] == 4e-3) / 4}]
+
+    monkeypatch.setattr(convergence, "_learn_all", found_by)
+    found = {}
+    convergence.choose(convergence.RECIPE, dict, found, lambda: None, 1)
+    convergence.train(convergence.RECIPE, dict, found, [7], lambda: None, 1)
+    assert found["chosen"] == {"dense": 2e-3, "deformable_single_scale": 4e-3, "deformable": 4e-3}
+    (validation, tries), (test, trainings) = asked
+    assert (validation.split, len(validation)) == ("val", 200)
+    assert {config.seed for _, config in tries.values()} == {convergence.CHOOSING_SEED}
+    assert (test.data.split, list(test.indices)) == ("test", list(convergence.TESTED))
+    assert {name: (kind, config.epochs, config.lr, config.seed) for (name, _), (kind, config) in trainings.items()} == {
+        "dense": ("dense", 100, 2e-3, 7),
+        "deformable_single_scale": ("deformable_single_scale", 10, 4e-3, 7),
+        "deformable": ("deformable", 10, 4e-3, 7),
+        "dense, short": ("dense", 10, 2e-3, 7),
+    }
+
+
+def test_a_training_that_diverges_has_found_nothing(monkeypatch):
+    def diverges(learner, data, epoch):
+        raise DivergenceError("the loss is not finite")
+
+    monkeypatch.setattr(convergence, "train_one_epoch", diverges)
+    backbone = build_model(convergence.RECIPE.model).backbone.state_dict()
+    weights = {name: tensor.numpy() for name, tensor in backbone.items()}
+    config = convergence.RECIPE.training_of("deformable", 1e-3, 0)
+    rows = convergence.learn(convergence.RECIPE, weights, "deformable", config, DigitScenes("val", 1, size=128))
+    assert rows == [{"epoch": 1, **dict.fromkeys(convergence.KEPT, 0.0)}]
+
+
+def test_the_verdict_is_when_the_mean_of_the_seeds_has_reached_an_ap_for_good():
     def curve(*values):
-        return [{"epoch": i, "AP": value} for i, value in enumerate(values, 1)]
+        return [{"epoch": 2 * i, "AP": value} for i, value in enumerate(values, 1)]
 
     runs = {
-        "dense": {"0": curve(0.0, 0.1, 0.3, 0.4), "1": curve(0.0, 0.1, 0.3, 0.2)},
-        "deformable": {"0": curve(0.1, 0.4), "1": curve(0.3, 0.3)},
-        "deformable_single_scale": {"0": curve(0.1, 0.2), "1": curve(0.1, 0.2)},
+        "dense": {"0": curve(0.0, 0.25, 0.375, 0.5), "1": curve(0.0, 0.25, 0.375, 0.25)},
+        "deformable": {"0": curve(0.125, 0.5, 0.125), "1": curve(0.375, 0.375, 0.625)},
+        "deformable_single_scale": {"0": curve(0.1, 0.4, 0.1), "1": curve(0.1, 0.4, 0.1)},
     }
     assert convergence.verdict(runs) == {
-        "deformable": {"epoch": 2, "share": 0.5},
-        "deformable_single_scale": {"epoch": None, "share": None},
+        "dense": {"0.2": 4, "0.4": None, "0.6": None, "dense": 6},
+        "deformable": {"0.2": 2, "0.4": None, "0.6": None, "dense": 4},
+        "deformable_single_scale": {"0.2": None, "0.4": None, "0.6": None, "dense": None},
     }

@@ -1,18 +1,19 @@
 """Convergence: one small detector with three kinds of attention on scenes of digits, epoch by epoch.
 
 `python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, on
-validation scenes, trains every kind with its best one, once for each seed, judges it on test scenes on the way, and
-then times an epoch of each kind, turn by turn. Stopped, it goes on where it was, and the result, named
-benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a part: the trainings may share
-the machine with other work, the timing should not.
+validation scenes, trains every kind with its best one, once for each seed, and dense attention once more in as few
+epochs as deformable, judges them on test scenes on the way, and then times an epoch of each kind, turn by turn.
+Stopped, it goes on where it was, and the result, named benchmarks/results/evidence-convergence.json, grows with every
+training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
 
 The kinds differ in `attention` and in nothing else: the same backbone, pretrained on digits, the same layers, learned
-queries (one stage: proposals would hand dense attention what it is slow to learn), data, optimiser, schedule and loss.
-Each schedule is as long as the kind's own training: a cosine down to zero.
+queries (one stage, as DETR), data, optimiser, schedule and loss. Each schedule is as long as the training: a warm-up of
+as many steps for all, and a cosine down to zero.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -32,8 +33,11 @@ from benchmarks.evidence import plots, results
 from benchmarks.evidence.pretraining import pretrain
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
-from deform_attn.detr.data.digits import DigitScenes, Split
+from deform_attn.detr.data.base import DetectionData
+from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.data.holdout import Part
 from deform_attn.detr.engine import train_one_epoch
+from deform_attn.detr.errors import DivergenceError
 from deform_attn.detr.learner import Learner
 from deform_attn.detr.model import build_model
 from deform_attn.detr.processes import start_processes
@@ -42,6 +46,11 @@ from deform_attn.detr.validation import evaluate_model
 NAME = "evidence-convergence"
 STEPS = ("choose", "train", "time")
 CHOOSING_SEED, PRETRAINING_SEED = 100, 101  # of no training that counts
+TESTED = range(
+    200, 600
+)  # of the test scenes; the first 200 have judged an earlier recipe, after which this one was made
+SHORT = "dense, short"  # the training of dense attention in as few epochs as deformable
+TARGETS = (0.2, 0.4, 0.6)  # what AP the kinds are compared at, beside the one that dense attention has in the end
 KEPT = ("AP", "AP50", "AP<16", "AP<32", "AP32-96")
 PARTS = (
     "recipe",
@@ -49,6 +58,7 @@ PARTS = (
     "backbone_accuracy",
     "validation_AP",
     "chosen",
+    "tested",
     "runs",
     "verdict",
     "seconds_per_epoch",
@@ -112,16 +122,33 @@ RECIPE = Recipe(
 )
 
 
-def learn(
-    recipe: Recipe, backbone: Weights, kind: AttentionKind, config: TrainConfig, judged_on: Split
-) -> list[dict[str, float]]:
-    """Train a detector on one thread, and return a row of its loss and its metrics for about each of 20 epochs."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run a block on one thread, whose results do not depend on how many there are."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    judge, rows, every = DigitScenes(judged_on, recipe.judged, size=recipe.size), [], max(1, config.epochs // 20)
-    with _learner(recipe, backbone, kind, config) as (learner, data):
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learn(
+    recipe: Recipe, backbone: Weights, kind: AttentionKind, config: TrainConfig, judge: DetectionData
+) -> list[dict[str, float]]:
+    """Train a detector on one thread, and return a row of its loss and its metrics for about each of 20 epochs.
+
+    A training that diverges ends there, with metrics of zero.
+    """
+    rows: list[dict[str, float]] = []
+    every = max(1, config.epochs // 20)
+    with _one_thread(), _learner(recipe, backbone, kind, config) as (learner, data):
         detector = Detector(learner.model, data.categories, recipe.size)
         for epoch in range(config.epochs):
-            losses = train_one_epoch(learner, data, epoch)
+            try:
+                losses = train_one_epoch(learner, data, epoch)
+            except DivergenceError:
+                return [*rows, {"epoch": epoch + 1, **dict.fromkeys(KEPT, 0.0)}]
             if (epoch + 1) % every == 0 or epoch + 1 == config.epochs:
                 metrics = evaluate_model(detector, judge)
                 row = {"epoch": epoch + 1, "loss": losses["loss"], **{name: metrics[name] for name in KEPT}}
@@ -148,7 +175,8 @@ def learn_backbone(recipe: Recipe, found: Found) -> Weights:
     model = build_model(recipe.model)
     data = DigitScenes("train", recipe.scenes, seed=PRETRAINING_SEED, size=recipe.size)
     judge = DigitScenes("val", recipe.judged, size=recipe.size)
-    found["backbone_accuracy"] = round(pretrain(model, data, judge, recipe.pretraining), 4)
+    with _one_thread():
+        found["backbone_accuracy"] = round(pretrain(model, data, judge, recipe.pretraining), 4)
     return {name: tensor.numpy() for name, tensor in model.backbone.state_dict().items()}
 
 
@@ -156,8 +184,9 @@ def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], 
     """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
     table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
     missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
-    configs = {(kind, rate): recipe.training_of(kind, rate, CHOOSING_SEED, recipe.trying) for kind, rate in missing}
-    for (kind, rate), rows in _learn_all(recipe, backbone, configs, "val", processes):
+    trainings = {name: (name[0], recipe.training_of(*name, CHOOSING_SEED, recipe.trying)) for name in missing}
+    judge = DigitScenes("val", recipe.judged, size=recipe.size)
+    for (kind, rate), rows in _learn_all(recipe, backbone, trainings, judge, processes):
         table[kind][str(rate)] = rows[-1]["AP"]
         save()
     found["chosen"] = {kind: float(max(row, key=row.__getitem__)) for kind, row in table.items()}
@@ -167,12 +196,20 @@ def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], 
 def train(
     recipe: Recipe, backbone: Backbone, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
 ) -> None:
-    """Add to `found` the curve of each kind and seed, on test scenes, and the verdict."""
-    runs = found.setdefault("runs", {kind: {} for kind in recipe.epochs})
-    missing = [(kind, seed) for kind in recipe.epochs for seed in seeds if str(seed) not in runs[kind]]
-    configs = {(kind, seed): recipe.training_of(kind, found["chosen"][kind], seed) for kind, seed in missing}
-    for (kind, seed), rows in _learn_all(recipe, backbone, configs, "test", processes):
-        runs[kind] = dict(sorted({**runs[kind], str(seed): rows}.items()))
+    """Add to `found` the curves, on test scenes, of each kind and of a short training of dense, and the verdict."""
+    kinds: dict[str, tuple[AttentionKind, float]] = {kind: (kind, 1.0) for kind in recipe.epochs}
+    kinds[SHORT] = ("dense", min(recipe.epochs.values()) / recipe.epochs["dense"])
+    found["tested"] = [TESTED.start, TESTED.stop]
+    runs = found.setdefault("runs", {name: {} for name in kinds})
+    trainings = {
+        (name, seed): (kind, recipe.training_of(kind, found["chosen"][kind], seed, share))
+        for name, (kind, share) in kinds.items()
+        for seed in seeds
+        if str(seed) not in runs[name]
+    }
+    judge = Part(DigitScenes("test", TESTED.stop, size=recipe.size), list(TESTED))
+    for (name, seed), rows in _learn_all(recipe, backbone, trainings, judge, processes):
+        runs[name] = dict(sorted({**runs[name], str(seed): rows}.items()))
         save()
     found["verdict"] = verdict(runs)
     save()
@@ -181,22 +218,29 @@ def train(
 def _learn_all(
     recipe: Recipe,
     backbone: Backbone,
-    configs: Mapping[Any, TrainConfig],
-    judged_on: Split,
+    trainings: Mapping[Any, tuple[AttentionKind, TrainConfig]],
+    judge: DetectionData,
     processes: int,
-) -> Iterator[tuple[tuple[AttentionKind, float], list[dict[str, float]]]]:
-    """Call `learn` for each kind and config, side by side, and yield each with its rows as soon as there are some."""
-    if not configs:
+) -> Iterator[tuple[tuple[str, float], list[dict[str, float]]]]:
+    """Call `learn` for the trainings, side by side, and yield the name of each with its rows as soon as it ends."""
+    if not trainings:
         return
     weights = backbone()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        names = {
-            pool.submit(learn, recipe, weights, name[0], config, judged_on): name for name, config in configs.items()
-        }
-        for done in as_completed(names):
-            name, rows = names[done], done.result()
-            print(f"  {name[0]}, {name[1]:g}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs", flush=True)
-            yield name, rows
+        try:
+            names = {
+                pool.submit(learn, recipe, weights, kind, config, judge): name
+                for name, (kind, config) in trainings.items()
+            }
+            for done in as_completed(names):
+                name, rows = names[done], done.result()
+                print(
+                    f"  {name[0]}, {name[1]:g}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs",
+                    flush=True,
+                )
+                yield name, rows
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error those that wait need not be trained first
 
 
 def time_epochs(recipe: Recipe, found: Found) -> None:
@@ -216,26 +260,26 @@ def time_epochs(recipe: Recipe, found: Found) -> None:
 
 
 def verdict(runs: Mapping[str, Mapping[str, list[Mapping[str, float]]]]) -> dict[str, dict[str, float | None]]:
-    """Return for each kind but dense how soon it reaches dense's final AP, the means over the seeds compared.
+    """Return for each training when its AP, the mean over the seeds, has reached each target for good, in epochs.
 
-    `epoch` is the first one at which it is reached, and `share` that one as a share of dense's epochs; None where it is
-    never reached.
+    The last target, `dense`, is the AP of dense attention in the end. None: it is never reached.
     """
-    curves = {kind: mean_curve(seeds) for kind, seeds in runs.items()}
-    goal = curves["dense"][-1]
-    result: dict[str, dict[str, float | None]] = {}
-    for kind, curve in curves.items():
-        if kind != "dense":
-            first = next((row["epoch"] for row in curve if row["AP"] >= goal["AP"]), None)
-            share = None if first is None else round(first / goal["epoch"], 3)
-            result[kind] = {"epoch": first, "share": share}
-    return result
+    curves = {name: mean_curve(seeds) for name, seeds in runs.items()}
+    targets = {f"{target:g}": target for target in TARGETS} | {"dense": curves["dense"][-1]["AP"]}
+    return {
+        name: {label: _reached(curve, target) for label, target in targets.items()} for name, curve in curves.items()
+    }
+
+
+def _reached(curve: Sequence[Mapping[str, float]], target: float) -> float | None:
+    before = sum(1 for _ in itertools.dropwhile(lambda row: row["AP"] >= target, reversed(curve)))
+    return curve[before]["epoch"] if before < len(curve) else None
 
 
 def mean_curve(seeds: Mapping[str, list[Mapping[str, float]]]) -> list[dict[str, float]]:
-    """Return the rows of a kind, each number the mean over the seeds."""
+    """Return the AP at each epoch at which it was measured, the mean over the seeds."""
     return [
-        {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+        {"epoch": rows[0]["epoch"], "AP": statistics.fmean(row["AP"] for row in rows)}
         for rows in zip(*seeds.values(), strict=True)
     ]
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"deformable": "#0b6e4f", "dense": "#c0392b", "dense, whole matrix": "#e59866", "window": "#0b6e4f"}
 COLOURS |= {"deformable_single_scale": "#58b368", "spread": "#58b368", "grid_sample": "#4c72b0"}
+COLOURS |= {"dense, short": "#e59866"}
+LINES = {"deformable_single_scale": "--", "dense, short": ":"}  # told apart without colours, too
 MARKERS = {"dense, whole matrix": "s", "spread": "s", "grid_sample": "^"}
 
 
@@ -63,12 +65,12 @@ def draw_convergence(found: Mapping[str, Any], path: Path | None = None) -> Path
         axes.set_yscale("linear")
         axes.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[what])
         axes.set_ylabel({"AP": "AP on test scenes", "AP<16": "AP of digits below 16 x 16 pixels"}[metric])
-        for kind, seeds in found["runs"].items():
-            pace = found["seconds_per_epoch"][kind] if what == "seconds" else 1
+        for name, seeds in found["runs"].items():
+            pace = found["seconds_per_epoch"][name.removesuffix(", short")] if what == "seconds" else 1
             for seed, rows in seeds.items():
-                name = kind.replace("_", " ") if seed == min(seeds, key=int) else None
+                label = name.replace("_", " ") if seed == min(seeds, key=int) else None
                 x, y = [pace * row["epoch"] for row in rows], [row[metric] for row in rows]
-                axes.plot(x, y, color=COLOURS[kind], label=name, linewidth=1.2)
+                axes.plot(x, y, LINES.get(name, "-"), color=COLOURS[name], label=label, linewidth=1.2)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.legend(fontsize=8, frameon=False)
