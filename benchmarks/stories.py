@@ -42,9 +42,11 @@ def cost(result: Result) -> str:
     ):
         for kind, exponent in result["exponents"][what][way].items():
             sides = [int(side) for side in result[what][way][kind]]
-            cells = (f"{exponent[name]:.2f}" if name in exponent else "-" for name in ("all", "large"))
+            cells = (f"{exponent[name]:.1f}" if name in exponent else "-" for name in ("all", "large"))
             rows.append((label, kind, f"{min(sides)} - {max(sides)}", *cells))
-    return table(("", "attention", "sides measured", "exponent, all sides", "from side 512 on"), rows)
+    return table(
+        ("", "attention", "sides measured", "exponent, all sides", f"from side {result['fitted_from']} on"), rows
+    )
 
 
 def cost_times(result: Result) -> str:
@@ -64,11 +66,14 @@ def cost_times(result: Result) -> str:
 def cost_crossing(result: Result) -> str:
     """Return the side of the picture from which on deformable attention takes less time than dense."""
     words = {"forward": "forward", "training": "forward and backward"}
-    rows = []
-    for way, side in result["crossing"].items():
-        said = "none measured" if side is None else "every side measured" if side == 0 else f"about {side:.0f} pixels"
-        rows.append((words[way], said))
-    return table(("", "deformable is faster from"), rows)
+    rows = [(words[way], *map(_since, sides.values())) for way, sides in result["crossing"].items()]
+    return table(("faster than dense", *result["crossing"]["forward"]), rows)
+
+
+def _since(side: float | None) -> str:
+    if side is None:
+        return "at no side measured"
+    return "at every side" if side == 0 else f"from about {side:.0f} pixels on"
 
 
 def independence(result: Result) -> str:

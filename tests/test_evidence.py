@@ -18,7 +18,8 @@ def test_exponents_are_those_of_a_power_law():
     assert cost.exponents(points) == {"all": 3.7, "large": 3.7}
     bent = {side: value + 1 for side, value in points.items()}
     assert cost.exponents(bent)["all"] < cost.exponents(bent)["large"]
-    assert cost.exponents({"128": 1.0, "256": 2.0}) == {"all": 1.0}
+    assert cost.exponents({"128": 1.0, "256": 2.0}) == {}
+    assert cost.exponents({"64": 0.5, "128": 1.0, "512": 4.0}) == {"all": 1.0}
 
 
 def test_the_crossing_lies_between_the_sides_around_it():
@@ -45,17 +46,16 @@ def test_queries_of_the_deformable_layer_look_around_themselves_and_not_all_alik
     assert offsets.std(dim=1).min() > 0.3
 
 
-def test_the_cost_is_not_measured_where_ours_is_wrong(monkeypatch):
-    build = layers.build
+@pytest.mark.parametrize(("broken", "trains"), [("dense", False), ("deformable, grid_sample", True)])
+def test_the_cost_is_not_measured_where_ours_is_wrong(monkeypatch, broken, trains):
+    call, peer = layers.call, {"dense": "dense, whole matrix", "deformable, grid_sample": "reference"}[broken]
 
-    def wrong(kind, side):
-        attention, features = build(kind, side)
-        if kind == "dense":
-            attention.outward.bias.data += 1
-        return attention, features
+    def wrong(kind, side, way):
+        factor = 1.01 if (kind, way) == (broken, trains) else 1
+        return lambda: tuple(factor * tensor for tensor in call(kind, side, way)())
 
-    monkeypatch.setattr(cost, "build", wrong)
-    with pytest.raises(RuntimeError, match="dense and dense, whole matrix differ"):
+    monkeypatch.setattr(cost, "call", wrong)
+    with pytest.raises(RuntimeError, match=f"{broken} and {peer} differ by .* {'gradients' if trains else 'output'}"):
         cost.measure([64], 0)
 
 
@@ -65,7 +65,7 @@ def test_the_cost_is_measured_and_drawn(tmp_path, monkeypatch):
     elsewhere = cost._peak_elsewhere("deformable", 64, "training")  # in a process of its own, as the others would be
     assert elsewhere > 0
     monkeypatch.setattr(cost, "_peak_elsewhere", lambda kind, side, way: elsewhere)
-    measured = cost.measure([64, 128], 0, say=lambda line: None)
+    measured = cost.measure([64, 96, 128], 0, say=lambda line: None)
     for what, way in (("seconds", "forward"), ("seconds", "training"), ("peak_bytes", "training")):
         assert set(measured[what][way]) == set(layers.KINDS)
         assert all(min(points.values()) > 0 for points in measured[what][way].values())
@@ -83,10 +83,11 @@ def test_the_independence_is_measured_and_drawn(tmp_path):
 
 
 def test_the_window_is_the_same_pixels_on_every_map():
-    first, case = (independence.case_of(side) for side in (16, 32))
-    moved = independence.in_window(first, 32)
-    torch.testing.assert_close(moved * 32, first.inputs().locations * 16)
-    assert case.pixels == 4 * first.pixels
+    smallest, larger = independence.SIDES[:2]
+    first = independence.case_of(smallest)
+    here, there = (independence.in_window(first, side) * side for side in (smallest, larger))
+    torch.testing.assert_close(here, there)
+    assert 0.5 < here.min() < here.max() < smallest - 0.5  # nowhere beyond the border of the first
 
 
 def test_a_result_says_where_it_comes_from(tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ import math
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,19 +18,20 @@ import torch
 
 from benchmarks import memory
 from benchmarks.evidence import plots, results
-from benchmarks.evidence.layers import HEADS, KINDS, POINTS, STRIDE, WIDTH, build, call
+from benchmarks.evidence.layers import HEADS, KINDS, POINTS, STRIDE, WIDTH, call
+from benchmarks.evidence.timing import medians
 from benchmarks.measure import Bystanders
 from deform_attn import use_backend
-from deform_attn.speed import relative_error, rounds
+from deform_attn.speed import relative_error
 
 NAME = "evidence-cost"
 SIDES = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 LARGEST = {  # that fits 24 GiB, or whose five calls end within minutes
-    "forward": {"deformable": 2048, "dense": 2048, "dense, whole matrix": 768},
-    "training": {"deformable": 2048, "dense": 1024, "dense, whole matrix": 512},
+    "forward": {"deformable": 2048, "dense": 2048, "dense, whole matrix": 768, "deformable, grid_sample": 1024},
+    "training": {"deformable": 2048, "dense": 1024, "dense, whole matrix": 512, "deformable, grid_sample": 1024},
 }
-FITTED_FROM = 512  # where the pairs outweigh the projections
-MIN_ROUNDS = 3
+FITTED_FROM = 512  # far above 181, from where on the pairs take more multiplications than the projections
+JUDGED_UP_TO = 256
 
 Points = Mapping[str, float]
 
@@ -39,7 +39,6 @@ Points = Mapping[str, float]
 def main() -> None:
     """Measure what the command line names, write and draw it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the picture, in pixels")
     parser.add_argument("--seconds", type=float, default=10, help="for each side and direction (default 10)")
     parser.add_argument("--peak", nargs=3, metavar=("KIND", "SIDE", "WAY"), help="only print the memory of one call")
     options = parser.parse_args()
@@ -47,7 +46,7 @@ def main() -> None:
         kind, side, way = options.peak
         print(json.dumps(_peak(kind, int(side), way == "training")))
         return
-    measured = measure(options.sides, options.seconds)
+    measured = measure(SIDES, options.seconds)
     path = results.write(NAME, measured)
     print(f"wrote {path} and {plots.draw_cost(measured)}")
 
@@ -58,15 +57,21 @@ def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = p
     Raises:
         RuntimeError: the kinds do not compute what the maths says.
     """
-    _judge(min(sides))
+    for side in sides:
+        if side <= JUDGED_UP_TO:
+            _judge(side)
     times: dict[str, dict[str, dict[str, float]]] = {}
     peaks: dict[str, dict[str, dict[str, float]]] = {}
     busy: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for way, side in itertools.product(LARGEST, sides):
         bystanders = Bystanders()
         kinds = [kind for kind, largest in LARGEST[way].items() if side <= largest]
-        for kind, taken in _medians(kinds, side, way == "training", seconds).items():
-            times.setdefault(way, {}).setdefault(kind, {})[str(side)] = float(f"{taken:.4g}")
+        with torch.set_grad_enabled(way == "training"):
+            calls = {kind: call(kind, side, way == "training") for kind in kinds}
+            taken_by, counts[f"{way} {side}"] = medians(calls, seconds)
+        for kind, taken in taken_by.items():
+            times.setdefault(way, {}).setdefault(kind, {})[str(side)] = taken
             peaks.setdefault(way, {}).setdefault(kind, {})[str(side)] = _peak_elsewhere(kind, side, way)
             say(f"  {way} {side} {kind}: {1e3 * taken:.1f} ms, {peaks[way][kind][str(side)] / 1e6:.0f} MB")
         busy[f"{way} {side}"] = round(bystanders.lap() or 0.0, 2)
@@ -78,7 +83,12 @@ def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = p
             what: {way: {kind: exponents(points) for kind, points in rows.items()} for way, rows in table.items()}
             for what, table in (("seconds", times), ("peak_bytes", peaks))
         },
-        "crossing": {way: crossing(rows["dense"], rows["deformable"]) for way, rows in times.items()},
+        "fitted_from": FITTED_FROM,
+        "crossing": {
+            way: {kind: crossing(rows["dense"], rows[kind]) for kind in ("deformable", "deformable, grid_sample")}
+            for way, rows in times.items()
+        },
+        "rounds": counts,
         "busy_elsewhere": busy,
     }
 
@@ -86,13 +96,15 @@ def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = p
 def exponents(points: Points) -> dict[str, float]:
     """Return the exponent of the side that fits `points` best: of `all` of them, and of the `large` sides.
 
+    Where there are fewer than three points, a line through them says nothing of how well it fits, and there is none.
+
     Example:
-        >>> exponents({"128": 1.0, "256": 4.0, "512": 16.0, "1024": 64.0})
+        >>> exponents({"128": 1.0, "256": 4.0, "512": 16.0, "1024": 64.0, "2048": 256.0})
         {'all': 2.0, 'large': 2.0}
     """
     large = {side: value for side, value in points.items() if int(side) >= FITTED_FROM}
     found = {"all": points, "large": large}
-    return {name: round(_slope(chosen), 2) for name, chosen in found.items() if len(chosen) > 1}
+    return {name: round(_slope(chosen), 2) for name, chosen in found.items() if len(chosen) > 2}
 
 
 def crossing(dense: Points, deformable: Points) -> float | None:
@@ -121,30 +133,18 @@ def _slope(points: Points) -> float:
 
 
 def _judge(side: int) -> None:
-    """Compare deformable with the maths in plain torch, and the two ways of dense with one another."""
-    outputs = {}
-    with torch.no_grad():
-        for kind in KINDS:
-            attention, features = build(kind, side)
-            outputs[kind] = attention(features)
-            if kind == "deformable":
-                with use_backend("reference"):
-                    outputs["reference"] = attention(features)
-    for first, second in (("deformable", "reference"), ("dense", "dense, whole matrix")):
-        error = relative_error(outputs[first], outputs[second])
-        if error > 1e-4:
-            raise RuntimeError(f"{first} and {second} differ by {error:.1e} of the output")
-
-
-def _medians(kinds: Sequence[str], side: int, trains: bool, seconds: float) -> dict[str, float]:
-    """Return the median seconds of interleaved calls."""
-    with torch.set_grad_enabled(trains):
-        end, samples = time.perf_counter() + seconds, []
-        for sample in rounds({kind: call(kind, side, trains) for kind in kinds}):
-            samples.append(sample)
-            if len(samples) >= MIN_ROUNDS and time.perf_counter() > end:
-                break
-    return {kind: statistics.median(sample[kind] for sample in samples) for kind in kinds}
+    """Compare output and gradients: deformable with the maths in plain torch, the ways of dense with one another."""
+    for trains in (False, True):
+        with torch.set_grad_enabled(trains):
+            found = {kind: call(kind, side, trains)() for kind in KINDS}
+            with use_backend("reference"):
+                found["reference"] = call("deformable", side, trains)()
+        pairs = itertools.product(("deformable", "deformable, grid_sample"), ("reference",))
+        for first, second in (*pairs, ("dense", "dense, whole matrix")):
+            error = max(relative_error(*both) for both in zip(found[first], found[second], strict=True))
+            if error > 1e-4:
+                what = "gradients" if trains else "output"
+                raise RuntimeError(f"{first} and {second} differ by {error:.1e} of the {what} at side {side}")
 
 
 def _peak_elsewhere(kind: str, side: int, way: str) -> int:

@@ -5,9 +5,6 @@ it. The op alone, from ready-made locations and weights; dense attention gets re
 """
 
 import argparse
-import itertools
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,22 +14,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.evidence import plots, results
+from benchmarks.evidence.timing import medians
 from benchmarks.measure import TOLERANCES, Bystanders, Judge
-from deform_attn.speed import Call, Case, grid_sample_op, rounds
+from deform_attn.speed import Call, Case, grid_sample_op
 
 NAME = "evidence-independence"
 QUERIES = 300
 SIDES = (32, 64, 128, 256, 512, 1024)
-MIN_ROUNDS = 3
 
 
 def main() -> None:
     """Measure, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the map, in its own pixels")
     parser.add_argument("--seconds", type=float, default=60, help="in all (default 60)")
     options = parser.parse_args()
-    measured = measure(options.sides, options.seconds)
+    measured = measure(SIDES, options.seconds)
     path = results.write(NAME, measured)
     print(f"wrote {path} and {plots.draw_independence(measured)}")
 
@@ -59,28 +55,20 @@ def measure(sides: Sequence[int], seconds: float, say: Callable[[str], None] = p
         calls["spread", side] = partial(case.op(), *inputs[:3])
         calls["grid_sample", side] = partial(grid_sample_op(case), *inputs[:3])
         calls["dense", side] = _dense(inputs.value)
-    bystanders, end = Bystanders(), time.perf_counter() + seconds
-    samples: list[dict[str, float]] = []
-    named = {f"{kind} {side}": call for (kind, side), call in calls.items()}
-    for sample in rounds(named):
-        samples.append(sample)
-        if len(samples) >= MIN_ROUNDS and time.perf_counter() > end:
-            break
+    bystanders = Bystanders()
+    taken, count = medians({f"{kind} {side}": call for (kind, side), call in calls.items()}, seconds)
     table: dict[str, dict[str, float]] = {}
     for kind, side in calls:
-        median = statistics.median(sample[f"{kind} {side}"] for sample in samples)
-        table.setdefault(kind, {})[str(side)] = float(f"{1e3 * median:.4g}")
+        table.setdefault(kind, {})[str(side)] = float(f"{1e3 * taken[f'{kind} {side}']:.4g}")
     growth = {kind: round(points[str(sides[-1])] / points[str(sides[0])], 2) for kind, points in table.items()}
     for kind, points in table.items():
         say(f"  {kind}: {points}, {growth[kind]}x from first to last")
-    doublings = [later / earlier for earlier, later in itertools.pairwise(table["window"].values())]
     return {
         "queries": QUERIES,
         "op": {"heads": 8, "channels": 32, "points": 4, "dtype": "float32"},
         "milliseconds": table,
         "growth": growth,
-        "worst_step_in_window": round(max(doublings), 2),
-        "rounds": len(samples),
+        "rounds": count,
         "busy_elsewhere": round(bystanders.lap() or 0.0, 2),
     }
 
@@ -91,8 +79,8 @@ def case_of(side: int) -> Case:
 
 
 def in_window(first: Case, side: int) -> Tensor:
-    """Return the locations on a map of `side` that are the same pixels as those of `first`."""
-    return first.inputs().locations * first.spatial_shapes[0][0] / side
+    """Return locations that are the same pixels on a map of any `side`: those of `first`, drawn in to lie inside it."""
+    return (0.25 + first.inputs().locations / 2) * first.spatial_shapes[0][0] / side
 
 
 def _dense(value: Tensor) -> Call:

@@ -1,4 +1,4 @@
-"""The attention of one encoder layer over one map, dense and deformable, with projections of the same sizes."""
+"""The attention of one encoder layer over one map, dense and deformable."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deform_attn import MultiScaleDeformableAttention, encoder_reference_points
+from deform_attn import MultiScaleDeformableAttention, encoder_reference_points, use_backend
 
 WIDTH, HEADS, POINTS = 256, 8, 4
 STRIDE = 8
@@ -52,10 +52,20 @@ class Deformable(nn.Module):
         return output
 
 
+class DeformableByGridSample(Deformable):
+    """The same through torch's grid_sample, as models without kernels of their own compute it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `[N, S, C]` from `[N, S, C]`."""
+        with use_backend("grid_sample"):
+            return super().forward(features)
+
+
 KINDS: dict[str, Callable[[int], nn.Module]] = {
     "deformable": Deformable,
     "dense": lambda side: Dense(SDPBackend.FLASH_ATTENTION),
     "dense, whole matrix": lambda side: Dense(SDPBackend.MATH),
+    "deformable, grid_sample": DeformableByGridSample,
 }
 """By name, from the picture's side. The second never holds a row of weights whole; the third holds all rows."""
 

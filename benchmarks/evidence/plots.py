@@ -14,13 +14,15 @@ COLOURS = {"deformable": "#0b6e4f", "dense": "#c0392b", "dense, whole matrix": "
 COLOURS |= {"deformable_single_scale": "#58b368", "spread": "#58b368", "grid_sample": "#4c72b0"}
 COLOURS |= {"dense, short": "#e59866"}
 LINES = {"deformable_single_scale": "--", "dense, short": ":"}  # told apart without colours, too
-MARKERS = {"dense, whole matrix": "s", "spread": "s", "grid_sample": "^"}
+COLOURS |= {"deformable, grid_sample": "#4c72b0"}
+MARKERS = {"dense, whole matrix": "s", "spread": "s", "grid_sample": "^", "deformable, grid_sample": "^"}
 
 
-def draw_cost(measured: Mapping[str, Any], path: Path = IMAGES / "evidence-cost.png") -> Path:
+def draw_cost(measured: Mapping[str, Any], path: Path | None = None) -> Path:
     """Draw time and memory of the forward pass against the side, and return `path`."""
+    path = IMAGES / "evidence-cost.png" if path is None else path
     figure, (time, memory) = _figure(2)
-    exponents = measured["exponents"]
+    exponents, fitted_from = measured["exponents"], measured["fitted_from"]
     for axes, what, unit, label in (
         (time, "seconds", 1.0, "seconds"),
         (memory, "peak_bytes", 1e-6, "peak memory beside the input, MB"),
@@ -33,12 +35,13 @@ def draw_cost(measured: Mapping[str, Any], path: Path = IMAGES / "evidence-cost.
         axes.set_xlabel("side of the picture, pixels (features at stride 8)")
         axes.set_ylabel(label)
     time.set_title("one encoder layer's attention, forward", fontsize=10)
-    memory.set_title("exponents are fitted from side 512 on", fontsize=10)
+    memory.set_title(f"exponents are fitted from side {fitted_from} on", fontsize=10)
     return _save(figure, path)
 
 
-def draw_independence(measured: Mapping[str, Any], path: Path = IMAGES / "evidence-independence.png") -> Path:
+def draw_independence(measured: Mapping[str, Any], path: Path | None = None) -> Path:
     """Draw the time of a fixed number of queries against the side of the map, and return `path`."""
+    path = IMAGES / "evidence-independence.png" if path is None else path
     figure, (axes,) = _figure(1)
     labels = {
         "window": "deformable, the same pixels read",
