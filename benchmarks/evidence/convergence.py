@@ -1,10 +1,11 @@
 """Convergence: one small detector with three kinds of attention on scenes of digits, epoch by epoch.
 
-`python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, on
-validation scenes, trains every kind with its best one, once for each seed, and dense attention once more in as few
-epochs as deformable, judges them on test scenes on the way, and then times an epoch of each kind, turn by turn.
-Stopped, it goes on where it was, and the result, named benchmarks/results/evidence-convergence.json, grows with every
-training. `--steps` does a part: the trainings may share the machine with other work, the timing should not.
+`python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, trains
+every kind in full with its two best ones, and once for each further seed with the better of the two; validation scenes
+decide. Dense attention is trained once more in as few epochs as deformable. Test scenes judge what counts, on the way.
+Then an epoch of each kind is timed, turn by turn. Stopped, it goes on where it was, and the result, named
+benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a part: the trainings may share
+the machine with other work, the timing should not.
 
 The kinds differ in `attention` and in nothing else: the same backbone, pretrained on digits, the same layers, learned
 queries (one stage, as DETR), data, optimiser, schedule and loss. Each schedule is as long as the training: a warm-up of
@@ -57,6 +58,7 @@ PARTS = (
     "parameters",
     "backbone_accuracy",
     "validation_AP",
+    "in_full",
     "chosen",
     "tested",
     "runs",
@@ -138,7 +140,8 @@ def learn(
 ) -> list[dict[str, float]]:
     """Train a detector on one thread, and return a row of its loss and its metrics for about each of 20 epochs.
 
-    A training that diverges ends there, with metrics of zero.
+    The last row has its AP on validation scenes, too, as `validation_AP`. A training that diverges ends there, with
+    metrics of zero.
     """
     rows: list[dict[str, float]] = []
     every = max(1, config.epochs // 20)
@@ -148,11 +151,13 @@ def learn(
             try:
                 losses = train_one_epoch(learner, data, epoch)
             except DivergenceError:
-                return [*rows, {"epoch": epoch + 1, **dict.fromkeys(KEPT, 0.0)}]
+                return [*rows, {"epoch": epoch + 1, **dict.fromkeys((*KEPT, "validation_AP"), 0.0)}]
             if (epoch + 1) % every == 0 or epoch + 1 == config.epochs:
                 metrics = evaluate_model(detector, judge)
                 row = {"epoch": epoch + 1, "loss": losses["loss"], **{name: metrics[name] for name in KEPT}}
                 rows.append({name: float(f"{value:.4g}") for name, value in row.items()})
+        validation = DigitScenes("val", recipe.judged, size=recipe.size)
+        rows[-1]["validation_AP"] = float(f"{evaluate_model(detector, validation)['AP']:.4g}")
     return rows
 
 
@@ -181,33 +186,51 @@ def learn_backbone(recipe: Recipe, found: Found) -> Weights:
 
 
 def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], object], processes: int) -> None:
-    """Add to `found` what each kind is worth with each learning rate, on validation scenes, and the best one."""
+    """Add to `found` what each kind is worth with each learning rate, on validation scenes, in a part of its epochs."""
     table: dict[str, dict[str, float]] = found.setdefault("validation_AP", {kind: {} for kind in recipe.epochs})
     missing = [(kind, rate) for kind in recipe.epochs for rate in recipe.rates if str(rate) not in table[kind]]
     trainings = {name: (name[0], recipe.training_of(*name, CHOOSING_SEED, recipe.trying)) for name in missing}
     judge = DigitScenes("val", recipe.judged, size=recipe.size)
     for (kind, rate), rows in _learn_all(recipe, backbone, trainings, judge, processes):
-        table[kind][str(rate)] = rows[-1]["AP"]
+        table[kind][str(rate)] = rows[-1]["validation_AP"]
         save()
-    found["chosen"] = {kind: float(max(row, key=row.__getitem__)) for kind, row in table.items()}
-    save()
 
 
 def train(
     recipe: Recipe, backbone: Backbone, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
 ) -> None:
-    """Add to `found` the curves, on test scenes, of each kind and of a short training of dense, and the verdict."""
+    """Add to `found` the curves, on test scenes, of each kind and of a short training of dense, and the verdict.
+
+    With the first seed each kind is trained with its two best rates, of which validation scenes choose one for good.
+    """
+    judge = Part(DigitScenes("test", TESTED.stop, size=recipe.size), list(TESTED))
+    found["tested"] = [TESTED.start, TESTED.stop]
+    in_full: dict[str, dict[str, Any]] = found.setdefault("in_full", {kind: {} for kind in recipe.epochs})
+    best = {kind: sorted(row, key=row.__getitem__)[-2:] for kind, row in found["validation_AP"].items()}
+    finals = {
+        (kind, rate): (kind, recipe.training_of(kind, float(rate), seeds[0]))
+        for kind in recipe.epochs
+        for rate in best[kind]
+        if rate not in in_full[kind]
+    }
+    for (kind, rate), rows in _learn_all(recipe, backbone, finals, judge, processes):
+        in_full[kind][rate] = rows
+        save()
+    found["chosen"] = {
+        kind: float(max(rates, key=lambda rate: rates[rate][-1]["validation_AP"])) for kind, rates in in_full.items()
+    }
+
     kinds: dict[str, tuple[AttentionKind, float]] = {kind: (kind, 1.0) for kind in recipe.epochs}
     kinds[SHORT] = ("dense", min(recipe.epochs.values()) / recipe.epochs["dense"])
-    found["tested"] = [TESTED.start, TESTED.stop]
     runs = found.setdefault("runs", {name: {} for name in kinds})
+    for kind, rate in found["chosen"].items():
+        runs[kind][str(seeds[0])] = in_full[kind][str(rate)]
     trainings = {
         (name, seed): (kind, recipe.training_of(kind, found["chosen"][kind], seed, share))
         for name, (kind, share) in kinds.items()
         for seed in seeds
         if str(seed) not in runs[name]
     }
-    judge = Part(DigitScenes("test", TESTED.stop, size=recipe.size), list(TESTED))
     for (name, seed), rows in _learn_all(recipe, backbone, trainings, judge, processes):
         runs[name] = dict(sorted({**runs[name], str(seed): rows}.items()))
         save()
@@ -221,7 +244,7 @@ def _learn_all(
     trainings: Mapping[Any, tuple[AttentionKind, TrainConfig]],
     judge: DetectionData,
     processes: int,
-) -> Iterator[tuple[tuple[str, float], list[dict[str, float]]]]:
+) -> Iterator[tuple[tuple[str, Any], list[dict[str, float]]]]:
     """Call `learn` for the trainings, side by side, and yield the name of each with its rows as soon as it ends."""
     if not trainings:
         return
@@ -235,8 +258,7 @@ def _learn_all(
             for done in as_completed(names):
                 name, rows = names[done], done.result()
                 print(
-                    f"  {name[0]}, {name[1]:g}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs",
-                    flush=True,
+                    f"  {name[0]}, {name[1]}: AP {rows[-1]['AP']:.3f} after {rows[-1]['epoch']:.0f} epochs", flush=True
                 )
                 yield name, rows
         finally:
