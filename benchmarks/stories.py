@@ -131,10 +131,13 @@ def convergence_reached(result: Result) -> str:
 
 
 def convergence_rates(result: Result) -> str:
-    """Return the AP on validation scenes of each kind with each learning rate."""
-    rates = result["recipe"]["rates"]
-    rows = [(kind, *(f"{row[str(rate)]:.3f}" for rate in rates)) for kind, row in result["validation_AP"].items()]
-    return table(("attention", *(f"{rate:g}" for rate in rates)), rows)
+    """Return the AP on validation scenes of each kind with each learning rate, and with the best two in full."""
+    rates = [str(rate) for rate in result["recipe"]["rates"]]
+    rows = []
+    for kind, tries in result["validation_AP"].items():
+        full = {rate: rows[-1]["validation_AP"] for rate, rows in result["in_full"][kind].items()}
+        rows.append((kind, *(f"{tries[r]:.3f}" + (f", in full {full[r]:.3f}" if r in full else "") for r in rates)))
+    return table(("attention", *(f"{float(rate):g}" for rate in rates)), rows)
 
 
 def small_objects(result: Result) -> str:

@@ -130,7 +130,9 @@ def test_a_pretrained_backbone_tells_digits_apart():
 @pytest.mark.slow
 def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     epochs = {"dense": 2, "deformable_single_scale": 1, "deformable": 1}  # so few that they teach nothing
-    tiny = replace(convergence.RECIPE, size=48, scenes=32, pretraining=1, judged=2, rates=(1e-3, 1e-4), epochs=epochs)
+    tiny = replace(
+        convergence.RECIPE, size=48, scenes=32, pretraining=1, judged=2, rates=(1e-3, 1e-4, 1e-5), epochs=epochs
+    )
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr(convergence, "RECIPE", tiny)
     monkeypatch.setattr(plots, "IMAGES", tmp_path)
@@ -138,7 +140,7 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
     monkeypatch.setattr("sys.argv", ["convergence", "--steps", "choose", "train", "--seeds", "0", "1"])
     convergence.main()
     trainings = capsys.readouterr().out.count(" epochs\n")
-    assert trainings == 3 * 2 + 4 * 2
+    assert trainings == 3 * 3 + 3 * 2 + 3 + 2  # tries, in full, further seeds, short
     found = json.loads(path.read_text())
     assert {name: [len(rows) for rows in seeds.values()] for name, seeds in found["runs"].items()} == {
         "dense": [2, 2],
@@ -146,7 +148,7 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
         "deformable": [1, 1],
         "dense, short": [1, 1],
     }
-    assert set(found["chosen"].values()) <= {1e-3, 1e-4}
+    assert set(found["chosen"].values()) <= set(tiny.rates)
     assert 0 <= found["backbone_accuracy"] <= 1
     assert set(found["verdict"]) == set(found["runs"])
     monkeypatch.setattr("sys.argv", ["convergence", "--seeds", "0", "1"])
@@ -160,27 +162,36 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
 
 
 def test_rates_are_chosen_on_validation_scenes_and_trainings_judged_on_test_scenes_that_chose_nothing(monkeypatch):
-    asked = []
+    asked, tried, in_full = [], {"0.002": 0.5, "0.004": 0.4}, {"0.002": 0.6, "0.004": 0.7}
 
-    def found_by(recipe, backbone, trainings, judge, processes):
+    def learn_all(recipe, backbone, trainings, judge, processes):
         asked.append((judge, trainings))
-        for name in trainings:
-            yield name, [{"epoch": 1, "AP": 0.5 if name == ("dense", 2e-3) else float(name[1] == 4e-3) / 4}]
+        for name, (kind, config) in trainings.items():
+            better = tried if config.epochs < recipe.epochs[kind] else in_full
+            yield name, [{"epoch": 1, "AP": 1 - config.lr, "validation_AP": better.get(str(config.lr), 0)}]
 
-    monkeypatch.setattr(convergence, "_learn_all", found_by)
+    monkeypatch.setattr(convergence, "_learn_all", learn_all)
     found = {}
     convergence.choose(convergence.RECIPE, dict, found, lambda: None, 1)
-    convergence.train(convergence.RECIPE, dict, found, [7], lambda: None, 1)
-    assert found["chosen"] == {"dense": 2e-3, "deformable_single_scale": 4e-3, "deformable": 4e-3}
-    (validation, tries), (test, trainings) = asked
-    assert (validation.split, len(validation)) == ("val", 200)
+    convergence.train(convergence.RECIPE, dict, found, [7, 8], lambda: None, 1)
+    assert found["chosen"] == dict.fromkeys(convergence.RECIPE.epochs, 4e-3)  # the second best of the tries
+    assert found["runs"]["dense"]["7"] == found["in_full"]["dense"]["0.004"]
+    (validation, tries), (test, finals), (same_test, trainings) = asked
+    assert (validation.split, len(validation)) == ("val", convergence.RECIPE.judged)
     assert {config.seed for _, config in tries.values()} == {convergence.CHOOSING_SEED}
-    assert (test.data.split, list(test.indices)) == ("test", list(convergence.TESTED))
-    assert {name: (kind, config.epochs, config.lr, config.seed) for (name, _), (kind, config) in trainings.items()} == {
-        "dense": ("dense", 100, 2e-3, 7),
-        "deformable_single_scale": ("deformable_single_scale", 10, 4e-3, 7),
-        "deformable": ("deformable", 10, 4e-3, 7),
-        "dense, short": ("dense", 10, 2e-3, 7),
+    for judge in (test, same_test):
+        assert (judge.data.split, list(judge.indices)) == ("test", list(convergence.TESTED))
+    assert set(finals) == {(kind, rate) for kind in convergence.RECIPE.epochs for rate in tried}
+    assert {(config.epochs, config.lr, config.seed) for kind, config in finals.values() if kind == "dense"} == {
+        (100, 2e-3, 7),
+        (100, 4e-3, 7),
+    }
+    assert {name: (kind, config.epochs, config.lr) for name, (kind, config) in trainings.items()} == {
+        ("dense", 8): ("dense", 100, 4e-3),
+        ("deformable_single_scale", 8): ("deformable_single_scale", 10, 4e-3),
+        ("deformable", 8): ("deformable", 10, 4e-3),
+        ("dense, short", 7): ("dense", 10, 4e-3),
+        ("dense, short", 8): ("dense", 10, 4e-3),
     }
 
 
@@ -193,7 +204,7 @@ def test_a_training_that_diverges_has_found_nothing(monkeypatch):
     weights = {name: tensor.numpy() for name, tensor in backbone.items()}
     config = convergence.RECIPE.training_of("deformable", 1e-3, 0)
     rows = convergence.learn(convergence.RECIPE, weights, "deformable", config, DigitScenes("val", 1, size=128))
-    assert rows == [{"epoch": 1, **dict.fromkeys(convergence.KEPT, 0.0)}]
+    assert rows == [{"epoch": 1, **dict.fromkeys((*convergence.KEPT, "validation_AP"), 0.0)}]
 
 
 def test_the_verdict_is_when_the_mean_of_the_seeds_has_reached_an_ap_for_good():
