@@ -320,6 +320,16 @@ def test_on_a_phone_a_tap_pins_and_everything_fits(browser, path, records):
     assert small == 0
 
 
+def test_a_page_whose_script_does_not_run_says_what_it_needs(browser, path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    changed = tmp_path / "page.html"
+    changed.write_text(text.replace('"use strict";', '"use strict"; '), encoding="utf-8")  # refused by its policy
+    for page, expected in ((changed, True), (path, False)):
+        browser.open(page)
+        words = browser.run("document.querySelector('.bar').innerText").strip()
+        assert (words == "This page needs JavaScript and a recent browser.") == expected
+
+
 def test_nothing_is_loaded_and_nothing_fails(browser, path):
     browser.open(path)
     browser.click(*screen(browser, 100, 60))
