@@ -128,11 +128,12 @@ class Browser:
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         self.settle()
 
-    def press(self, key, *, shift=False):
-        """Press and release a key, named as in `KeyboardEvent.key`."""
+    def press(self, key, *, shift=False, modifiers=0):
+        """Press and release a key, named as in `KeyboardEvent.key`; `modifiers` are Alt (1), Ctrl (2) and Meta (4)."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
-        stroke = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper())), "modifiers": 8 * shift}
-        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
+        code = codes.get(key, ord(key[0].upper()))
+        stroke = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 * shift + modifiers}
+        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 and not modifiers else {}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **stroke, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **stroke)
         self.settle()

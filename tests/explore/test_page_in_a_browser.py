@@ -269,6 +269,48 @@ def test_all_can_be_done_by_keyboard(desktop, records):
     assert shown["status"].startswith("Pinned: From (105, 65)")
 
 
+def taken(browser, key, **options):
+    """Return whether the page keeps a key from the browser, which would scroll or find with it."""
+    browser.run("window.addEventListener('keydown', (one) => { window.taken = one.defaultPrevented; }, { once: true })")
+    browser.press(key, **options)
+    return browser.run("window.taken")
+
+
+def test_arrows_scroll_the_page_unless_the_picture_or_the_list_has_the_focus(desktop):
+    before = seen(desktop)
+    for key in ("ArrowDown", "ArrowRight"):
+        assert not taken(desktop, key)
+        assert seen(desktop) == before
+    for selector in ("#view", "#found button"):
+        desktop.run(f"document.querySelector({selector!r}).focus()")
+        assert taken(desktop, "ArrowDown")
+
+
+@pytest.mark.parametrize("modifiers", [1, 2, 4], ids=["Alt", "Ctrl", "Meta"])
+def test_letters_with_another_key_are_left_to_the_browser(desktop, modifiers):
+    desktop.click(*middle(desktop, "#found button"))
+    before = seen(desktop), desktop.run("document.getElementById('view').getAttribute('viewBox')")
+    for key in "lhvpz":
+        assert not taken(desktop, key, modifiers=modifiers)
+    assert (seen(desktop), desktop.run("document.getElementById('view').getAttribute('viewBox')")) == before
+
+
+def test_letters_in_a_control_choose_there(desktop):
+    desktop.run("document.getElementById('level').focus()")
+    before = seen(desktop)["values"]
+    desktop.press("h")
+    assert seen(desktop)["values"] == before
+
+
+@pytest.mark.parametrize(("focus", "key"), [("unpin", "Enter"), ("zoom", "Escape")])
+def test_the_focus_moves_to_the_picture_when_the_button_that_has_it_goes(desktop, focus, key):
+    desktop.click(*middle(desktop, "#found button"))
+    desktop.run(f"document.getElementById({focus!r}).focus()")
+    desktop.press(key)
+    shown = seen(desktop)
+    assert (shown["pinned"], shown["focus"]) == ([], "view")
+
+
 def test_focus_is_visible_and_every_control_has_a_name(desktop):
     desktop.press("Tab")
     for _ in range(8):

@@ -100,10 +100,8 @@ function onKey(event) {
     else if ((event.key === "Enter" || event.key === " ") && shown()) pin(shown());
     else return;
     event.preventDefault();
-  } else if (arrow && (document.activeElement.closest("#found") || document.activeElement === document.body)) {
-    const buttons = [...found.querySelectorAll("button")], at = buttons.indexOf(document.activeElement);
-    const next = at < 0 ? (arrow[0] + arrow[1] > 0 ? 0 : buttons.length - 1) : at + arrow[0] + arrow[1];
-    if (!buttons.length) return;
+  } else if (arrow && document.activeElement.closest("#found button")) { // elsewhere arrows scroll the page
+    const buttons = [...found.querySelectorAll("button")], next = buttons.indexOf(document.activeElement) + arrow[0] + arrow[1];
     buttons[(next + buttons.length) % buttons.length].focus();
     event.preventDefault();
   }

@@ -166,6 +166,7 @@ function pin(target) {
 }
 
 function unpin() {
+  if ($("buttons").contains(document.activeElement)) view.focus({ preventScroll: true }); // they are hidden now
   pinned = hovered = null;
   zoom(false);
 }
