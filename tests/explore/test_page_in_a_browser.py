@@ -1,5 +1,7 @@
 """The page in a real browser: what a click, a tap and a key show, and that nothing is loaded."""
 
+import re
+
 import pytest
 from explore_cases import DETECTIONS, QUERIES, SHAPES, SIZE, expected_points, recorded, small_scene
 
@@ -311,6 +313,22 @@ def test_the_focus_moves_to_the_picture_when_the_button_that_has_it_goes(desktop
     assert (shown["pinned"], shown["focus"]) == ([], "view")
 
 
+def test_the_strongest_points_are_told_in_words_too(desktop):
+    desktop.click(*middle(desktop, "#found button"))
+    desktop.run("document.querySelector('summary').focus()")
+    desktop.press("Enter")
+    for head in ("all heads", "head 1"):
+        choose(desktop, "head", head)
+        strongest = seen(desktop)["points"][::-1][:10]
+        listed = desktop.run("document.getElementById('listed').innerText").split("\n")
+        assert len(listed) == len(strongest) > 1
+        for words, (_, head, level, weight, x, y) in zip(listed, strongest, strict=True):
+            told = f"decoder 2, head {head}, level {level}: weight "
+            assert words.startswith(told)
+            numbers = [float(one) for one in re.findall(r"\d+[.]\d+", words.removeprefix(told))]
+            assert numbers == [pytest.approx(weight, abs=0.006), *(pytest.approx(at, abs=0.06) for at in (x, y))]
+
+
 def test_focus_is_visible_and_every_control_has_a_name(desktop):
     desktop.press("Tab")
     for _ in range(8):
@@ -360,6 +378,31 @@ def test_on_a_phone_a_tap_pins_and_everything_fits(browser, path, records):
         ".map((one) => one.getBoundingClientRect()).filter((r) => r.width < 24 || r.height < 24).length"
     )
     assert small == 0
+
+
+def test_a_tap_on_a_point_of_what_is_pinned_names_it_and_one_elsewhere_pins_anew(browser, path):
+    browser.open(path, 390, 844, touch=True)
+    browser.tap(*middle(browser, "#found button"))
+    before = seen(browser)
+    assert before["pinned"] == [0]
+    inside = [one for one in before["points"] if 0 < one[4] < WIDTH and 0 < one[5] < HEIGHT]
+    for _, head, level, weight, x, y in inside[-2:]:
+        browser.tap(*screen(browser, x, y))
+        shown = seen(browser)
+        assert (shown["points"], shown["pinned"]) == (before["points"], [0])
+        tip = browser.run("[document.getElementById('tip').hidden, document.getElementById('tip').textContent]")
+        assert tip[0] is False
+        assert tip[1].startswith(f"decoder 2, head {head}, level {level}: weight {weight:.2f} at (")
+    pixel = WIDTH / browser.run("document.getElementById('image').getBoundingClientRect().width")
+    x, y = next(
+        (x, y)
+        for x in range(5, WIDTH, 5)
+        for y in range(5, HEIGHT, 5)
+        if all((x - one[4]) ** 2 + (y - one[5]) ** 2 > (16 * pixel) ** 2 for one in before["points"])
+    )
+    browser.tap(*screen(browser, x, y))
+    shown = seen(browser)
+    assert shown["status"].startswith(f"Pinned: Nearest to ({x}, {y})")
 
 
 def test_a_page_whose_script_does_not_run_says_what_it_needs(browser, path, tmp_path):

@@ -135,7 +135,12 @@ view.addEventListener("pointerleave", () => {
   tip.hidden = true;
   hover(null);
 });
+let byMouse = true; // the last press; not every browser says so of a click
+view.addEventListener("pointerdown", (event) => {
+  byMouse = event.pointerType === "mouse";
+});
 view.addEventListener("click", (event) => {
+  if (pinned && !byMouse && showTip(event)) return; // a finger cannot point without a click
   pin(targetAt(event));
   showTip(event);
 });

@@ -1,6 +1,7 @@
 // The drawing: on the picture, the points of what is pinned, else of what is pointed at.
 
 let pinned = null, hovered = null, zoomed = false, drawn = [], unit = 1, scale = 1;
+const LISTED = 10; // of the strongest points, in words
 const shown = () => pinned || hovered;
 
 function colour(share) {
@@ -11,6 +12,7 @@ function colour(share) {
 const radius = (share) => scale * (2.5 + 5.5 * Math.sqrt(Math.max(share, 0))); // on the screen
 const isOnView = ({ x, y }) => x >= -MARGIN && x <= width + MARGIN && y >= -MARGIN && y <= height + MARGIN;
 const percent = (share) => (share > 0 && share < 0.01 ? "below 1" : Math.round(100 * share)) + " %";
+const named = (one) => `${one.layer.name}, head ${one.head}, level ${one.level}: weight ${rounded(one.weight)} at (${one.x.toFixed(1)}, ${one.y.toFixed(1)})`;
 const rounded = (number) => (number >= 0.1 ? number.toFixed(2) : number.toPrecision(2));
 
 function render() {
@@ -33,6 +35,7 @@ function render() {
       ` data-weight="${one.weight}" transform="translate(${one.x} ${one.y}) scale(${size})"></path>`;
   }).join("");
   $("reference").innerHTML = crosses;
+  $("listed").replaceChildren(...drawn.slice(-LISTED).reverse().map((one) => Object.assign(document.createElement("li"), { textContent: named(one) })));
   for (const id of ["boxes", "names"]) {
     $(id).classList.toggle("busy", Boolean(target));
     $(id).classList.toggle("pinned", Boolean(pinned));
@@ -139,7 +142,7 @@ function drawNames() {
   });
 }
 
-function showTip(event) { // of the point that the pointer is nearest to
+function showTip(event) { // of the point that the pointer is nearest to; whether there is one
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(view.getScreenCTM().inverse());
   let best = null, least = (14 * unit) ** 2;
   for (const one of drawn) {
@@ -147,11 +150,12 @@ function showTip(event) { // of the point that the pointer is nearest to
     if (distance <= least) [best, least] = [one, distance];
   }
   tip.hidden = !best;
-  if (!best) return;
-  tip.textContent = `${best.layer.name}, head ${best.head}, level ${best.level}: weight ${rounded(best.weight)} at (${best.x.toFixed(1)}, ${best.y.toFixed(1)})`;
+  if (!best) return false;
+  tip.textContent = named(best);
   const frame = view.getBoundingClientRect(), [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
   tip.style.left = `${Math.max(4, Math.min(x + 14, frame.width - tip.offsetWidth - 4))}px`;
   tip.style.top = `${y > tip.offsetHeight + 20 ? y - tip.offsetHeight - 12 : y + 18}px`;
+  return true;
 }
 
 function hover(target) {
