@@ -111,6 +111,16 @@ def test_what_is_kept_of_encoder_and_decoder_together_fits():
     assert all(one.steps == (1, 1) for one in kept_of(scene)[:2])
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_numbers_of_torch_and_numpy_in_a_detection_are_written_as_those_of_python(kind):
+    box = (10.5, 2.0, 30.0, 40.25)
+    given = Detection(kind(3), kind(box), "tree", kind(0.5))
+    assert given == Detection(3, tuple(map(kind, box)), "tree", 0.5) == Detection(3, box, "tree", 0.5)
+    assert given.caption == "tree 0.50"
+    (written,) = data_of(page(small_scene(detections=[given])))["detections"]
+    assert (written["query"], written["box"], written["score"]) == (3, list(box), 0.5)
+
+
 LABEL = '</script><img src=x onerror="document.title=1"><!-- & "quoted"'
 
 

@@ -108,6 +108,23 @@ def test_a_box_that_is_none_is_refused(box, said):
         Detection(0, box)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [
+        ({"query": 1.5}, TypeError, "Detection.query: expected a whole number from 0, got 1.5; count from"),
+        ({"query": torch.arange(2)}, TypeError, "Detection.query: expected a whole number from 0, got tensor"),
+        ({"box": None}, TypeError, "Detection.box: expected four finite numbers in pixels, got None"),
+        ({"box": ("a", 0, 1, 1)}, TypeError, "Detection.box: expected four finite numbers in pixels, got \\('a', 0"),
+        ({"score": torch.rand(2)}, TypeError, "Detection.score: expected a finite number or None, got tensor"),
+        ({"score": torch.tensor(math.nan)}, ValueError, "Detection.score: expected a finite number or None, got nan"),
+        ({"score": math.inf}, ValueError, "Detection.score: expected a finite number or None, got inf"),
+    ],
+)
+def test_what_is_no_number_of_a_detection_is_refused(arguments, kind, said):
+    with pytest.raises(kind, match=f"^{said}"):
+        Detection(**{"query": 0, "box": (0, 0, 1, 1)} | arguments)
+
+
 def test_a_choice_that_is_none_is_refused():
     scene = small_scene()
     with pytest.raises(ValueError, match=r"layer: expected one of encoder 0, .*, got 'decoder 7'"):
