@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +88,16 @@ def test_without_a_name_the_page_is_called_as_the_picture_and_lies_here(tmp_path
     shapes = page_data(here / "garden.html")["layers"][0]["shapes"]
     assert shapes == [[4, 4], [2, 2]]  # 25 x 32 pixels, padded to 32 x 32
     assert "<title>garden.jpg</title>" in (here / "garden.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems of other platforms refuse such a name")
+def test_a_picture_whose_name_is_no_utf8_has_a_page(tmp_path, picture, monkeypatch):
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    named = picture.rename(tmp_path / os.fsdecode(b"g\xe4rden.jpg"))
+    assert main(["explore", str(tmp_path / "run"), str(named), "--max-size", "32"]) == 0
+    text = (tmp_path / os.fsdecode(b"g\xe4rden.html")).read_text(encoding="utf-8")
+    assert "<title>g\N{REPLACEMENT CHARACTER}rden.jpg</title>" in text
 
 
 def test_a_threshold_leaves_out_what_is_less_certain(tmp_path, picture):

@@ -1,6 +1,7 @@
 """The data of a page: as exact as it says, a regular part where all of it is too much, and harmless text."""
 
 import math
+import os
 import re
 
 import numpy as np
@@ -131,6 +132,15 @@ def test_a_label_cannot_end_the_script_or_begin_a_comment():
     assert "<img" not in text
     assert "<!--" not in text
     assert "&lt;/script&gt;" in re.search("<title>(.*?)</title>", text).group(1)
+
+
+def test_a_file_name_that_is_no_utf8_is_a_title_with_replacement_characters(tmp_path):
+    name = os.fsdecode(b"b\xe4um.jpg")
+    detections = [Detection(0, (1, 2, 30, 40), name)]
+    write_page(small_scene(detections=detections), tmp_path / "page.html", title=name)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<title>b\N{REPLACEMENT CHARACTER}um.jpg</title>" in text
+    assert data_of(text)["detections"][0]["label"] == name  # escaped, as all that is not ASCII there
 
 
 def test_the_page_names_no_address():

@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,7 @@ MOST_BYTES = 8_000_000
 MARGIN = 1 / 16
 """Of the picture's longer side: how far beyond the picture points are drawn. Those further out are counted."""
 
+_LOST = re.compile("[\ud800-\udfff]")  # what Python makes of bytes in a file's name that are no UTF-8
 _FOR_DECODER = 0.75  # of the bytes, if there is an encoder, too
 
 
@@ -63,7 +65,7 @@ def page(scene: Scene, *, title: str = "What it attends to") -> str:
     """Return the text of the page that `write_page` writes."""
     script = "\n".join(_part(f"page_{part}.js") for part in ("numbers", "drawing", "controls"))
     return Template(_part("page.html")).substitute(
-        title=html.escape(title),
+        title=html.escape(_LOST.sub("\N{REPLACEMENT CHARACTER}", title)),
         style=_part("page.css"),
         script=script,
         hash=_hash(f"\n{script}"),
