@@ -10,6 +10,7 @@ import torch
 from explore_cases import QUERIES, SHAPES, SIZE, data_of, decoded, recorded, small_scene
 from PIL import Image
 
+from deform_attn import encoder_reference_points
 from deform_attn.explore import Detection, Scene, write_page
 from deform_attn.explore.packing import keep_pixels, keep_queries, query_bytes
 from deform_attn.explore.page import MOST_BYTES, kept_of, page
@@ -57,7 +58,7 @@ def large_encoder(layers):
     queries = sum(height * width for height, width in shapes)
     locations = torch.rand(1, queries, 8, 4, 4, 2)
     weights = torch.rand(1, queries, 8, 4, 4)
-    references = torch.rand(1, queries, 4, 2)
+    references = encoder_reference_points(shapes)
     return [Record(f"encoder.{i}", locations, weights, references, shapes, (4, 4, 4, 4)) for i in range(layers)]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from explore_cases import DETECTIONS, SHAPES, SIZE, recorded, small_scene
 
+from deform_attn import encoder_reference_points
 from deform_attn.explore import Detection, Scene
 
 
@@ -20,6 +21,23 @@ def test_layers_are_named_by_their_kind_and_place():
     assert scene.layer("encoder 1") is scene.layer("layers.1") is scene.layer(1)
     assert scene.layer(-1).num_points == (3, 1)
     assert small_scene(records=scene.records[:2], detections=[]).layer().name == "encoder 1"
+
+
+def test_a_decoder_with_as_many_queries_as_its_maps_have_pixels_is_one():
+    for entry, sizes in zip(recorded()[2:], (((1, 3), (1, 2)), ((2, 2), (1, 1)), ((5, 1), (0, 2))), strict=True):
+        assert entry.locations.shape[1] == sum(height * width for height, width in sizes)
+        scene = small_scene(records=[dataclasses.replace(entry, spatial_shapes=sizes)])
+        assert scene.layers[0].name == "decoder 0"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_encoder_is_one_beside_padding_and_in_half_precision_too(dtype):
+    entry = recorded(pictures=3)[0]
+    ratios = torch.tensor([[[0.9, 1.0], [1.0, 1.0]], [[0.57, 0.71], [0.6, 0.75]], [[math.nan] * 2] * 2])
+    by_level = encoder_reference_points(SHAPES, ratios, dtype=dtype)  # [3, S, 2, 2]
+    for points in (by_level, by_level[:, :, :1], by_level[:, :, 1]):
+        scene = small_scene(records=[dataclasses.replace(entry, reference_points=points)], picture=1, detections=[])
+        assert scene.layers[0].name == "encoder 0"
 
 
 def test_a_position_picks_the_nearest_pixel_of_an_encoder_and_the_nearest_reference_of_the_last_decoder_layer():

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deform_attn import encoder_reference_points
 from deform_attn.recording import Record
+
+_ROUNDED = 0.03  # what centres in bfloat16, computed in a few steps, differ by, as a share
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,21 @@ def read_layer(record: Record, name: str, *, picture: int, frame: tuple[float, f
 
 
 def is_of_encoder(record: Record) -> bool:
-    """Return whether the queries of `record` are the pixels of its maps."""
-    return record.locations.shape[1] == sum(height * width for height, width in record.spatial_shapes)
+    """Return whether the queries of `record` are the pixels of its maps: as many, with those centres as references.
+
+    A decoder may happen to have as many. Beside padding, a level's centres are stretched by a factor in each direction.
+    """
+    sizes = [height * width for height, width in record.spatial_shapes]
+    if record.locations.shape[1] != sum(sizes):
+        return False
+    points = _exact(record.reference_points).flatten(2)[..., :2]  # [N or 1, Q, 2], of several levels on the first
+    factors = points / encoder_reference_points(record.spatial_shapes)[:, :, 0]
+    are_centres = torch.ones(len(points), dtype=torch.bool)
+    for part in factors.split(sizes, dim=1):
+        if part.numel():
+            low, high = part.aminmax(dim=1)  # [N or 1, 2]
+            are_centres &= (high - low < _ROUNDED * high).all(-1)
+    return bool(are_centres.any())  # a picture that is all padding has no factor
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Scene:
     """What `write_page` and `plot_sampling` show.
 
-    A record with as many queries as its maps have pixels is that of an encoder's layer; the others are of a decoder.
+    A record whose queries are the pixels of its maps, in their order and with their centres as reference points, is
+    that of an encoder's layer; the others are of a decoder.
 
     Args:
         image: what the model saw: a Pillow image, or RGB `[3, H, W]` in [0, 1].
