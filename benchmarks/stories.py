@@ -100,7 +100,7 @@ def convergence(result: Result) -> str:
     """Return what each training was and what it came to on test scenes."""
     rows = []
     for name, seeds in result["runs"].items():
-        kind, curves = name.removesuffix(", short"), list(seeds.values())
+        kind, curves = name.partition(",")[0], list(seeds.values())
         epochs, pace = curves[0][-1]["epoch"], result["seconds_per_epoch"][kind]
         parts = (f"{result['parameters'][kind] / 1e3:.0f} thousand", f"{result['chosen'][kind]:g}", f"{epochs:.0f}")
         last = _mean_and_range([rows[-1]["AP"] for rows in curves])
@@ -123,7 +123,7 @@ def convergence_reached(result: Result) -> str:
             elif name == "dense":
                 cells.append(f"epoch {epoch:.0f}")
             else:
-                faster = dense * paces["dense"] / (epoch * paces[name.removesuffix(", short")])
+                faster = dense * paces["dense"] / (epoch * paces[name.partition(",")[0]])
                 cells.append(f"epoch {epoch:.0f}: 1/{dense / epoch:.1f} of the epochs, 1/{faster:.1f} of the time")
         rows.append((name, *cells))
     targets = [f"AP {goal:.3f}, dense's last" if target == "dense" else f"AP {target}" for target in found["dense"]]

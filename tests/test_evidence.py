@@ -140,13 +140,14 @@ def test_the_convergence_is_measured_drawn_and_goes_on_where_it_stopped(tmp_path
     monkeypatch.setattr("sys.argv", ["convergence", "--steps", "choose", "train", "--seeds", "0", "1"])
     convergence.main()
     trainings = capsys.readouterr().out.count(" epochs\n")
-    assert trainings == 3 * 3 + 3 * 2 + 3 + 2  # tries, in full, further seeds, short
+    assert trainings == 3 * 3 + 3 * 2 + 3 + 2 * 2  # tries, in full, further seeds, short and long
     found = json.loads(path.read_text())
     assert {name: [len(rows) for rows in seeds.values()] for name, seeds in found["runs"].items()} == {
         "dense": [2, 2],
         "deformable_single_scale": [1, 1],
         "deformable": [1, 1],
         "dense, short": [1, 1],
+        "deformable, long": [2, 2],
     }
     assert set(found["chosen"].values()) <= set(tiny.rates)
     assert 0 <= found["backbone_accuracy"] <= 1
@@ -192,6 +193,8 @@ def test_rates_are_chosen_on_validation_scenes_and_trainings_judged_on_test_scen
         ("deformable", 8): ("deformable", 10, 4e-3),
         ("dense, short", 7): ("dense", 10, 4e-3),
         ("dense, short", 8): ("dense", 10, 4e-3),
+        ("deformable, long", 7): ("deformable", 15, 4e-3),
+        ("deformable, long", 8): ("deformable", 15, 4e-3),
     }
 
 

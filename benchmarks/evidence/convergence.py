@@ -2,8 +2,8 @@
 
 `python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, trains
 every kind in full with its two best ones, and once for each further seed with the better of the two; validation scenes
-decide. Dense attention is trained once more in as few epochs as deformable. Test scenes judge what counts, on the way.
-Then an epoch of each kind is timed, turn by turn. Stopped, it goes on where it was, and the result, named
+decide. Dense attention is trained once more in as few epochs as deformable, and deformable in half as many epochs more.
+Test scenes judge what counts, on the way. Then an epoch of each kind is timed, turn by turn. Stopped, it goes on where it was, and the result, named
 benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a part: the trainings may share
 the machine with other work, the timing should not.
 
@@ -50,7 +50,10 @@ CHOOSING_SEED, PRETRAINING_SEED = 100, 101  # of no training that counts
 TESTED = range(
     200, 600
 )  # of the test scenes; the first 200 have judged an earlier recipe, after which this one was made
-SHORT = "dense, short"  # the training of dense attention in as few epochs as deformable
+SHORT, LONG = (
+    "dense, short",
+    "deformable, long",
+)  # dense in as few epochs as deformable, deformable in half as many more
 TARGETS = (0.2, 0.4, 0.6)  # what AP the kinds are compared at, beside the one that dense attention has in the end
 KEPT = ("AP", "AP50", "AP<16", "AP<32", "AP32-96")
 PARTS = (
@@ -199,7 +202,7 @@ def choose(recipe: Recipe, backbone: Backbone, found: Found, save: Callable[[], 
 def train(
     recipe: Recipe, backbone: Backbone, found: Found, seeds: Sequence[int], save: Callable[[], object], processes: int
 ) -> None:
-    """Add to `found` the curves, on test scenes, of each kind and of a short training of dense, and the verdict.
+    """Add to `found` the curves, on test scenes, of each kind, of a short and a long training, and the verdict.
 
     With the first seed each kind is trained with its two best rates, of which validation scenes choose one for good.
     """
@@ -221,8 +224,8 @@ def train(
     }
 
     kinds: dict[str, tuple[AttentionKind, float]] = {kind: (kind, 1.0) for kind in recipe.epochs}
-    kinds[SHORT] = ("dense", min(recipe.epochs.values()) / recipe.epochs["dense"])
-    runs = found.setdefault("runs", {name: {} for name in kinds})
+    kinds |= {SHORT: ("dense", min(recipe.epochs.values()) / recipe.epochs["dense"]), LONG: ("deformable", 1.5)}
+    runs = found["runs"] = {name: found.get("runs", {}).get(name, {}) for name in kinds}
     for kind, rate in found["chosen"].items():
         runs[kind][str(seeds[0])] = in_full[kind][str(rate)]
     trainings = {

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 COLOURS = {"deformable": "#0b6e4f", "dense": "#c0392b", "dense, whole matrix": "#e59866", "window": "#0b6e4f"}
 COLOURS |= {"deformable_single_scale": "#58b368", "spread": "#58b368", "grid_sample": "#4c72b0"}
-COLOURS |= {"dense, short": "#e59866"}
-LINES = {"deformable_single_scale": "--", "dense, short": ":"}  # told apart without colours, too
+COLOURS |= {"dense, short": "#e59866", "deformable, long": "#0b6e4f"}
+LINES = {"deformable_single_scale": "--", "dense, short": ":", "deformable, long": ":"}  # told apart without colours
 COLOURS |= {"deformable, grid_sample": "#4c72b0"}
 MARKERS = {"dense, whole matrix": "s", "spread": "s", "grid_sample": "^", "deformable, grid_sample": "^"}
 
@@ -69,7 +69,7 @@ def draw_convergence(found: Mapping[str, Any], path: Path | None = None) -> Path
         axes.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[what])
         axes.set_ylabel({"AP": "AP on test scenes", "AP<16": "AP of digits below 16 x 16 pixels"}[metric])
         for name, seeds in found["runs"].items():
-            pace = found["seconds_per_epoch"][name.removesuffix(", short")] if what == "seconds" else 1
+            pace = found["seconds_per_epoch"][name.partition(",")[0]] if what == "seconds" else 1
             for seed, rows in seeds.items():
                 label = name.replace("_", " ") if seed == min(seeds, key=int) else None
                 x, y = [pace * row["epoch"] for row in rows], [row[metric] for row in rows]
