@@ -3,9 +3,9 @@
 `python -m benchmarks.evidence.convergence` tries each learning rate for each kind, in two fifths of the epochs, trains
 every kind in full with its two best ones, and once for each further seed with the better of the two; validation scenes
 decide. Dense attention is trained once more in as few epochs as deformable, and deformable in half as many epochs more.
-Test scenes judge what counts, on the way. Then an epoch of each kind is timed, turn by turn. Stopped, it goes on where it was, and the result, named
-benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a part: the trainings may share
-the machine with other work, the timing should not.
+Test scenes judge what counts, on the way. Then an epoch of each kind is timed, turn by turn. Stopped, it goes on where
+it was, and the result, named benchmarks/results/evidence-convergence.json, grows with every training. `--steps` does a
+part: the trainings may share the machine with other work, the timing should not.
 
 The kinds differ in `attention` and in nothing else: the same backbone, pretrained on digits, the same layers, learned
 queries (one stage, as DETR), data, optimiser, schedule and loss. Each schedule is as long as the training: a warm-up of
