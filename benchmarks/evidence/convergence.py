@@ -47,13 +47,10 @@ from deform_attn.detr.validation import evaluate_model
 NAME = "evidence-convergence"
 STEPS = ("choose", "train", "time")
 CHOOSING_SEED, PRETRAINING_SEED = 100, 101  # of no training that counts
-TESTED = range(
-    200, 600
-)  # of the test scenes; the first 200 have judged an earlier recipe, after which this one was made
-SHORT, LONG = (
-    "dense, short",
-    "deformable, long",
-)  # dense in as few epochs as deformable, deformable in half as many more
+# Of the test scenes: the first 200 have judged an earlier recipe, after which this one was made.
+TESTED = range(200, 600)
+# Dense attention in as few epochs as deformable, and deformable in half as many epochs more.
+SHORT, LONG = "dense, short", "deformable, long"
 TARGETS = (0.2, 0.4, 0.6)  # what AP the kinds are compared at, beside the one that dense attention has in the end
 KEPT = ("AP", "AP50", "AP<16", "AP<32", "AP32-96")
 PARTS = (
