@@ -296,10 +296,12 @@ def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_confi
 
 LAUNCHED = """
 import atexit
+import os
 import sys
 import torch.distributed as dist
 
-atexit.register(lambda: print("in a group at the end:", dist.is_initialized()))  # what is registered first runs last
+# What is registered first runs last. In one piece, which the other process's output cannot split.
+atexit.register(lambda: os.write(1, f"in a group at the end: {dist.is_initialized()}\\n".encode()))
 from patches import Assorted
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
