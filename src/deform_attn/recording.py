@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deform_attn import checks
+from deform_attn import module_checks
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
         A list that receives a `Record` for each call, in the order of the calls.
 
     Raises:
+        TypeError: `model` is not a module.
         ValueError: nothing inside the model can be recorded.
 
     Example:
@@ -56,10 +57,7 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
         >>> records[0].locations.shape, records[0].weights.shape
         (torch.Size([2, 5, 4, 1, 3, 2]), torch.Size([2, 5, 4, 1, 3]))
     """
-    names = {
-        module: name for name, module in model.named_modules() if callable(getattr(module, "compute_sampling", None))
-    }
-    checks.recordable(list(names), type(model).__name__)
+    names = module_checks.recordable(model)
     records: list[Record] = []
 
     open_ = True  # a copy made of the model inside the block keeps its hooks
