@@ -210,6 +210,7 @@ def test_a_tensor_of_shapes_in_one_graph_is_refused_with_the_argument_and_the_ad
         torch.compile(function, fullgraph=True, backend="eager")(value, torch.tensor(shapes), *rest)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch, after a break
 def test_a_tensor_of_shapes_is_read_outside_the_graph_where_graphs_may_break():
     function, (value, shapes, *rest), _ = draw("classic")
     compiled = torch.compile(function, backend="eager")
@@ -223,4 +224,4 @@ def test_sizes_above_all_maps_are_refused_while_compiling():
         return function(value, [*shapes[:1], (0, 2**63 - 1)], *rest)
 
     with pytest.raises(Exception, match=r"spatial_shapes: expected sizes below 2\^31"):
-        torch.compile(call, fullgraph=True, backend="eager")(value[:, :54], *rest)
+        torch.compile(call, fullgraph=True, backend="eager")(value.detach(), *rest)

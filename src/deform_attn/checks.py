@@ -104,7 +104,7 @@ def attention_inputs(
     shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
     offsets, counts = _points("sampling_offsets", sampling_offsets, value, len(shapes), num_points)
     N, Q, M, T, _ = offsets.shape
-    references = references_of(reference_points, N, Q, len(shapes))
+    references = references_of(reference_points, offsets, len(shapes))
     float_tensor("attention_logits", attention_logits)
     if attention_logits.shape != offsets.shape[:-1]:
         fail(
@@ -116,7 +116,7 @@ def attention_inputs(
     if padding_mask is not None:
         _mask(padding_mask, value)
         same_device("value", value, padding_mask=padding_mask)
-    same_device("value", value, reference_points=references, attention_logits=attention_logits)
+    same_device("value", value, attention_logits=attention_logits)
     # Compared, since torch.compile cannot ask math.isfinite of a symbolic number. An int may be beyond all floats.
     number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
     if not number or not -_MOST_FLOAT <= offset_scale <= _MOST_FLOAT:
@@ -370,9 +370,11 @@ def _points(
     return points, counts
 
 
-def references_of(reference_points: Any, N: int, Q: int, levels: int) -> Tensor:
-    """Judge reference points; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
+def references_of(reference_points: Any, offsets: Tensor, levels: int) -> Tensor:
+    """Judge reference points beside judged offsets; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
     float_tensor("reference_points", reference_points)
+    same_device("value", offsets, reference_points=reference_points)  # offsets are where value is
+    N, Q = offsets.shape[:2]
     shape = reference_points.shape
     fix = "2 numbers are (x, y), 4 are (cx, cy, w, h), all in [0, 1]; the level axis may be left out."
     if len(shape) not in (3, 4) or shape[-1] not in (2, 4):

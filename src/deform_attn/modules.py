@@ -381,7 +381,7 @@ def _check_like_weight(name: str, tensor: Tensor, linear: nn.Module) -> None:
 def _sampling(
     shapes: Shapes, reference_points: Tensor, offsets: Tensor, logits: Tensor, num_points: tuple[int, ...]
 ) -> Sampling:
-    reference_points = checks.references_of(reference_points, offsets.shape[0], offsets.shape[1], len(shapes))
+    reference_points = checks.references_of(reference_points, offsets, len(shapes))
     locations, weights = reference.sampling(shapes, reference_points, offsets, logits, num_points)
     if len(set(num_points)) == 1:
         grid = (len(shapes), num_points[0])
