@@ -10,17 +10,14 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from deform_attn.messages import dtype_text, fail, shape_text, shown
+from deform_attn.tensor_checks import INT_DTYPES, dense, float_tensor, is_fake, same_device
 
 INTERPOLATIONS = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border")
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-INT_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 # Of a side of a map, and of any size or count. The product of two fits into the 64 bits in which torch counts.
 MOST = 2**31 - 1
@@ -73,7 +70,7 @@ def sampling_inputs(
     shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
     locations, counts = _points("sampling_locations", sampling_locations, value, len(shapes), num_points)
     float_tensor("attention_weights", attention_weights)
-    same_device("value", value, attention_weights=attention_weights)
+    same_device("value", value, "attention_weights", attention_weights)
     if attention_weights.shape == sampling_locations.shape[:-1]:
         weights = attention_weights.reshape(locations.shape[:-1])
     else:
@@ -106,6 +103,7 @@ def attention_inputs(
     N, Q, M, T, _ = offsets.shape
     references = references_of(reference_points, offsets, len(shapes))
     float_tensor("attention_logits", attention_logits)
+    same_device("value", value, "attention_logits", attention_logits)
     if attention_logits.shape != offsets.shape[:-1]:
         fail(
             "attention_logits",
@@ -115,8 +113,7 @@ def attention_inputs(
         )
     if padding_mask is not None:
         _mask(padding_mask, value)
-        same_device("value", value, padding_mask=padding_mask)
-    same_device("value", value, attention_logits=attention_logits)
+        same_device("value", value, "padding_mask", padding_mask)
     # Compared, since torch.compile cannot ask math.isfinite of a symbolic number. An int may be beyond all floats.
     number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
     if not number or not -_MOST_FLOAT <= offset_scale <= _MOST_FLOAT:
@@ -148,10 +145,10 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> tuple[t
     if not spatial_shapes:
         fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
     shapes = tuple(_pair(shape, expected) for shape in spatial_shapes)
-    if not _fit(*(size for shape in shapes for size in shape)):
+    if not _fit([size for shape in shapes for size in shape]):
         fail("spatial_shapes", "sizes below 2^31", shown(shapes), "Check that each pair is the (H, W) of a map.")
     total = sum(H * W for H, W in shapes)
-    if not _fit(total, most=MOST_NUMBERS):
+    if not _fit([total], MOST_NUMBERS):
         fail("spatial_shapes", "fewer than 2^47 pixels", shown(shapes), "No memory holds so many; use smaller maps.")
     if pixels is not None and total != pixels:
         got = f"{list(shapes)}, together {total} pixels, beside S = {pixels}"
@@ -168,7 +165,7 @@ def point_counts(num_points: int | Sequence[int], levels: int) -> tuple[int, ...
         fail("num_points", expected, shown(num_points), fix, TypeError)
     if len(counts) != levels or any(count < 0 for count in counts):
         fail("num_points", expected, shown(num_points), fix)
-    if not _fit(*counts):
+    if not _fit(counts):
         fail("num_points", "counts below 2^31", shown(num_points), fix)
     return tuple(map(_plain, counts))
 
@@ -204,11 +201,6 @@ def backend_name(name: Any, known: Sequence[str]) -> None:
         fail("backend", "one of " + ", ".join(map(repr, known)), shown(name), fix)
 
 
-def is_fake(tensor: Tensor) -> bool:
-    """Return whether a tensor says that it is on a device, but has no numbers there."""
-    return isinstance(tensor, FakeTensor)
-
-
 def traceable(backend: str) -> None:
     """Judge whether torch.jit.trace, where it is at work, can record the backend called so.
 
@@ -228,56 +220,17 @@ def _not_traceable() -> NoReturn:
     fail("torch.jit.trace", "another exporter, since this one cannot record deformable attention", got, fix)
 
 
-def dense(name: str, tensor: Any) -> None:
-    """Judge that something is a tensor, and that its numbers lie in a grid."""
-    if not isinstance(tensor, Tensor):
-        fail(name, "a tensor", type(tensor).__name__, "Convert it with torch.as_tensor.", TypeError)
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").removeprefix("_")
-        fix = "Pad it to one shape." if tensor.is_nested else f"Use {name}.to_dense()."
-        fail(name, "a dense tensor", f"one of layout {kind}", fix, TypeError)
-    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-        fail(
-            name, "a tensor with a shape", "an uninitialized one", "Run the lazy module that owns it first.", TypeError
-        )
-
-
-def float_tensor(name: str, tensor: Any) -> None:
-    """Judge that something is a dense tensor of one of the float dtypes."""
-    dense(name, tensor)
-    if tensor.dtype not in FLOAT_DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
-        fix = f"Use {name}.float()."
-        if tensor.is_quantized:
-            fix = f"Use {name}.dequantize()."
-        elif tensor.dtype in INT_DTYPES and tensor.ndim == 1:
-            fix = "If it is level_start_index, leave it out: it is not needed."
-        fail(name, f"a tensor of dtype {names}", dtype_text(tensor), fix, TypeError)
-
-
-def same_device(anchor: str, tensor: Tensor, **others: Tensor) -> None:
-    """Judge that `others` are where the tensor called `anchor` is."""
-    device, fake = tensor.device, isinstance(tensor, FakeTensor)
-    for name, other in others.items():
-        if other.device != device:
-            fail(name, f"{anchor}'s device {device}", str(other.device), f"Use {name}.to({str(device)!r}).")
-        if isinstance(other, FakeTensor) != fake:
-            mode = (tensor if isinstance(tensor, FakeTensor) else other).fake_mode  # type: ignore[attr-defined]
-            if not mode.allow_non_fake_inputs:
-                kinds = ("a FakeTensor", "one with numbers") if fake else ("a tensor with numbers", "a FakeTensor")
-                fail(
-                    name, f"{kinds[0]}, as {anchor} is", kinds[1], "Make all of one kind (FakeTensorMode.from_tensor)."
-                )
-
-
 def is_list(things: Any) -> TypeGuard[Sequence[Any]]:
     """Return whether something is a sequence; texts and bytes are so in name only."""
-    return isinstance(things, Sequence) and not isinstance(things, (str, bytes, bytearray, memoryview))
+    usual = type(things) is list or type(things) is tuple  # asked first, since abstract classes take their time
+    return usual or (isinstance(things, Sequence) and not isinstance(things, (str, bytes, bytearray, memoryview)))
 
 
 def is_int(number: Any) -> bool:
     """Return whether something is an int, a number of NumPy or a symbolic size among them; bool is none."""
-    return isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
+    return type(number) is int or (
+        isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
+    )
 
 
 def _plain(number: Any) -> int:
@@ -285,14 +238,14 @@ def _plain(number: Any) -> int:
     return number if isinstance(number, (int, torch.SymInt)) else int(number)  # type: ignore[return-value]
 
 
-def _fit(*sizes: int, most: int = MOST) -> bool:
+def _fit(sizes: Sequence[int], most: int = MOST) -> bool:
     """Return whether none of the sizes is above `most`, or, of symbolic ones, can be known to be.
 
     To compare a symbolic size would bound the sizes that its graph is good for.
     """
     if torch.compiler.is_compiling():
         return not any(statically_known_true(size > most) for size in sizes)
-    return all(not isinstance(size, int) or size <= most for size in sizes)
+    return not any(isinstance(size, int) and size > most for size in sizes)
 
 
 def _pair(shape: Any, expected: str) -> tuple[int, int]:
@@ -342,7 +295,7 @@ def _points(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Judge locations or offsets; return them as `[N, Q, M, T, 2]`, and the point counts of the levels."""
     float_tensor(name, points)
-    same_device("value", value, **{name: points})
+    same_device("value", value, name, points)
     if points.ndim not in (5, 6) or points.shape[-1] != 2:
         expected = "[N, Q, M, L, P, 2], or flat [N, Q, M, T, 2]"
         fail(name, expected, shape_text(points.shape), "The last axis is (x, y).")
@@ -373,7 +326,7 @@ def _points(
 def references_of(reference_points: Any, offsets: Tensor, levels: int) -> Tensor:
     """Judge reference points beside judged offsets; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
     float_tensor("reference_points", reference_points)
-    same_device("value", offsets, reference_points=reference_points)  # offsets are where value is
+    same_device("value", offsets, "reference_points", reference_points)  # offsets are where value is
     N, Q = offsets.shape[:2]
     shape = reference_points.shape
     fix = "2 numbers are (x, y), 4 are (cx, cy, w, h), all in [0, 1]; the level axis may be left out."

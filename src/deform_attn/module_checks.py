@@ -6,18 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deform_attn.checks import (
-    FLOAT_DTYPES,
-    MOST,
-    MOST_NUMBERS,
-    dense,
-    float_tensor,
-    is_int,
-    is_list,
-    same_device,
-    spatial_shapes_of,
-)
+from deform_attn.checks import MOST, MOST_NUMBERS, is_int, is_list, spatial_shapes_of
 from deform_attn.messages import dtype_text, fail, shape_text, shown
+from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
 
 
 def sizes(embed_dim: int, num_heads: int, **others: int) -> None:
@@ -48,7 +39,7 @@ def flag(name: str, option: Any) -> None:
 
 def like_weight(name: str, tensor: Tensor, weight: Tensor) -> None:
     """Judge that a tensor has the device and, where autocast does not see to that, the dtype of a module's `weight`."""
-    same_device("the module", weight, **{name: tensor})
+    same_device("the module", weight, name, tensor)
     device = tensor.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if tensor.dtype != weight.dtype and not autocast:
@@ -90,7 +81,7 @@ def feature_maps(features: Any, levels: int, channels: int, batch: int) -> None:
         fail("features", expected, f"{len(features)} maps", f"Give one map for each of the {levels} levels.")
     for i, feature in enumerate(features):
         axes(f"features[{i}]", feature, "N C H W", {"N": batch, "C": channels})
-        same_device("features[0]", features[0], **{f"features[{i}]": feature})
+        same_device("features[0]", features[0], f"features[{i}]", feature)
 
 
 def flat_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> tuple[tuple[int, int], ...]:
@@ -127,7 +118,7 @@ def flat_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]], batch: int) 
                 fail(
                     f"padding_mask[{i}]", "dtype bool", dtype_text(mask), "Use .bool(); True marks padding.", TypeError
                 )
-            same_device("padding_mask[0]", padding_mask[0], **{f"padding_mask[{i}]": mask})
+            same_device("padding_mask[0]", padding_mask[0], f"padding_mask[{i}]", mask)
     got = [list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__ for mask in padding_mask]
     if got != [[batch, H, W] for H, W in shapes]:
         sizes = f"N = {batch} and (H, W) = {list(shapes)}"

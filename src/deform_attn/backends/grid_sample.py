@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from deform_attn import reference
 from deform_attn.backends.base import Backend, transforms_in_force
-from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs, is_fake
+from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+from deform_attn.tensor_checks import is_fake
 
 
 def _unavailable_reasons() -> list[str]:
