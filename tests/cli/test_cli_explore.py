@@ -60,7 +60,7 @@ def test_the_page_shows_the_detections_of_predict_and_the_records_of_the_model(t
     scores = [one["score"] for one in data["detections"]]
     assert scores == sorted(scores, reverse=True)
 
-    batch = collate([sample_of(read_picture(picture), 60)])
+    batch = collate([sample_of(read_picture(picture, 60))])
     with torch.no_grad(), evaluating(detector.model), record(detector.model) as records:
         output = detector.model(batch.images, batch.padding_mask)
     for one in data["detections"]:

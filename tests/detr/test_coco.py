@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.coco import CocoFolder
@@ -308,7 +308,7 @@ def test_a_picture_on_which_a_reader_fails_in_any_of_pillows_ways_is_named(folde
     def fail(*_args):
         raise kind("Failed to decode frame 0")  # RuntimeError is what the reader of AVIF raises
 
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder, "read")
 
 

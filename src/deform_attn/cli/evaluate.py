@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, say_skipped, share
+from deform_attn.cli.common import CHECKPOINT_HELP, add_max_pixels, say_skipped, share
 
 NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
@@ -15,6 +15,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--hold-out", type=share, metavar="X", help="evaluate on what train held out of the train split, the same share"
     )
+    add_max_pixels(verb)
     verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
 
 
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
 
     detector = starting.load(options.checkpoint)
     split = required_split(options.data, "train" if options.hold_out else "val")
-    folder = CocoFolder(*split, max_size=detector.max_size, skip_bad=options.skip_bad)
+    folder = CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
     say_skipped(folder)
     data = hold_out(folder, options.hold_out)[1] if options.hold_out else folder
     print(format_metrics(evaluate_model(detector, data)))

@@ -6,7 +6,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from deform_attn.cli.common import add_restart, is_main, positive, say, say_if_anew, say_skipped
+from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_skipped
 from deform_attn.detr.config import Precision
 from deform_attn.detr.settings import Settings, merged, read_settings
 
@@ -39,6 +39,7 @@ FLAGS = (
     Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
     Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
     Flag("--max-size", ("data", "max_size"), positive, "scale larger pictures to this longer side, in pixels"),
+    Flag("--max-pixels", ("data", "max_pixels"), positive, MAX_PIXELS_HELP),
     Flag("--queries", ("model", "transformer", "num_queries"), positive, "most objects in a picture"),
     Flag("--seed", ("train", "seed"), int, "of the order and the weights"),
     Flag("--precision", ("train", "precision"), str, "of the forward pass", get_args(Precision)),
@@ -140,11 +141,12 @@ def _prepare(
     split, validation_split = required_split(folder, "train"), find_split(folder, "val")
     before = None if settings.start is None else starting.load(settings.start)
     max_size, share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
-    whole = CocoFolder(*split, max_size=max_size, skip_bad=skip_bad)
+    max_pixels = settings.data.max_pixels
+    whole = CocoFolder(*split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
     data: DetectionData = whole
     validation: DetectionData | None = None
     if validation_split is not None:
-        validation = CocoFolder(*validation_split, max_size=max_size, skip_bad=skip_bad)
+        validation = CocoFolder(*validation_split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
         if share and is_main():
             say(f"{folder}: there is a val split, so nothing is held out of the train split")
     elif share:
