@@ -132,8 +132,8 @@ def _check_size(found: tuple[int, int], expected: tuple[int, int] | None, name: 
     if width * height > max_pixels:
         raise DataError(
             f"{name}: the picture has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
-            f"into tiles, scale the file down, or read it with --max-pixels {width * height} (max_pixels in Python), "
-            "which takes 4 bytes per pixel, and --max-size"
+            f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python) and a "
+            "--max-size; decoding takes at least 4 bytes per pixel"
         )
     if expected is not None and found != expected:
         raise DataError(

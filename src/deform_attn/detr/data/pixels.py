@@ -18,6 +18,7 @@ _WAYS: dict[str, tuple[str, ...]] = {
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # "I" has 32, in which Pillow keeps numbers of 16
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
 _WHITE_IS_ZERO, _SIGNED = 0, 2  # their values
+_BAND = 256  # rows that are scaled at a time: the 32 bits it takes would fill twice the memory of the picture
 _ADVICE = "convert the image to 8 or 16 bits per channel"
 
 
@@ -69,11 +70,14 @@ def _scaled_down(file: "ImageFile", name: str) -> "Image":
     white = 4095 if _stored(file)[0] == 12 else 65535
     if low < 0 or high > white:
         raise DataError(f"{name}: the pixels are numbers from {low} to {high}, expected 0 to {white}; {_ADVICE}")
-    grey = (values.astype(np.uint32) * 255 + white // 2) // white
+    grey = np.empty(values.shape, np.uint8)
+    for first in range(0, len(values), _BAND):
+        band = slice(first, first + _BAND)
+        grey[band] = (values[band].astype(np.uint32) * 255 + white // 2) // white
     tags = getattr(file, "tag_v2", None)
     if tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits alone
         grey = 255 - grey
-    return Image.fromarray(grey.astype(np.uint8))
+    return Image.fromarray(grey)
 
 
 def _stored(file: "ImageFile") -> tuple[int, bool]:
