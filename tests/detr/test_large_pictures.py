@@ -1,15 +1,19 @@
 """Large pictures: a limit of our own that says what to do, Pillow's left to everybody else, and reduced decoding."""
 
+import json
 import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.picture_file import check_header, read_picture_file
 from deform_attn.detr.data.pillow_limit import lifted_limit
 from deform_attn.detr.errors import DataError
+from deform_attn.detr.predict import read_picture, sample_of, whole_image
 
 FORMATS = ["jpg", "png", "tif", "webp", "bmp", "gif", "jp2"]
 
@@ -85,6 +89,22 @@ def test_a_picture_above_the_limit_is_refused_with_what_to_do(tmp_path, kind):
         check(2000)
 
 
+def test_a_picture_above_the_limit_is_not_decoded_to_find_metadata_behind_its_pixels(tmp_path, monkeypatch):
+    noise(40, 50).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    exif = b"\0\0\0\x08eXIfII*\0\x08\0\0\0" + bytes(4)
+    (tmp_path / "x.png").write_bytes(content[:-12] + exif + content[-12:])
+
+    def fail(self):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(AssertionError, match="decoded"):  # below the limit it is
+        check_header(tmp_path / "x.png", (40, 50), "x", 2000)
+    with pytest.raises(DataError, match="the limit is 1999"):
+        check_header(tmp_path / "x.png", (40, 50), "x", 1999)
+
+
 def test_the_limit_holds_a_picture_of_182_megapixels_and_no_bomb():
     assert 13_500**2 < MAX_PIXELS < 2**29
 
@@ -118,3 +138,21 @@ def test_a_large_jpeg_is_never_decoded_whole_where_it_is_scaled_down(tmp_path, m
     monkeypatch.setattr(Image.core, "new", lambda mode, size: decoded.append(size) or new(mode, size))
     read_picture_file(path, None, "x", max_size=100)
     assert max(decoded) == (200, 150)
+
+
+def test_data_sets_and_predictions_give_the_model_the_same_pixels(tmp_path):
+    noise(1001, 667).save(tmp_path / "x.jpg")
+    table = {"id": 1, "file_name": "x.jpg", "width": 1001, "height": 667}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    content = {"images": [table], "annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    sample = CocoFolder(tmp_path / "boxes.json", tmp_path, max_size=60)[0]
+    picture = read_picture(tmp_path / "x.jpg", 60)
+    assert torch.equal(sample.image, sample_of(picture).image)
+    assert sample.original_size == sample_of(picture).original_size == (667, 1001)
+    assert whole_image(tmp_path / "x.jpg", picture, MAX_PIXELS).size == (1001, 667)
+
+
+def test_a_limit_below_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_pixels: expected a number of pixels, at least 1, got 0"):
+        CocoFolder(tmp_path / "boxes.json", tmp_path, max_pixels=0)

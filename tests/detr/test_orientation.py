@@ -5,14 +5,15 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin, features
+from PIL import Image, TiffImagePlugin
 
 from deform_attn.detr.data.picture_file import check_header, read_picture_file
 from deform_attn.detr.errors import DataError
 
 WIDTH, HEIGHT = 48, 32
 FORMATS = ["jpg", "mpo", "png", "png behind", "png text", "tif", "tif deflated", "tif in strips", "webp"]
-FORMATS += ["avif"] if features.check("avif") else []
+Image.init()
+FORMATS += ["avif"] if "AVIF" in Image.SAVE else []
 
 
 def upright():

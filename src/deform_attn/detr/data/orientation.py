@@ -36,8 +36,6 @@ def sides(size: tuple[int, int], way: object) -> tuple[int, int]:
 def orientation(file: "ImageFile", name: str) -> object:
     """Return what a picture's EXIF or XMP says of its orientation; 1 is upright, and so is all that is not 2 to 8.
 
-    Of a TIFF it is that of the file before it is loaded, and 1 after.
-
     Raises:
         DataError: the EXIF data are damaged; the message calls the file `name`.
     """
@@ -51,6 +49,11 @@ def orientation(file: "ImageFile", name: str) -> object:
     except (SyntaxError, ValueError, struct.error) as error:
         raise DataError(f"{name}: the EXIF data cannot be read ({one_line(error)}); remove or repair them") from error
     return exif.get(_ORIENTATION, 1)
+
+
+def orientation_once_loaded(file: "ImageFile", name: str) -> object:
+    """Return what is left to turn of a picture that is loaded, as an orientation; a TIFF is turned by Pillow."""
+    return 1 if hasattr(file, "tag_v2") else orientation(file, name)
 
 
 def turned(picture: "Image", way: object) -> "Image":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.detr.config import MAX_PIXELS
-from deform_attn.detr.data.orientation import orientation, sides, turned, upright_size
+from deform_attn.detr.data.orientation import orientation, orientation_once_loaded, sides, turned, upright_size
 from deform_attn.detr.data.pillow_limit import lifted_limit
 from deform_attn.detr.data.pixels import check_pixels, eight_bits, has_more_than_8_bits
 from deform_attn.detr.errors import DataError, one_line
@@ -49,7 +49,8 @@ def check_header(path: Path, size: tuple[int, int], name: str, max_pixels: int =
             file `name`.
     """
     with _opened(path, name) as file:
-        _check_size(upright_size(file, name), size, name, max_pixels)
+        _check_limit(file.size, max_pixels, name)
+        _check_size(upright_size(file, name), size, name)
         check_pixels(file, name)
         return has_more_than_8_bits(file)
 
@@ -76,8 +77,10 @@ def read_picture_file(
         from PIL import Image
 
     with _opened(path, name) as file:
+        _check_limit(file.size, max_pixels, name)
         upright = upright_size(file, name)
-        _check_size(upright, size, name, max_pixels)
+        if size is not None:
+            _check_size(upright, size, name)
         check_pixels(file, name)
         deep = has_more_than_8_bits(file)
         wanted = upright if max_size is None else _scaled(upright, max_size)
@@ -87,7 +90,7 @@ def read_picture_file(
             reduced = file.draft(None, (_GAP * width, _GAP * height))
             box = None if reduced is None else reduced[1]
         picture = eight_bits(file, name)
-        way = orientation(file, name)  # of a TIFF, which is upright now, it has changed
+        way = orientation_once_loaded(file, name)
     brightest = int(np.max(picture.getextrema())) if deep else None
     if wanted != upright:
         picture = picture.resize(sides(wanted, way), Image.Resampling.BILINEAR, box)
@@ -126,8 +129,7 @@ def _scaled(size: tuple[int, int], max_size: int) -> tuple[int, int]:
     return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
-def _check_size(found: tuple[int, int], expected: tuple[int, int] | None, name: str, max_pixels: int) -> None:
-    """Check the upright size of a picture against the annotations', if given, and against the limit."""
+def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = found
     if width * height > max_pixels:
         raise DataError(
@@ -135,8 +137,11 @@ def _check_size(found: tuple[int, int], expected: tuple[int, int] | None, name: 
             f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python) and a "
             "--max-size; decoding takes at least 4 bytes per pixel"
         )
-    if expected is not None and found != expected:
+
+
+def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) -> None:
+    if found != expected:
         raise DataError(
-            f"{name}: the picture is {width} x {height} pixels large, the annotations say "
+            f"{name}: the picture is {found[0]} x {found[1]} pixels large, the annotations say "
             f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
         )
