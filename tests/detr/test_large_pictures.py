@@ -77,7 +77,8 @@ def test_a_picture_above_the_limit_is_refused_with_what_to_do(tmp_path, kind):
     noise(40, 50).save(path)
     message = (
         "x: the picture has 40 x 50 = 2000 pixels, the limit is 1999; cut it into tiles, scale the file down, or pass "
-        "--max-pixels 2000 (max_pixels in Python) and a --max-size; decoding takes at least 4 bytes per pixel"
+        "--max-pixels 2000 (max_pixels in Python); decoding takes at least 4 bytes per pixel, or less for a JPEG with "
+        "--max-size"
     )
     for check in (
         lambda limit: check_header(path, (40, 50), "x", limit),

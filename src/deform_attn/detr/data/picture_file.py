@@ -29,8 +29,8 @@ _GAP = 2  # how many times larger than wanted a decoder's reduced picture is at 
 class Picture:
     """The content of a picture file: `image` is upright, RGB with 8 bits a channel, and perhaps scaled down.
 
-    `size` is the (width, height) of the whole upright picture. `brightest` is the largest value of a channel in
-    `image`, of 255, if the file has more than 8 bits a channel, else None.
+    `size` is the (width, height) of the whole upright picture. `brightest` is the largest value of a channel, of
+    255, if the file has more than 8 bits a channel, else None.
     """
 
     image: "Image"
@@ -134,8 +134,8 @@ def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
     if width * height > max_pixels:
         raise DataError(
             f"{name}: the picture has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
-            f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python) and a "
-            "--max-size; decoding takes at least 4 bytes per pixel"
+            f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python); decoding "
+            "takes at least 4 bytes per pixel, or less for a JPEG with --max-size"
         )
 
 
