@@ -173,6 +173,14 @@ def test_crowds_that_alone_are_left_after_skipping_are_refused(folder):
     assert "all 2 annotations left have iscrowd = 1" in error(folder, data, skip_bad=True)
 
 
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_the_annotations_of_a_skipped_image_go_with_it_however_its_id_is_written(folder, kind):
+    data = spoil(content(), "images", kind, "id")
+    data["images"][0]["width"] = 0
+    (line,) = load(folder, data, skip_bad=True).skipped
+    assert line.endswith("write the picture's own width and height; with it 2 annotations")
+
+
 def test_two_image_records_of_one_picture_are_said(folder):
     assert load(folder, content()).remarks == ()
     data = content()

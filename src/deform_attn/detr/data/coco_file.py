@@ -6,7 +6,7 @@ from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
-from deform_attn.detr.data.coco_record import TABLES, Record, check_record, is_number, place_of
+from deform_attn.detr.data.coco_record import TABLES, Record, check_record, is_number, number_of, place_of
 from deform_attn.detr.data.problems import Problems
 from deform_attn.detr.errors import DataError, one_line
 
@@ -37,9 +37,8 @@ def checked_records(path: Path, table: str, records: list[Any], problems: Proble
     """Return the good records of `table`, images or categories, by id; of two with one id the first."""
     by_id: dict[int, Record] = {}
     for position, record in enumerate(records):
-        record_id = record.get("id") if isinstance(record, dict) else None
-        is_image = table == "images" and type(record_id) is int and record_id not in by_id
-        with problems.noted(record_id if is_image else None):
+        image_id = number_of(record.get("id")) if table == "images" and isinstance(record, dict) else None
+        with problems.noted(None if image_id in by_id else image_id):
             check_record(path, table, position, record)
             if record["id"] in by_id:
                 raise _twice(path, table, record)

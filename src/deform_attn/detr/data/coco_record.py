@@ -48,6 +48,15 @@ def place_of(path: Path, table: str, position: int, record: Record) -> str:
     return f"{path}: {table}[{position}] ({'no id' if name is None else f'id {name}'})"
 
 
+def number_of(value: object) -> int | None:
+    """Return the whole number that an id such as 7, 7.0 or "7" is, None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _NUMERAL.fullmatch(value):
+        return int(value)
+    return value if type(value) is int else None
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a number of a sensible size, which excludes NaN and infinity."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
@@ -58,10 +67,10 @@ def _converted(path: Path, table: str, position: int, record: Record, field: str
     value, kind = record.get(field), TABLES[table][field]
     if value is None and (table, field) == ("annotations", "id"):
         return None
-    if kind in ("id", "size") and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind == "id" and isinstance(value, str) and _NUMERAL.fullmatch(value):
-        return int(value)
+    if kind == "id" or (kind == "size" and isinstance(value, float)):
+        number = number_of(value)
+        if number is not None:
+            return number
     wanted = "whole number" if _TYPES[kind] is int else kind
     advice = (
         "write numbers without quotation marks" if wanted != "text" and _is_numeral(value) else "correct the record"
