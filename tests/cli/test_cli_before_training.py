@@ -34,9 +34,8 @@ def test_more_objects_than_the_queries_of_starting_weights_are_said_with_the_way
     assert train(folder, "--from", str(tmp_path / "start")) == 0
     line = error_line(capsys)
     assert "than the detector has queries (5), up to 7; " in line
-    assert line.endswith(
-        "they come with the starting weights; without --from, train with --queries 7 (num_queries in the config file)"
-    )
+    cure = "leave out --from, and train with --queries 7 (num_queries in the config file)"
+    assert line.endswith(f"; it cannot find all of them: the starting weights fix that number; {cure}")
 
 
 def test_what_is_said_is_said_before_the_first_step(folder, capsys, monkeypatch):

@@ -162,7 +162,7 @@ def _prepare(
         model = starting.new_model(settings.model_for(len(data.categories)))
     else:
         start = starting.fit_categories(before, data.categories)
-        model, cure = start.detector.model, f"they come with the starting weights; without --from, {cure}"
+        model, cure = start.detector.model, f"the starting weights fix that number; leave out --from, and {cure}"
         if is_main():
             print(f"starting weights: {settings.start}; {start}")
     _say_what_is_shown(folder, data, validation, model.config.transformer.num_queries, cure)

@@ -72,16 +72,8 @@ def _converted(path: Path, table: str, position: int, record: Record, field: str
         if number is not None:
             return number
     wanted = "whole number" if _TYPES[kind] is int else kind
-    advice = (
-        "write numbers without quotation marks" if wanted != "text" and _is_numeral(value) else "correct the record"
-    )
+    quoted = wanted == "whole number" and isinstance(value, str) and _NUMERAL.fullmatch(value)
+    advice = "write numbers without quotation marks" if quoted else "correct the record"
     raise DataError(
         f"{place_of(path, table, position, record)}: expected {field!r} to be a {wanted}, got {value!r:.60}; {advice}"
     )
-
-
-def _is_numeral(value: object) -> bool:
-    """Whether `value` is a text that says a number, or a list with such texts."""
-    if isinstance(value, list):
-        return any(_is_numeral(one) for one in value)
-    return isinstance(value, str) and re.fullmatch(r"\s*-?[0-9.]+\s*", value) is not None
