@@ -78,6 +78,13 @@ def test_the_page_shows_the_detections_of_predict_and_the_records_of_the_model(t
     np.testing.assert_allclose(centres[1], (12 / 60 * WIDTH, 4 / 47 * HEIGHT), rtol=1e-5)
 
 
+def test_the_page_lists_more_than_100_objects_where_there_are_more_queries(tmp_path, picture):
+    write_checkpoint(tmp_path / "run", names=("ball",), num_queries=250, two_stage=False)
+    out = tmp_path / "x.html"
+    assert main(["explore", str(tmp_path / "run"), str(picture), "--out", str(out), "--threshold", "0"]) == 0
+    assert sorted(one["query"] for one in page_data(out)["detections"]) == list(range(250))
+
+
 def test_without_a_name_the_page_is_called_as_the_picture_and_lies_here(tmp_path, picture, monkeypatch):
     write_checkpoint(tmp_path / "run")
     here = tmp_path / "here"

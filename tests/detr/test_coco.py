@@ -227,7 +227,8 @@ def test_a_missing_field_and_a_record_that_is_none_are_named(folder):
     content = tiny()
     del content["annotations"][2]["bbox"]
     assert "annotations[2] (id 3): expected 'bbox' to be a list, got None" in error(folder, content)
-    assert "images[1] (id without id): expected 'id'" in error(folder, tiny() | {"images": [tiny()["images"][0], 4]})
+    expected = "images[1]: expected a record with 'id', 'file_name', 'width', 'height', got 4; drop it"
+    assert expected in error(folder, tiny() | {"images": [tiny()["images"][0], 4]})
 
 
 @pytest.mark.parametrize("table", ["images", "annotations", "categories"])

@@ -23,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit status.
 
     0: done. 1: something that the user gave or asked for does not work; one line on the standard error stream says
-    what. 2: wrong usage. 130: stopped by Ctrl-C; one line says what is kept. 141: whoever read the output, such as
-    `head`, has gone.
+    what. 2: wrong usage, or no arguments, for which the help is printed. 130: stopped by Ctrl-C; one line says what is
+    kept. 141: whoever read the output, such as `head`, has gone.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot write ends no training
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             with _plain_warnings():
-                return _run(build_parser().parse_args(arguments))
+                return _run(_parsed(sys.argv[1:] if arguments is None else arguments))
         finally:
             print(end="", flush=True)  # rather than at the process's end, where an error can no longer be caught
     except OSError as error:
@@ -52,10 +52,19 @@ def _plain_warnings() -> Iterator[None]:
             if not issubclass(category, DataWarning):
                 show(message, category, *place, **more)
             elif is_main():
-                say(f"warning: {message}")
+                say(str(message))
 
         warnings.showwarning = show_plainly
         yield
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what `arguments` say; without any, print the help and exit."""
+    parser = build_parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    return parser.parse_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> int:

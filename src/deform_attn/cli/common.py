@@ -25,11 +25,13 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_skipped(*folders: "DetectionData | None") -> None:
-    """List what was left out of those that are folders."""
+def say_of(*folders: "DetectionData | None") -> None:
+    """List what was left out of those that are folders, and what may not be meant in them."""
     for folder in folders:
         for reason in getattr(folder, "skipped", ()):
             say(f"skipped: {reason}")
+        for remark in getattr(folder, "remarks", ()):
+            say(remark)
 
 
 def share(text: str) -> float:

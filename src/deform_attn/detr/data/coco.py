@@ -1,6 +1,7 @@
 """A COCO folder: annotations in COCO's json format and a folder of pictures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,11 @@ from deform_attn.detr.boxes import xyxy_to_cxcywh
 from deform_attn.detr.config import MAX_PIXELS
 from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.data.brightness import is_dark, warn_if_dark
-from deform_attn.detr.data.coco_file import (
-    Record,
-    checked_annotations,
-    checked_records,
-    corners_of,
-    read_json,
-    require_some,
-)
+from deform_attn.detr.data.brightness import dark_remark, is_dark
+from deform_attn.detr.data.coco_file import checked_annotations, checked_records, corners_of, read_json, require_some
+from deform_attn.detr.data.coco_record import Record
 from deform_attn.detr.data.picture_file import Picture, check_header, picture_tensor, read_picture_file
+from deform_attn.detr.data.picture_names import advice_on, find_files
 from deform_attn.detr.data.problems import Problems
 from deform_attn.detr.errors import DataError
 
@@ -37,7 +33,9 @@ class CocoFolder:
     Annotations, and the header of each picture, are checked when the object is made; what is cut off behind the header
     is found when the picture is read. With `skip_bad` each picture is decoded at once to find that, too (as long as one
     pass over the data takes to read): a picture that fails later has changed since, and raises. `skipped` has a line
-    for each record that was left out; the annotations of a picture go with it.
+    for each record that was left out; the annotations of a picture go with it. `remarks` has a line for what can be
+    used but may not be meant: file names of another system (see `find_files`), pictures that occur twice, and 16 bits
+    of which the pictures seem to use 14 or fewer.
 
     Args:
         annotations: the json file, with `images`, `annotations` and `categories`.
@@ -48,11 +46,8 @@ class CocoFolder:
         skip_bad: go on without records that cannot be used; of two with one id the first stays.
 
     Raises:
-        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them; the message says
-            which record and what to do.
-
-    Warns:
-        DataWarning: pictures with 16 bits a channel seem to use only 14 or fewer.
+        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them, or nothing but
+            crowds; the message says which record and what to do.
 
     Example:
         >>> data = CocoFolder("trees/train.json", "trees/train")  # doctest: +SKIP
@@ -91,6 +86,7 @@ class CocoFolder:
         self.categories = tuple(Category(i, categories[i]["name"]) for i in category_ids)
         self._annotations = checked_annotations(self.annotations, tables["annotations"], pictures, categories, problems)
         self.skipped = problems.messages
+        self.remarks = tuple(self._remarks())
 
         self._label_of = {category_id: label for label, category_id in enumerate(category_ids)}
         self._targets: dict[int, list[Record]] = {image["id"]: [] for image in self._images}
@@ -127,35 +123,34 @@ class CocoFolder:
         annotations = [dict(annotation) for annotation in self._annotations]
         return {"images": images, "annotations": annotations, "categories": coco_categories(self.categories)}
 
-    def _path(self, record: Record) -> Path:
-        """Return where the picture of an image record lies."""
-        return self.images / record["file_name"]
-
     def _place(self, record: Record) -> str:
         """Return how messages call the picture of an image record."""
-        return f"{self._path(record)} (image {record['id']} of {self.annotations})"
+        file = self._files.get(record["id"], self.images / record["file_name"])
+        return f"{file} (image {record['id']} of {self.annotations})"
 
     def _checked_pictures(self, images: dict[int, Record], problems: Problems) -> dict[int, Record]:
         """Return those of `images` whose picture is there, readable and of the size that the annotations say."""
-        missing = [record for record in images.values() if not self._path(record).is_file()]
+        found = find_files(self.images, {image_id: record["file_name"] for image_id, record in images.items()})
+        self._files, self._moved = found.files, set(found.moved)
+        missing = [record for image_id, record in images.items() if image_id not in found.files]
         others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 and not problems.skip else ""
         for record in missing:
+            advice = advice_on(self.images, record["file_name"], found.rivals.get(record["id"]))
             with problems.noted(record["id"]):
-                raise DataError(f"{self._place(record)}: there is no such file{others}; add it or take its record out")
+                raise DataError(f"{self._place(record)}: there is no such file{others}; {advice}")
 
         good: dict[int, Record] = {}
         brightest: list[tuple[str, int]] = []  # of pictures with more than 8 bits a channel
-        lacking = {record["id"] for record in missing}
-        for record in images.values():
-            if record["id"] not in lacking:
-                with problems.noted(record["id"]):
-                    found = self._checked_picture(record, decode=problems.skip, look=_is_open(brightest))
-                    if found is not None:
-                        brightest.append((str(self._path(record)), found))
-                    good[record["id"]] = record
+        for image_id in found.files:
+            record = images[image_id]
+            with problems.noted(image_id):
+                value = self._checked_picture(record, decode=problems.skip, look=_is_open(brightest))
+                if value is not None:
+                    brightest.append((str(found.files[image_id]), value))
+                good[image_id] = record
         require_some(self.annotations, "images", good, problems)
-        warn_if_dark(brightest)
-        return good
+        self._dark = dark_remark(brightest)
+        return {image_id: record for image_id, record in images.items() if image_id in good}
 
     def _checked_picture(self, record: Record, *, decode: bool, look: bool) -> int | None:
         """Check the picture of an image record, and decode it if `decode`.
@@ -166,14 +161,35 @@ class CocoFolder:
         if decode:
             return self._read_picture(record).brightest
         size = record["width"], record["height"]
-        deep = check_header(self._path(record), size, self._place(record), self.max_pixels)
+        deep = check_header(self._files[record["id"]], size, self._place(record), self.max_pixels)
         return self._read_picture(record).brightest if deep and look else None
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield a line for each thing about the pictures that can be used but may not be meant."""
+        moved = [record for record in self._images if record["id"] in self._moved]
+        if moved:
+            name, file = moved[0]["file_name"], self._files[moved[0]["id"]]
+            yield (
+                f"{self.annotations}: {len(moved)} of {len(self._images)} pictures were found by the ends of their "
+                f"file names, the first, {name!r:.80}, as {file}"
+            )
+        first: dict[Path, int] = {}
+        pairs = [(first.setdefault(self._files[record["id"]], record["id"]), record["id"]) for record in self._images]
+        again = [pair for pair in pairs if pair[0] != pair[1]]
+        if again:
+            more = f" (pairs of this kind: {len(again)})" if len(again) > 1 else ""
+            yield (
+                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are one picture{more}; merge their "
+                "records, since what one of them marks is background in the other"
+            )
+        if self._dark is not None:
+            yield self._dark
 
     def _read_picture(self, record: Record) -> Picture:
         """Return the picture of an image record."""
         size = record["width"], record["height"]
         return read_picture_file(
-            self._path(record), size, self._place(record), max_size=self.max_size, max_pixels=self.max_pixels
+            self._files[record["id"]], size, self._place(record), max_size=self.max_size, max_pixels=self.max_pixels
         )
 
 

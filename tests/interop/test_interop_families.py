@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import interop_cases
 from deform_attn import multi_scale_deformable_attention, patch, record, unpatch
-from deform_attn.interop import attention
+from deform_attn.interop.transformers import attention
 from interop_cases import CASES, attentions, run
 
 # Relative to the norm of a tensor: both sides round at each of some hundred operations. A gradient is a sum that may

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deform_attn import deformable_attention
+from deform_attn.checks import spatial_shapes_of
+from deform_attn.functional import deformable_attention
 from deform_attn.interop import errors
 from deform_attn.interop.rules import OUTPUT_ATTENTIONS, Form
-from deform_attn.interop.sampling import Sampling, Shapes, locate, sizes
-from deform_attn.interop.table import RULES
-from deform_attn.interop.weights import attention_weights, weights_asked_for
+from deform_attn.interop.transformers.attention_weights import attention_weights, weights_asked_for
+from deform_attn.interop.transformers.families import RULES
+from deform_attn.recording import Sampling, Shapes, sampling_of
 
 _RULES = {rule.family: rule for rule in RULES}
 
@@ -63,9 +64,8 @@ def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tup
     call, layout = _read(form, args, kwargs), form.layout(module)
     offsets, logits = _offsets_and_logits(module, call.queries)
     num_points = tuple(layout.num_points)
-    sampling, shapes = locate(
-        call.spatial_shapes, call.reference_points, offsets, logits, num_points, layout.offset_scale
-    )
+    shapes = spatial_shapes_of(call.spatial_shapes)
+    sampling = sampling_of(shapes, call.reference_points, offsets, logits, num_points, layout.offset_scale)
     return sampling, shapes, num_points
 
 
@@ -94,10 +94,20 @@ def _read(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         queries,
         features,
         _for_each_image(given["reference_points"], images),
-        sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
+        _sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
         mask,
         given.get(OUTPUT_ATTENTIONS),
     )
+
+
+def _sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
+    """Return the sizes (H, W) of the maps; a list needs no look into a tensor and goes first."""
+    if spatial_shapes_list is None:
+        return spatial_shapes
+    pairs = [(H, W) for H, W in spatial_shapes_list]
+    if pairs and isinstance(pairs[0][0], Tensor):
+        return [(H.item(), W.item()) for H, W in pairs]
+    return pairs
 
 
 def _for_each_image(tensor: Tensor, images: int) -> Tensor:
