@@ -332,8 +332,8 @@ INLINE int64_t corners_bilinear(const Plan<F> &plan, Scratch<F> &s) {
         if (border) {
             const V width_1 = width - F(1), height_1 = height - F(1);
             if constexpr (backward) {
-                x_on = ((x >= F(0)) & (x <= width_1)) ? on : zero;
-                y_on = ((y >= F(0)) & (y <= height_1)) ? on : zero;
+                x_on = ((x >= F(0)) & (x < width_1)) ? on : zero;
+                y_on = ((y >= F(0)) & (y < height_1)) ? on : zero;
             }
             const I is_number = (x == x) & (y == y);
             a = is_number ? a : broadcast<V>(F(__builtin_nan("")));

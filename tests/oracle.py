@@ -22,7 +22,7 @@ def taps(position, size, interpolation, padding_mode):
         return [(math.floor(pixel), 1.0, 0.0)]
     pixel = position * size - 0.5
     if padding_mode == "border":
-        rate = size if 0 <= pixel <= size - 1 else 0
+        rate = size if 0 <= pixel < size - 1 else 0
         pixel = min(max(pixel, 0.0), size - 1.0)
         low = math.floor(pixel)
         high = min(low + 1, size - 1)

@@ -12,6 +12,7 @@ import torch
 from cases import inputs_of, named, oracle_classic, oracle_classic_gradients, oracle_fused
 from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
 from oracle import multi_scale_deformable_attention as oracle_attention
+from oracle import multi_scale_deformable_attention_gradients as oracle_gradients
 from oracle import read, slope
 from tolerances import assert_close
 
@@ -435,6 +436,26 @@ def test_what_passes_no_gradient_on_passes_none_that_is_not_finite(
         assert not by_value.any()
     if further == "on an empty level":
         assert not by_weights.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("pull", [NAN, INF, -INF])
+@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+def test_where_a_bad_gradient_of_the_output_goes_is_what_the_oracle_says(run, dtype, interpolation, padding_mode, pull):
+    # Whether an entry that is not finite is NaN or an infinity may depend on the order of a sum.
+    at = LOCATIONS + OFF_THE_MAP + [((c + 0.5) / 4, (r + 0.5) / 2) for r in (-1, 0, 1, 2) for c in (-1, 0, 1, 3, 4)]
+    for where in at:
+        value, locations, weights = leaf(PIXELS, dtype), leaf([[[[list(where)]]]], dtype), leaf([[[[0.5]]]], dtype)
+        tensors = value, locations, weights
+        options = {"interpolation": interpolation, "padding_mode": padding_mode}
+        output = run(multi_scale_deformable_attention, value, [(2, 4)], *tensors[1:], num_points=1, **options)
+        gradients = torch.autograd.grad(output, tensors, torch.full_like(output, pull))
+        lists = [tensor.tolist() for tensor in tensors]
+        expected = oracle_gradients(lists[0], [(2, 4)], *lists[1:], [1], [[[pull]]], *options.values())
+        for gradient, wanted in zip(gradients, expected, strict=True):
+            wanted = torch.tensor(wanted, dtype=torch.float64)
+            assert torch.equal(gradient.isfinite(), wanted.isfinite()), where
+            assert not gradient[gradient.isfinite()].any()
 
 
 @pytest.mark.parametrize("pull", [NAN, INF])

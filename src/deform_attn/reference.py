@@ -180,7 +180,8 @@ def _bilinear_corners(locations: Tensor, H: int, W: int, padding_mode: str) -> l
     x = locations[..., 0] * W - 0.5  # 0 at the centre of the first pixel
     y = locations[..., 1] * H - 0.5
     if padding_mode == "border":
-        x, y = x.clamp(0, W - 1), y.clamp(0, H - 1)
+        # Not clamp, which passes a gradient on at W - 1 itself, where the surface is level to the right.
+        x, y = torch.where(x >= W - 1, W - 1, x.clamp(min=0)), torch.where(y >= H - 1, H - 1, y.clamp(min=0))
     inside = (x > -1) & (x < W) & (y > -1) & (y < H)  # some corner on the map; False for NaN and infinity
     x, y = torch.where(inside, x, -2), torch.where(inside, y, -2)
     left, top = x.floor(), y.floor()

@@ -110,7 +110,7 @@ def _steps(shapes: Sequence[int], references: Tensor, num_points: Sequence[int],
     levels = list(zip(pairs(shapes), num_points, strict=True))
     if references.shape[-1] == 2:
         rows = [(1 / max(W, 1), 1 / max(H, 1)) for (H, W), P in levels for _ in range(P)]
-        return references.new_tensor(rows).reshape(1, 1, 1, -1, 2)
+        return torch.tensor(rows, dtype=references.dtype, device=references.device).reshape(1, 1, 1, -1, 2)
     sizes = references[..., 2:].expand(-1, -1, len(levels), -1).unbind(2)  # L x [N, Q, 2]
     steps = [
         (size * (offset_scale / max(P, 1)))[:, :, None, None].expand(-1, -1, -1, P, -1)

@@ -40,8 +40,11 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
         # Without a path back: so their projection gets no gradient, rather than zeros, which an optimiser would decay.
         offsets, references = offsets.detach(), _half_a_pixel_on(references.detach(), call.spatial_shapes)
     projects = "value_proj" in form.attributes
-    value, autocast = (module.value_proj(call.features), nullcontext()) if projects else _unprojected(call.features)
-    with autocast:
+    if projects:
+        value, context = module.value_proj(call.features), nullcontext()
+    else:
+        value, context = _unprojected(call.features, logits, discrete)
+    with context:
         heads = deformable_attention(
             value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
             call.spatial_shapes,
@@ -122,15 +125,19 @@ def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
     return offsets, module.attention_weights(queries).unflatten(-1, (module.n_heads, -1))  # [N, Q, M, T]
 
 
-def _unprojected(features: Tensor) -> tuple[Tensor, AbstractContextManager[Any]]:
+def _unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tensor, AbstractContextManager[Any]]:
     """Return value for a module that projects neither it nor the output, and the context in which to read it.
 
-    Under autocast such a module multiplies by a float32 softmax, so that its output, which others see, is float32.
+    What such a module adds up is what others see. Under autocast its dtype is that of the stock computation, in which
+    grid_sample gives float32, reads by index keep the dtype of value, and softmax has rules that differ by device.
     """
     device = features.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return features, nullcontext()
-    return features.to(torch.promote_types(features.dtype, torch.float32)), torch.autocast(device, enabled=False)
+    dtype = torch.promote_types(features.dtype, logits.new_empty(0).softmax(0).dtype)
+    if not discrete:
+        dtype = torch.promote_types(dtype, torch.float32)
+    return features.to(dtype), torch.autocast(device, enabled=False)
 
 
 def _half_a_pixel_on(references: Tensor, spatial_shapes: Any) -> Tensor:
