@@ -40,10 +40,12 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
         # Without a path back: so their projection gets no gradient, rather than zeros, which an optimiser would decay.
         offsets, references = offsets.detach(), _half_a_pixel_on(references.detach(), call.spatial_shapes)
     projects = "value_proj" in form.attributes
+    value: Tensor = call.features
+    context: AbstractContextManager[Any] = nullcontext()
     if projects:
-        value, context = module.value_proj(call.features), nullcontext()
+        value = module.value_proj(value)
     else:
-        value, context = _unprojected(call.features, logits, discrete)
+        value, context = _unprojected(value, logits, discrete)
     with context:
         heads = deformable_attention(
             value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
