@@ -6,9 +6,8 @@ Zhu et al., Deformable DETR (2021): DeformAttn(z_q, p_q, x) = sum_m W_m [sum_k A
 """
 
 import math
-import sys
 
-SMALLEST_WEIGHT = sys.float_info.min  # the smallest normal float64; in float32 it would be 2^-126
+SMALLEST_WEIGHT = 2.0**-1022  # the smallest normal float64; in float32 it would be 2^-126
 
 
 def taps(position, size, interpolation, padding_mode):
