@@ -36,7 +36,7 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     point.is_nan = x != x || y != y;
     point.x_on = point.y_on = true;
     if (border) {
-        point.x_on = x >= 0 && x <= width - 1, point.y_on = y >= 0 && y <= height - 1;
+        point.x_on = x >= 0 && x < width - 1, point.y_on = y >= 0 && y < height - 1;
         x = x > 0 ? x : 0, y = y > 0 ? y : 0;
         x = x < width - 1 ? x : width - 1, y = y < height - 1 ? y : height - 1;
     }

@@ -198,6 +198,10 @@ NOT_INLINE void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scra
     }
 }
 
+// Attention weights below it count as 0: whether there are smaller ones depends on the hardware and its modes.
+template <class F>
+constexpr F smallest_normal = F(sizeof(F) == 4 ? 0x1p-126 : 0x1p-1022);
+
 // logits -> attention weights, in place. a is padded to whole vectors; the padding is left as -infinity's weight, 0.
 template <class F>
 INLINE void softmax(const Plan<F> &plan, F *a) {
@@ -221,7 +225,10 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         store(a + t, e);
     }
     const F share = 1 / sum_of_lanes<F, n>(sums);
-    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) * share);
+    for (int64_t t = 0; t < padded; t += n) {
+        const V weight = load<V>(a + t) * share;
+        store(a + t, weight < smallest_normal<F> ? V{} : weight);  // NaN stays
+    }
 }
 
 // Fill scratch.x, .y and .a for the row of query (n, q) and head m.
@@ -325,8 +332,8 @@ INLINE int64_t corners_bilinear(const Plan<F> &plan, Scratch<F> &s) {
         if (border) {
             const V width_1 = width - F(1), height_1 = height - F(1);
             if constexpr (backward) {
-                x_on = ((x >= F(0)) & (x <= width_1)) ? on : zero;
-                y_on = ((y >= F(0)) & (y <= height_1)) ? on : zero;
+                x_on = ((x >= F(0)) & (x < width_1)) ? on : zero;
+                y_on = ((y >= F(0)) & (y < height_1)) ? on : zero;
             }
             const I is_number = (x == x) & (y == y);
             a = is_number ? a : broadcast<V>(F(__builtin_nan("")));

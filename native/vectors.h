@@ -321,7 +321,7 @@ template <int n>
 INLINE Vector<float, n> exponential(Vector<float, n> x) {
     using V = Vector<float, n>;
     using I = Vector<int32_t, n>;
-    const auto tiny = x < -87.0f;
+    const auto tiny = x < -87.4f;  // below the smallest normal number, 2^-126
     x = tiny ? V{} : x;
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const V shifted = x * 1.44269504088896341f + magic;

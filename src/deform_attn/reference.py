@@ -129,9 +129,17 @@ def sampling(
         if reference.shape[-1] == 2:
             step = torch.stack((offset[..., 0] / max(W, 1), offset[..., 1] / max(H, 1)), -1)
         else:
-            step = offset / max(P, 1) * reference[..., 2:] * offset_scale
+            step = _step_in_box(offset / max(P, 1), reference[..., 2:]) * offset_scale
         locations.append(reference[..., :2] + step)  # [N, Q, M, P, 2]
-    return torch.cat(locations, dim=3), attention_logits.to(dtype).softmax(-1)
+    return torch.cat(locations, dim=3), normal(attention_logits.to(dtype).softmax(-1))
+
+
+def normal(weights: Tensor) -> Tensor:
+    """Return `weights` of a softmax, 0 where they are below the smallest normal number of their dtype.
+
+    Whether smaller ones exist depends on the hardware and its modes, and times an infinity it would matter.
+    """
+    return weights * (weights >= torch.finfo(weights.dtype).tiny)
 
 
 def read(
@@ -172,7 +180,8 @@ def _bilinear_corners(locations: Tensor, H: int, W: int, padding_mode: str) -> l
     x = locations[..., 0] * W - 0.5  # 0 at the centre of the first pixel
     y = locations[..., 1] * H - 0.5
     if padding_mode == "border":
-        x, y = x.clamp(0, W - 1), y.clamp(0, H - 1)
+        # Not clamp, which passes a gradient on at W - 1 itself, where the surface is level to the right.
+        x, y = torch.where(x >= W - 1, W - 1, x.clamp(min=0)), torch.where(y >= H - 1, H - 1, y.clamp(min=0))
     inside = (x > -1) & (x < W) & (y > -1) & (y < H)  # some corner on the map; False for NaN and infinity
     x, y = torch.where(inside, x, -2), torch.where(inside, y, -2)
     left, top = x.floor(), y.floor()
@@ -200,9 +209,19 @@ def _nearest_pixel(locations: Tensor, H: int, W: int, padding_mode: str) -> list
     return [(column, row, 1 + 0 * (column + row))]
 
 
+def _step_in_box(offset: Tensor, size: Tensor) -> Tensor:
+    """Return `offset * size`; where one of them is not finite, without a path back.
+
+    The point then lies at an infinite or NaN location, which gets a gradient of 0; times infinity it would be NaN.
+    """
+    finite = offset.isfinite() & size.isfinite()
+    step = torch.where(finite, offset, 0) * torch.where(finite, size, 0)
+    return torch.where(finite, step, (offset * size).detach())
+
+
 def _ignored(tensor: Tensor) -> Tensor:
-    """Return a stand-in for offsets or weights of an empty level, where no NaN or infinity must count: 0 for each."""
-    return tensor.nan_to_num(0, 0, 0)
+    """Return a stand-in for offsets or weights of an empty level: 0 for each, whatever it is, with a gradient of 0."""
+    return tensor.masked_fill(torch.ones_like(tensor, dtype=torch.bool), 0)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

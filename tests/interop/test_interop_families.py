@@ -188,6 +188,36 @@ def test_in_bfloat16_each_attention_is_near_the_stock_one_in_float32(case, model
             assert relative_error(actual.float(), stock(**high)[0]) < BFLOAT16
 
 
+def dtypes_under_autocast(case, model, training):
+    """Return the dtype of every tensor that the model and the modules in it return."""
+    seen = {}
+
+    def note(result, path):
+        if isinstance(result, torch.Tensor):
+            seen[path] = result.dtype
+        elif isinstance(result, (dict, tuple, list)):
+            items = result.items() if isinstance(result, dict) else enumerate(result)
+            for key, item in items:
+                note(item, f"{path}[{key}]")
+
+    inside = tuple(f"{name}.attn" for name in attentions(model))  # the stock op, which a patched module does not call
+    for name, module in model.named_modules():
+        if not name.endswith(inside):
+            module.register_forward_hook(lambda module, args, result, name=name: note(result, name))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(not training):
+        run(model.train(training), CASES[case].inputs(), output_hidden_states=True)
+    return seen
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "train"])
+def test_under_autocast_every_output_and_hidden_state_has_the_dtype_of_the_stock_one(case, training, models):
+    stock, patched = models(case), models(case)
+    patch(patched)
+    expected = dtypes_under_autocast(case, stock, training)
+    assert torch.bfloat16 in expected.values()
+    assert dtypes_under_autocast(case, patched, training) == expected
+
+
 def in_bfloat16(kwargs):
     """Return the arguments of a call as a model in bfloat16 has them, whose coordinates may stay what they are."""
     return {key: x.bfloat16() if key in ROUNDED and x is not None else x for key, x in kwargs.items()}
