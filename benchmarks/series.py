@@ -96,13 +96,17 @@ def module(seconds: float, wait: float = 0) -> Result:
     case = ENC800
     shapes, C, M = case.spatial_shapes, case.heads * case.channels, case.heads
     torch.manual_seed(0)
-    ours = MultiScaleDeformableAttention(C, M, len(shapes), case.num_points).eval()
+    ours = MultiScaleDeformableAttention(C, num_heads=M, num_levels=len(shapes), num_points=case.num_points).eval()
     with torch.no_grad():
         ours.sampling_offsets.weight.normal_(std=0.05)  # offsets of a few pixels, different for each query
         ours.attention_weights.weight.normal_(std=0.05)
     query, features = torch.randn(1, case.query_count, C), torch.randn(1, case.pixels, C)
     references = encoder_reference_points(shapes)[:, :, :1]
-    half = MultiScaleDeformableAttention(C, M, len(shapes), case.num_points).eval().bfloat16()
+    half = (
+        MultiScaleDeformableAttention(C, num_heads=M, num_levels=len(shapes), num_points=case.num_points)
+        .eval()
+        .bfloat16()
+    )
     half.load_state_dict(ours.state_dict())
     calls: dict[str, Call] = {
         "module": partial(ours, query, references, features, shapes),

@@ -43,7 +43,11 @@ def draw(kind, shapes=SIZES[0], batch=2, queries=5, masked=False):
         return multi_scale_deformable_attention, tensors, {}
     torch.manual_seed(0)
     single = kind == "single"
-    module = DeformableAttention(6, M, P) if single else MultiScaleDeformableAttention(6, M, L, [P] * L)
+    module = (
+        DeformableAttention(6, num_heads=M, num_points=P)
+        if single
+        else MultiScaleDeformableAttention(6, num_heads=M, num_levels=L, num_points=[P] * L)
+    )
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     maps = [normal(batch, 6, H, W) for H, W in shapes]
@@ -199,7 +203,25 @@ def test_a_second_derivative_of_compiled_code_is_refused_by_torch():
         torch.autograd.grad(grad.sum(), args[0])
 
 
-def test_a_tensor_of_shapes_is_refused_while_compiling_with_the_advice_to_pass_ints():
+def test_a_tensor_of_shapes_in_one_graph_is_refused_with_the_argument_and_the_advice_in_the_explanation():
     function, (value, shapes, *rest), _ = draw("classic")
-    with pytest.raises(Exception, match="pass a list of int pairs"):
+    explanation = r"Explanation: .*spatial_shapes: expected pairs of ints.*got a tensor.*pass a list of int pairs"
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=explanation):
         torch.compile(function, fullgraph=True, backend="eager")(value, torch.tensor(shapes), *rest)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch, after a break
+def test_a_tensor_of_shapes_is_read_outside_the_graph_where_graphs_may_break():
+    function, (value, shapes, *rest), _ = draw("classic")
+    compiled = torch.compile(function, backend="eager")
+    torch.testing.assert_close(compiled(value, torch.tensor(shapes), *rest), function(value, shapes, *rest))
+
+
+def test_sizes_above_all_maps_are_refused_while_compiling():
+    function, (value, shapes, *rest), _ = draw("classic")
+
+    def call(value, *rest):
+        return function(value, [*shapes[:1], (0, 2**63 - 1)], *rest)
+
+    with pytest.raises(Exception, match=r"spatial_shapes: expected sizes below 2\^31"):
+        torch.compile(call, fullgraph=True, backend="eager")(value.detach(), *rest)

@@ -15,7 +15,7 @@ SHAPES = [(6, 9), (3, 5)]
 
 def build():
     torch.manual_seed(0)
-    module = MultiScaleDeformableAttention(8, 2, 2, 3).double()
+    module = MultiScaleDeformableAttention(8, num_heads=2, num_levels=2, num_points=3).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return module

@@ -5,8 +5,14 @@ import io
 import pytest
 import torch
 from torch.export import Dim
+from torch.utils._sympy.numbers import int_oo
 
-from deform_attn import DeformableAttention, MultiScaleDeformableAttention, deformable_attention
+from deform_attn import (
+    DeformableAttention,
+    MultiScaleDeformableAttention,
+    deformable_attention,
+    multi_scale_deformable_attention,
+)
 
 SIZES = [[(6, 9), (3, 5)], [(8, 5), (4, 3)], [(7, 11), (5, 2)]]
 
@@ -39,8 +45,8 @@ def build(kind):
     torch.manual_seed(0)
     module = {
         "function": Op,
-        "single": lambda: DeformableAttention(6, 2, 4),
-        "multi": lambda: MultiScaleDeformableAttention(6, 2, 2, 4),
+        "single": lambda: DeformableAttention(6, num_heads=2, num_points=4),
+        "multi": lambda: MultiScaleDeformableAttention(6, num_heads=2, num_levels=2, num_points=4),
     }[kind]()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -71,6 +77,45 @@ def test_an_exported_module_is_saved_loaded_and_equal_for_any_batch_and_image_si
     for i, shapes in enumerate(SIZES):
         args = draw(kind, shapes, 2 + i, 11 + 2 * i)
         torch.testing.assert_close(loaded(*args), module(*args))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_checks_bound_no_size_of_an_exported_program(strict):
+    module, _ = build("multi")
+    first, second = ({axis: Dim(f"{side}{level}") for axis, side in ((2, "H"), (3, "W"))} for level in (1, 2))
+    free = {0: Dim("batch"), 1: Dim("queries")}
+    args = draw("multi", SIZES[0], 2)
+    maps = [{0: free[0], **sides} for sides in (first, second)]
+    program = torch.export.export(module, args, dynamic_shapes=(free, free, maps), strict=strict)
+    assert all(bounds.upper == int_oo for bounds in program.range_constraints.values())
+
+
+def test_a_tensor_of_shapes_is_refused_by_export_with_the_advice_to_pass_ints():
+    class Flat(torch.nn.Module):
+        def forward(self, value, shapes, locations, weights):
+            return multi_scale_deformable_attention(value, shapes, locations, weights)
+
+    args = torch.ones(1, 6, 1, 1), torch.tensor([[2, 3]]), torch.ones(1, 4, 1, 1, 2, 2), torch.ones(1, 4, 1, 1, 2)
+    with pytest.raises(ValueError, match=r"^spatial_shapes: expected pairs of ints.*pass a list of int pairs"):
+        torch.export.export(Flat(), args, strict=False)
+    with pytest.raises(Exception, match=r"spatial_shapes: expected pairs of ints.*pass a list of int pairs"):
+        torch.export.export(Flat(), args, strict=True)
+
+
+def test_constants_beside_the_arguments_of_an_exported_module_are_taken():
+    module, references = MultiScaleDeformableAttention(6, num_heads=2, num_levels=2), torch.rand(2, 11, 2)
+
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, query, first, second):
+            return self.module(query, references, [first, second])
+
+    query, _, maps = draw("multi", SIZES[0], 2)
+    program = torch.export.export(Fixed(), (query, *maps), strict=False)
+    torch.testing.assert_close(program.module()(query, *maps), module(query, references, maps))
 
 
 def test_an_exported_program_can_be_trained():

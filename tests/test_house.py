@@ -18,7 +18,7 @@ EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy"
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [
-    {"checks", "reference"},
+    {"messages", "signatures", "tensor_checks", "checks", "module_checks", "reference"},
     {"backends"},
     {"functional"},
     {"modules", "recording", "reference_points"},

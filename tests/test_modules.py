@@ -34,11 +34,15 @@ def points(*shape, seed=3, dtype=torch.float64):
 
 
 def multi_scale(num_points=2, **options):
-    return redrawn(MultiScaleDeformableAttention(CHANNELS, HEADS, len(SHAPES), num_points, **options))
+    return redrawn(
+        MultiScaleDeformableAttention(
+            CHANNELS, num_heads=HEADS, num_levels=len(SHAPES), num_points=num_points, **options
+        )
+    )
 
 
 def test_deformable_attention_is_the_equation_of_the_paper():
-    module = redrawn(DeformableAttention(CHANNELS, HEADS, num_points=5))
+    module = redrawn(DeformableAttention(CHANNELS, num_heads=HEADS, num_points=5))
     nn.init.zeros_(module.value_proj.bias)  # the paper's equation has no biases beside the offsets' and weights'
     nn.init.zeros_(module.output_proj.bias)
     query, references, features = (
@@ -59,7 +63,7 @@ def test_deformable_attention_is_the_equation_of_the_paper():
 
 
 def test_deformable_attention_has_one_projection_of_3mk_channels_and_two_more():
-    module = DeformableAttention(CHANNELS, HEADS, num_points=5)
+    module = DeformableAttention(CHANNELS, num_heads=HEADS, num_points=5)
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     assert shapes == {
         "query_proj.weight": (3 * HEADS * 5, CHANNELS),
@@ -72,8 +76,8 @@ def test_deformable_attention_has_one_projection_of_3mk_channels_and_two_more():
 
 
 def test_the_single_scale_module_equals_the_multi_scale_one_with_one_level():
-    single = redrawn(DeformableAttention(CHANNELS, HEADS, num_points=4))
-    several = MultiScaleDeformableAttention(CHANNELS, HEADS, 1, 4).double()
+    single = redrawn(DeformableAttention(CHANNELS, num_heads=HEADS, num_points=4))
+    several = MultiScaleDeformableAttention(CHANNELS, num_heads=HEADS, num_levels=1, num_points=4).double()
     split = 2 * HEADS * 4
     several.load_state_dict(
         {
@@ -96,7 +100,7 @@ def test_the_single_scale_module_equals_the_multi_scale_one_with_one_level():
     ("num_points", "steps"), [(3, [1, 2, 3] * 3), ([2, 1, 3], [1, 2, 1, 1, 2, 3])], ids=["equal", "per level"]
 )
 def test_the_multi_scale_module_starts_as_published(num_points, steps):
-    module = MultiScaleDeformableAttention(32, 8, 3, num_points)
+    module = MultiScaleDeformableAttention(32, num_heads=8, num_levels=3, num_points=num_points)
     bias = module.sampling_offsets.bias.detach().reshape(8, len(steps), 2)
     for head in range(8):
         x, y = math.cos(2 * math.pi * head / 8), math.sin(2 * math.pi * head / 8)
@@ -112,7 +116,10 @@ def test_the_multi_scale_module_starts_as_published(num_points, steps):
 
 
 def test_the_single_scale_module_starts_like_the_multi_scale_one():
-    single, several = DeformableAttention(32, 8, 4), MultiScaleDeformableAttention(32, 8, 1, 4)
+    single, several = (
+        DeformableAttention(32, num_heads=8, num_points=4),
+        MultiScaleDeformableAttention(32, num_heads=8, num_levels=1, num_points=4),
+    )
     expected = torch.cat((several.sampling_offsets.bias, several.attention_weights.bias))
     torch.testing.assert_close(single.query_proj.bias, expected)
     assert single.query_proj.weight.count_nonzero() == 0
@@ -192,7 +199,7 @@ def test_the_modules_run_in_any_float_dtype(dtype):
     tolerance = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]  # a few roundings of the dtype
     for module, read in (
         (multi_scale(), lambda maps: maps),
-        (redrawn(DeformableAttention(CHANNELS, HEADS)), lambda maps: maps[0]),
+        (redrawn(DeformableAttention(CHANNELS, num_heads=HEADS)), lambda maps: maps[0]),
     ):
         expected = module(query, references, read(features))
         low = module.to(dtype)
@@ -219,25 +226,25 @@ def test_the_modules_run_under_autocast_with_gradients_in_the_parameters_dtype(d
 
 
 def test_extra_repr_shows_the_sizes():
-    assert "embed_dim=24, num_heads=3, num_points=4" in repr(DeformableAttention(24, 3))
+    assert "embed_dim=24, num_heads=3, num_points=4" in repr(DeformableAttention(24, num_heads=3))
     assert "num_levels=3, num_points=[1, 2, 3], value_dim=10" in repr(
-        MultiScaleDeformableAttention(24, 3, 3, [1, 2, 3], value_dim=10)
+        MultiScaleDeformableAttention(24, num_heads=3, num_levels=3, num_points=[1, 2, 3], value_dim=10)
     )
-    assert "num_points=4\n" in repr(MultiScaleDeformableAttention(24, 3, 3))
+    assert "num_points=4\n" in repr(MultiScaleDeformableAttention(24, num_heads=3, num_levels=3))
 
 
 @pytest.mark.parametrize(
     ("build", "argument"),
     [
-        (lambda: DeformableAttention(25, 3), "embed_dim"),
-        (lambda: DeformableAttention(24, 0), "num_heads"),
-        (lambda: DeformableAttention(24, 3, 2.0), "num_points"),
-        (lambda: MultiScaleDeformableAttention(25, 3), "embed_dim"),
-        (lambda: MultiScaleDeformableAttention(24, 3, 0), "num_levels"),
-        (lambda: MultiScaleDeformableAttention(24, 3, 3, [1, 2]), "num_points"),
-        (lambda: MultiScaleDeformableAttention(24, 3, 3, "4"), "num_points"),
-        (lambda: MultiScaleDeformableAttention(24, 3, 3, -1), "num_points"),
-        (lambda: MultiScaleDeformableAttention(24, 3, value_dim=0), "value_dim"),
+        (lambda: DeformableAttention(25, num_heads=3), "embed_dim"),
+        (lambda: DeformableAttention(24, num_heads=0), "num_heads"),
+        (lambda: DeformableAttention(24, num_heads=3, num_points=2.0), "num_points"),
+        (lambda: MultiScaleDeformableAttention(25, num_heads=3), "embed_dim"),
+        (lambda: MultiScaleDeformableAttention(24, num_heads=3, num_levels=0), "num_levels"),
+        (lambda: MultiScaleDeformableAttention(24, num_heads=3, num_levels=3, num_points=[1, 2]), "num_points"),
+        (lambda: MultiScaleDeformableAttention(24, num_heads=3, num_levels=3, num_points="4"), "num_points"),
+        (lambda: MultiScaleDeformableAttention(24, num_heads=3, num_levels=3, num_points=-1), "num_points"),
+        (lambda: MultiScaleDeformableAttention(24, num_heads=3, value_dim=0), "value_dim"),
     ],
 )
 def test_a_module_of_impossible_sizes_is_refused_by_name(build, argument):
@@ -275,7 +282,7 @@ FLAT = torch.zeros(BATCH, PIXELS, CHANNELS)
     ],
 )
 def test_a_call_of_the_multi_scale_module_that_does_not_fit_is_refused_by_name(arguments, options, argument):
-    module = MultiScaleDeformableAttention(CHANNELS, HEADS, len(SHAPES), 2)
+    module = MultiScaleDeformableAttention(CHANNELS, num_heads=HEADS, num_levels=len(SHAPES), num_points=2)
     with pytest.raises((ValueError, TypeError), match=f"^{argument}: expected .*, got "):
         module(*arguments, **options)
 
@@ -293,7 +300,7 @@ def test_a_call_of_the_multi_scale_module_that_does_not_fit_is_refused_by_name(a
     ],
 )
 def test_a_call_of_the_single_scale_module_that_does_not_fit_is_refused_by_name(arguments, argument):
-    module = DeformableAttention(CHANNELS, HEADS, 2)
+    module = DeformableAttention(CHANNELS, num_heads=HEADS, num_points=2)
     with pytest.raises((ValueError, TypeError), match=f"^{argument}: expected .*, got "):
         module(*arguments)
 
@@ -392,7 +399,7 @@ def test_a_global_hook_sees_the_two_query_projections():
     assert {module.sampling_offsets, module.attention_weights} <= set(seen)
 
 
-@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, num_heads=HEADS))])
 @pytest.mark.parametrize("wrong", ["query", "features"])
 def test_a_tensor_of_another_dtype_than_the_module_is_refused_by_name(build, wrong):
     module = build()
@@ -444,7 +451,7 @@ def test_bfloat16_reference_points_of_an_encoder_are_rounded_once():
     assert torch.equal(encoder_reference_points([(1, 400)], dtype=torch.bfloat16), exact.bfloat16())
 
 
-@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, num_heads=HEADS))])
 def test_the_modules_survive_deepcopy_pickle_and_save(build, tmp_path):
     module = build()
     features = [draw(BATCH, CHANNELS, H, W, seed=H) for H, W in SHAPES]
@@ -460,7 +467,7 @@ def test_the_modules_survive_deepcopy_pickle_and_save(build, tmp_path):
         assert torch.equal(twin(*inputs), expected)
 
 
-@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, HEADS))])
+@pytest.mark.parametrize("build", [multi_scale, lambda: redrawn(DeformableAttention(CHANNELS, num_heads=HEADS))])
 def test_the_modules_compile_without_a_graph_break(build):
     module = build()
     features = [draw(BATCH, CHANNELS, H, W, seed=H) for H, W in SHAPES]

@@ -33,7 +33,7 @@ def test_the_code_of_the_readme_shows_the_published_module_the_classic_op_and_ev
 
 def test_zeroed_pixels_are_for_the_classic_op_what_a_mask_is_for_the_others():
     torch.manual_seed(0)
-    module, shapes = MultiScaleDeformableAttention(16, 2, 2, 3), [(5, 7), (3, 4)]
+    module, shapes = MultiScaleDeformableAttention(16, num_heads=2, num_levels=2, num_points=3), [(5, 7), (3, 4)]
     features, query, references = torch.randn(2, 47, 16), torch.randn(2, 6, 16), torch.rand(2, 6, 2)
     mask = torch.rand(2, 47) < 0.5
     expected, (locations, weights) = module(

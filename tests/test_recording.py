@@ -16,8 +16,8 @@ class Layers(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.several = MultiScaleDeformableAttention(24, 3, 2, [3, 1])
-        self.single = DeformableAttention(24, 3, 2)
+        self.several = MultiScaleDeformableAttention(24, num_heads=3, num_levels=2, num_points=[3, 1])
+        self.single = DeformableAttention(24, num_heads=3, num_points=2)
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.2)
 
@@ -71,7 +71,7 @@ def test_recording_changes_no_output_and_ends_with_its_block_even_after_an_error
 
 
 def test_the_locations_of_offsets_without_weights_are_those_of_the_start():
-    attention = DeformableAttention(24, 3, 2)
+    attention = DeformableAttention(24, num_heads=3, num_points=2)
     query, _, maps = inputs()
     references = torch.full((2, 5, 2), 0.5)
     with record(attention) as records:
@@ -87,6 +87,12 @@ def test_the_locations_of_offsets_without_weights_are_those_of_the_start():
 def test_a_model_without_deformable_attention_is_refused():
     with pytest.raises(ValueError, match=r"^model: expected a module with a deformable attention inside, got Linear"):
         record(nn.Linear(2, 2)).__enter__()
+
+
+@pytest.mark.parametrize("model", [None, nn.Linear, "model", [nn.Linear(2, 2)], torch.ones(2)], ids=str)
+def test_what_is_not_a_module_is_refused(model):
+    with pytest.raises(TypeError, match=r"^model: expected a torch.nn.Module, got "):
+        record(model).__enter__()
 
 
 def test_a_copy_made_inside_the_block_is_recorded_there_and_free_afterwards():

@@ -42,7 +42,7 @@ def twins(build, dtype):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.3)
-    ours = MultiScaleDeformableAttention(CHANNELS, HEADS, len(SHAPES), POINTS).to(dtype)
+    ours = MultiScaleDeformableAttention(CHANNELS, num_heads=HEADS, num_levels=len(SHAPES), num_points=POINTS).to(dtype)
     parameters = {name: p for name, p in theirs.state_dict().items() if name != "n_points_scale"}
     ours.load_state_dict(parameters)
     return theirs, ours

@@ -41,7 +41,7 @@ class Deformable(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
         self.shapes = [(side // STRIDE, side // STRIDE)]
-        self.attention = MultiScaleDeformableAttention(WIDTH, HEADS, 1, POINTS)
+        self.attention = MultiScaleDeformableAttention(WIDTH, num_heads=HEADS, num_levels=1, num_points=POINTS)
         nn.init.normal_(self.attention.sampling_offsets.weight, std=0.05)
         nn.init.normal_(self.attention.attention_weights.weight, std=0.05)
         self.register_buffer("references", encoder_reference_points(self.shapes))

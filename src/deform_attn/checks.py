@@ -3,17 +3,27 @@
 Each message names the argument, what was expected in the letters of docs/conventions.md, what came, and one fix.
 """
 
-import math
 import numbers
+import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
+
+from deform_attn.messages import dtype_text, fail, shape_text, shown
+from deform_attn.tensor_checks import INT_DTYPES, dense, float_tensor, is_fake, same_device
 
 INTERPOLATIONS = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border")
-FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Of a side of a map, and of any size or count. The product of two fits into the 64 bits in which torch counts.
+MOST = 2**31 - 1
+# Of the pixels of a call and the numbers of a projection: more than the 47 bits by which today's processors address.
+MOST_NUMBERS = 2**47
+_MOST_FLOAT = sys.float_info.max
 
 
 class SamplingInputs(NamedTuple):
@@ -59,17 +69,17 @@ def sampling_inputs(
     _value(value)
     shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
     locations, counts = _points("sampling_locations", sampling_locations, value, len(shapes), num_points)
-    _tensor("attention_weights", attention_weights)
+    float_tensor("attention_weights", attention_weights)
+    same_device("value", value, "attention_weights", attention_weights)
     if attention_weights.shape == sampling_locations.shape[:-1]:
         weights = attention_weights.reshape(locations.shape[:-1])
     else:
-        _fail(
+        fail(
             "attention_weights",
-            f"the shape of sampling_locations without its last axis, {_shape(sampling_locations.shape[:-1])}",
-            _shape(attention_weights.shape),
+            f"the shape of sampling_locations without its last axis, {shape_text(sampling_locations.shape[:-1])}",
+            shape_text(attention_weights.shape),
             "Give one weight for each sampling location.",
         )
-    _same_device(value, sampling_locations=sampling_locations, attention_weights=attention_weights)
     _options(interpolation, padding_mode)
     return SamplingInputs(value, shapes, locations, weights, counts, interpolation, padding_mode)
 
@@ -91,28 +101,23 @@ def attention_inputs(
     shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
     offsets, counts = _points("sampling_offsets", sampling_offsets, value, len(shapes), num_points)
     N, Q, M, T, _ = offsets.shape
-    references = _references(reference_points, N, Q, len(shapes))
-    _tensor("attention_logits", attention_logits)
+    references = references_of(reference_points, offsets, len(shapes))
+    float_tensor("attention_logits", attention_logits)
+    same_device("value", value, "attention_logits", attention_logits)
     if attention_logits.shape != offsets.shape[:-1]:
-        _fail(
+        fail(
             "attention_logits",
             f"[N, Q, M, T] = [{N}, {Q}, {M}, {T}], all levels flat",
-            _shape(attention_logits.shape),
+            shape_text(attention_logits.shape),
             "Use attention_logits.flatten(3) if yours have a level axis.",
         )
     if padding_mask is not None:
         _mask(padding_mask, value)
-        _same_device(value, padding_mask=padding_mask)
-    _same_device(
-        value,
-        reference_points=reference_points,
-        sampling_offsets=sampling_offsets,
-        attention_logits=attention_logits,
-    )
-    # Compared, since torch.compile cannot ask math.isfinite of a symbolic number.
+        same_device("value", value, "padding_mask", padding_mask)
+    # Compared, since torch.compile cannot ask math.isfinite of a symbolic number. An int may be beyond all floats.
     number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
-    if not number or not -math.inf < offset_scale < math.inf:
-        _fail("offset_scale", "a finite number", repr(offset_scale), "The published models use 0.5.")
+    if not number or not -_MOST_FLOAT <= offset_scale <= _MOST_FLOAT:
+        fail("offset_scale", "a finite number", shown(offset_scale), "The published models use 0.5.")
     _options(interpolation, padding_mode)
     return AttentionInputs(
         value,
@@ -122,7 +127,7 @@ def attention_inputs(
         attention_logits,
         counts,
         padding_mask,
-        offset_scale,
+        float(offset_scale),
         interpolation,
         padding_mode,
     )
@@ -132,129 +137,52 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> tuple[t
     """Return `spatial_shapes` as a tuple of int pairs (H, W), checked to add up to `pixels` (S) where that is given."""
     expected = "pairs of ints (H, W), one for each level"
     if isinstance(spatial_shapes, Tensor):
-        if torch.compiler.is_compiling():
-            _fail("spatial_shapes", expected, "a tensor", "Under torch.compile and export pass a list of int pairs.")
-        if spatial_shapes.dtype.is_floating_point or spatial_shapes.dtype == torch.bool or spatial_shapes.ndim != 2:
-            got = f"a {_dtype(spatial_shapes)} tensor {_shape(spatial_shapes.shape)}"
-            _fail("spatial_shapes", expected, got, "Use an integer tensor [L, 2], or better a list of int pairs.")
-        spatial_shapes = spatial_shapes.tolist()
-    if not isinstance(spatial_shapes, Sequence) or isinstance(spatial_shapes, str):
-        got = f"{spatial_shapes!r:.80}"
-        _fail("spatial_shapes", expected, got, "For one map of 32 rows and 48 columns write [(32, 48)].", TypeError)
+        dynamo = torch.compiler.is_dynamo_compiling()
+        spatial_shapes = _pairs_outside_the_graph(spatial_shapes) if dynamo else _pairs_of_tensor(spatial_shapes)
+    if not is_list(spatial_shapes):
+        fix = "For one map of 32 rows and 48 columns write [(32, 48)]."
+        fail("spatial_shapes", expected, shown(spatial_shapes), fix, TypeError)
     if not spatial_shapes:
-        _fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
+        fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
     shapes = tuple(_pair(shape, expected) for shape in spatial_shapes)
-    if pixels is not None:
-        total = sum(H * W for H, W in shapes)
-        if total != pixels:
-            got = f"{list(shapes)}, together {total} pixels, beside S = {pixels}"
-            _fail("spatial_shapes", "sizes H*W that add up to S", got, "Check the order (H, W) and the levels' number.")
+    if not _fit([size for shape in shapes for size in shape]):
+        fail("spatial_shapes", "sizes below 2^31", shown(shapes), "Check that each pair is the (H, W) of a map.")
+    total = sum(H * W for H, W in shapes)
+    if not _fit([total], MOST_NUMBERS):
+        fail("spatial_shapes", "fewer than 2^47 pixels", shown(shapes), "No memory holds so many; use smaller maps.")
+    if pixels is not None and total != pixels:
+        got = f"{list(shapes)}, together {total} pixels, beside S = {pixels}"
+        fail("spatial_shapes", "sizes H*W that add up to S", got, "Check the order (H, W) and the levels' number.")
     return shapes
 
 
 def point_counts(num_points: int | Sequence[int], levels: int) -> tuple[int, ...]:
     """Return `num_points` as one count for each of the `levels`."""
     expected = f"an int >= 0, or {levels} of them, one for each level"
-    fix = f"Write e.g. num_points={[4] * levels}."
-    counts = tuple(num_points) if isinstance(num_points, Sequence) else (num_points,) * levels
-    if not all(_is_int(count) for count in counts):
-        _fail("num_points", expected, repr(num_points), fix, TypeError)
+    fix = f"Write e.g. num_points={[4] * min(levels, 8)}."
+    counts: tuple[Any, ...] = tuple(num_points) if is_list(num_points) else (num_points,) * levels
+    if not all(is_int(count) for count in counts):
+        fail("num_points", expected, shown(num_points), fix, TypeError)
     if len(counts) != levels or any(count < 0 for count in counts):
-        _fail("num_points", expected, repr(num_points), fix)
-    return counts
-
-
-def module_sizes(embed_dim: int, num_heads: int, **others: int) -> None:
-    """Judge the sizes that a module is built with."""
-    for name, size in {"embed_dim": embed_dim, "num_heads": num_heads, **others}.items():
-        if not _is_int(size):
-            _fail(name, "an int >= 1", repr(size), "Pass a plain int.", TypeError)
-        if size < 1:
-            _fail(name, "an int >= 1", repr(size), "Pass a positive number.")
-    if embed_dim % num_heads:
-        _fail("embed_dim", f"a multiple of num_heads = {num_heads}", str(embed_dim), "Change one of the two.")
-
-
-def module_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
-    """Judge that a tensor given to a module has the dtype of its `weight`, where autocast does not see to that."""
-    device = tensor.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if tensor.dtype != weight.dtype and not autocast:
-        fix = f"Use {name}.to(torch.{_dtype(weight)}), convert the module, or run under torch.autocast."
-        _fail(name, f"the module's dtype {_dtype(weight)}", _dtype(tensor), fix, TypeError)
-
-
-def module_tensor(name: str, tensor: Tensor, letters: str, sizes: dict[str, int]) -> None:
-    """Judge a tensor given to a module: `letters` such as "N Q C" name its axes, `sizes` fix some of them."""
-    _tensor(name, tensor)
-    axes = letters.split()
-    fits = tensor.ndim == len(axes) and all(
-        sizes.get(axis, size) == size for axis, size in zip(axes, tensor.shape, strict=True)
-    )
-    if not fits:
-        # Written only now: under torch.compile, a size that is printed is a size that cannot change any more.
-        expected = "[" + ", ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes) + "]"
-        _fail(name, expected, _shape(tensor.shape), "Compare the axes with the module's docstring.")
-
-
-def feature_maps(features: Any, levels: int, channels: int, batch: int) -> None:
-    """Judge a list of feature maps given to a module."""
-    expected = f"a tensor [N, S, C = {channels}], or a list of {levels} maps [N, C = {channels}, H, W]"
-    if not isinstance(features, Sequence):
-        _fail("features", expected, type(features).__name__, "Pass the maps in a list.", TypeError)
-    if len(features) != levels:
-        _fail("features", expected, f"{len(features)} maps", f"Give one map for each of the {levels} levels.")
-    for i, feature in enumerate(features):
-        module_tensor(f"features[{i}]", feature, "N C H W", {"N": batch, "C": channels})
-
-
-def module_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> tuple[tuple[int, int], ...]:
-    """Judge the spatial_shapes given to a module beside flat features `[N, S, C]`."""
-    if spatial_shapes is None:
-        _fail(
-            "spatial_shapes",
-            "pairs (H, W) beside flat features [N, S, C]",
-            "None",
-            "Pass them, or features as a list of maps [N, C, H, W].",
-        )
-    shapes = spatial_shapes_of(spatial_shapes, features.shape[1])
-    if len(shapes) != levels:
-        fix = "Give one pair for each level, or build the module with another num_levels."
-        _fail("spatial_shapes", f"{levels} pairs (H, W), one for each level", str(len(shapes)), fix)
-    return shapes
-
-
-def redundant_shapes(spatial_shapes: Any, shapes: tuple[tuple[int, int], ...]) -> None:
-    """Judge spatial_shapes given beside a list of maps, which have them already."""
-    if spatial_shapes is not None and spatial_shapes_of(spatial_shapes) != shapes:
-        got = str(list(spatial_shapes_of(spatial_shapes)))
-        _fail("spatial_shapes", f"the sizes of the maps, {list(shapes)}", got, "Leave it out beside a list of maps.")
-
-
-def module_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]], batch: int) -> Any:
-    """Return a module's padding mask as `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
-    if not isinstance(padding_mask, Sequence):
-        return padding_mask  # judged with the rest of the call
-    got = [list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__ for mask in padding_mask]
-    if got != [[batch, H, W] for H, W in shapes]:
-        sizes = f"N = {batch} and (H, W) = {list(shapes)}"
-        expected = f"a bool tensor [N, S], or a list of bool masks [N, H, W] with {sizes}"
-        _fail("padding_mask", expected, str(got), "Give one mask for each map; True marks padding.")
-    return torch.cat([mask.flatten(1) for mask in padding_mask], dim=1)
-
-
-def recordable(modules: Sequence[Any], model: str) -> None:
-    """Judge whether a model has a module to record."""
-    if not modules:
-        fix = "Give the model, or a part of it, that has one."
-        _fail("model", "a module with a deformable attention inside", f"{model} without one", fix)
+        fail("num_points", expected, shown(num_points), fix)
+    if not _fit(counts):
+        fail("num_points", "counts below 2^31", shown(num_points), fix)
+    return tuple(map(_plain, counts))
 
 
 def unmasked(padding_mask: Any) -> None:
     """Judge that `explain` was given no mask beside the tensors of the classic op."""
     if padding_mask is not None:
         fix = "Zero the masked pixels of value instead."
-        _fail("padding_mask", "None for multi_scale_deformable_attention", type(padding_mask).__name__, fix)
+        fail("padding_mask", "None for multi_scale_deformable_attention", type(padding_mask).__name__, fix)
+
+
+def by_position(function: str, names: str, others: Sequence[Any], fix: str) -> NoReturn:
+    """Refuse the `others` that were passed to `function` by position after the arguments called `names`."""
+    if is_tracing():
+        _not_traceable()  # torch.onnx.export with dynamo=False passes everything by position
+    expected = f"{names} by position, and all others by name"
+    fail(function, expected, f"{len(others)} more by position", fix, TypeError)
 
 
 def nothing_to_explain(value: Any, spatial_shapes: Any, tensors: Sequence[Any]) -> None:
@@ -262,98 +190,151 @@ def nothing_to_explain(value: Any, spatial_shapes: Any, tensors: Sequence[Any]) 
     given = sum(argument is not None for argument in (value, spatial_shapes)) + len(tensors)
     if given:
         expected = "the 5 arguments of deformable_attention, the 4 of multi_scale_deformable_attention, or none"
-        _fail("explain", expected, str(given), "Pass what you would pass to the function, by position.", TypeError)
+        fix = "Pass what you would pass to the function, by position; level_start_index is not needed."
+        fail("explain", expected, str(given), fix, TypeError)
 
 
 def backend_name(name: Any, known: Sequence[str]) -> None:
     """Judge the name of a backend."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         fix = "explain() shows what is available here."
-        _fail("backend", "one of " + ", ".join(map(repr, known)), repr(name), fix)
+        fail("backend", "one of " + ", ".join(map(repr, known)), shown(name), fix)
 
 
-def _fail(argument: str, expected: str, got: str, fix: str, error: type[Exception] = ValueError) -> NoReturn:
-    raise error(f"{argument}: expected {expected}, got {got}. {fix}")
+def traceable(backend: str) -> None:
+    """Judge whether torch.jit.trace, where it is at work, can record the backend called so.
+
+    A recorded kernel would not see that later maps have other sizes, and would read beyond them; torch cannot record
+    the reference at all.
+    """
+    if is_tracing() and backend != "grid_sample":
+        _not_traceable()
 
 
-def _shape(shape: Sequence[int]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
+def _not_traceable() -> NoReturn:
+    fix = (
+        "Use torch.export; for ONNX use torch.onnx.export(..., dynamo=True) inside "
+        '`with deform_attn.use_backend("reference"):`.'
+    )
+    got = "a call while it records (torch.onnx.export with dynamo=False uses it, too)"
+    fail("torch.jit.trace", "another exporter, since this one cannot record deformable attention", got, fix)
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def is_list(things: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether something is a sequence; texts and bytes are so in name only."""
+    usual = type(things) is list or type(things) is tuple  # asked first, since abstract classes take their time
+    return usual or (isinstance(things, Sequence) and not isinstance(things, (str, bytes, bytearray, memoryview)))
 
 
-def _is_int(number: Any) -> bool:
-    return isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
+def is_int(number: Any) -> bool:
+    """Return whether something is an int, a number of NumPy or a symbolic size among them; bool is none."""
+    return type(number) is int or (
+        isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
+    )
+
+
+def _plain(number: Any) -> int:
+    """Return an int in place of a number of NumPy, whose products overflow; a symbolic size stays."""
+    return number if isinstance(number, (int, torch.SymInt)) else int(number)  # type: ignore[return-value]
+
+
+def _fit(sizes: Sequence[int], most: int = MOST) -> bool:
+    """Return whether none of the sizes is above `most`, or, of symbolic ones, can be known to be.
+
+    To compare a symbolic size would bound the sizes that its graph is good for.
+    """
+    if torch.compiler.is_compiling():
+        return not any(statically_known_true(size > most) for size in sizes)
+    return not any(isinstance(size, int) and size > most for size in sizes)
 
 
 def _pair(shape: Any, expected: str) -> tuple[int, int]:
     fix = "Sizes are ints, rows first: (H, W)."
-    if not isinstance(shape, Sequence) or len(shape) != 2 or not all(map(_is_int, shape)):
-        _fail("spatial_shapes", expected, f"{shape!r:.80}", fix, TypeError)
+    if not is_list(shape) or len(shape) != 2 or not all(map(is_int, shape)):
+        if is_tracing():
+            _not_traceable()
+        fail("spatial_shapes", expected, shown(shape), fix, TypeError)
     H, W = shape
     if H < 0 or W < 0:
-        _fail("spatial_shapes", expected, f"the negative size {(H, W)}", fix)
-    return H, W
+        fail("spatial_shapes", expected, f"the negative size {shown((H, W))}", fix)
+    return _plain(H), _plain(W)
 
 
-def _tensor(name: str, tensor: Any) -> None:
-    if not isinstance(tensor, Tensor):
-        _fail(name, "a tensor", type(tensor).__name__, "Convert it with torch.as_tensor.", TypeError)
-    if tensor.dtype not in FLOAT_DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
-        _fail(name, f"a dtype among {names}", _dtype(tensor), f"Use {name}.float().", TypeError)
+def _pairs_of_tensor(tensor: Tensor) -> list[Any]:
+    """Return the numbers of an integer tensor `[L, 2]` of sizes."""
+    expected, fix = "pairs of ints (H, W), one for each level", "Pass a list of int pairs."
+    if torch.compiler.is_compiling():
+        fail("spatial_shapes", expected, "a tensor", "Under torch.compile and export pass a list of int pairs.")
+    dense("spatial_shapes", tensor)
+    if tensor.dtype not in INT_DTYPES or tensor.ndim != 2:
+        got = f"a {dtype_text(tensor)} tensor {shape_text(tensor.shape)}"
+        fail("spatial_shapes", expected, got, f"Use an integer tensor [L, 2]. Better: {fix[:1].lower() + fix[1:]}")
+    if tensor.is_meta or is_fake(tensor):
+        fail("spatial_shapes", expected, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
+    if torch._C._functorch.is_batchedtensor(tensor) or torch._is_functional_tensor(tensor):
+        fail("spatial_shapes", expected, "a tensor that a transform of torch.func has wrapped", fix)
+    return tensor.tolist()
+
+
+# Where torch.compile may leave the graph, it reads the numbers there; where it must not, it shows the reason.
+_pairs_outside_the_graph = torch.compiler.disable(
+    _pairs_of_tensor,
+    reason="spatial_shapes: expected pairs of ints (H, W), got a tensor. With fullgraph=True and in torch.export "
+    "pass a list of int pairs.",
+)
 
 
 def _value(value: Any) -> None:
-    _tensor("value", value)
+    float_tensor("value", value)
     if value.ndim != 4:
-        _fail("value", "[N, S, M, D]", _shape(value.shape), "Split the channels with value.unflatten(-1, (M, D)).")
+        fail("value", "[N, S, M, D]", shape_text(value.shape), "Split the channels with value.unflatten(-1, (M, D)).")
 
 
 def _points(
     name: str, points: Any, value: Tensor, levels: int, num_points: int | Sequence[int] | None
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Judge locations or offsets; return them as `[N, Q, M, T, 2]`, and the point counts of the levels."""
-    _tensor(name, points)
+    float_tensor(name, points)
+    same_device("value", value, name, points)
     if points.ndim not in (5, 6) or points.shape[-1] != 2:
         expected = "[N, Q, M, L, P, 2], or flat [N, Q, M, T, 2]"
-        _fail(name, expected, _shape(points.shape), "The last axis is (x, y).")
+        fail(name, expected, shape_text(points.shape), "The last axis is (x, y).")
     N, _, M, _ = value.shape
     for letter, axis, size in (("N", 0, N), ("M", 2, M)):
         if points.shape[axis] != size:
-            expected = f"{letter} = {size} in axis {axis}, as in value {_shape(value.shape)}"
-            _fail(name, expected, f"{points.shape[axis]} ({_shape(points.shape)})", "Compare it with value.")
+            expected = f"{letter} = {size} in axis {axis}, as in value {shape_text(value.shape)}"
+            fail(name, expected, f"{points.shape[axis]} ({shape_text(points.shape)})", "Compare it with value.")
     if points.ndim == 6:
         L, P = points.shape[3:5]
         if levels != L:
             expected = f"L = {levels} in axis 3, as in spatial_shapes"
-            _fail(name, expected, f"{L} ({_shape(points.shape)})", "Give one group of points for each level.")
+            fail(name, expected, f"{L} ({shape_text(points.shape)})", "Give one group of points for each level.")
         if num_points is not None and point_counts(num_points, levels) != (P,) * levels:
-            expected = f"{P} for each level, as in {name} {_shape(points.shape)}"
-            _fail("num_points", expected, repr(num_points), f"Leave it out, or give flat {name}.")
+            expected = f"{P} for each level, as in {name} {shape_text(points.shape)}"
+            fail("num_points", expected, shown(num_points), f"Leave it out, or give flat {name}.")
         return points.flatten(3, 4), (P,) * levels
     if num_points is None:
         fix = f"Say how its points are shared among the levels, or give {name} [N, Q, M, L, P, 2]."
-        _fail("num_points", f"one count for each level beside flat {name} [N, Q, M, T, 2]", "None", fix)
+        fail("num_points", f"one count for each level beside flat {name} [N, Q, M, T, 2]", "None", fix)
     counts = point_counts(num_points, levels)
     if sum(counts) != points.shape[3]:
         expected = f"T = {sum(counts)} in axis 3, the sum of num_points {list(counts)}"
-        _fail(name, expected, f"{points.shape[3]} ({_shape(points.shape)})", "Change num_points or the points.")
+        fail(name, expected, f"{points.shape[3]} ({shape_text(points.shape)})", "Change num_points or the points.")
     return points, counts
 
 
-def _references(reference_points: Any, N: int, Q: int, levels: int) -> Tensor:
-    """Judge reference points; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
-    _tensor("reference_points", reference_points)
+def references_of(reference_points: Any, offsets: Tensor, levels: int) -> Tensor:
+    """Judge reference points beside judged offsets; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
+    float_tensor("reference_points", reference_points)
+    same_device("value", offsets, "reference_points", reference_points)  # offsets are where value is
+    N, Q = offsets.shape[:2]
     shape = reference_points.shape
     fix = "2 numbers are (x, y), 4 are (cx, cy, w, h), all in [0, 1]; the level axis may be left out."
     if len(shape) not in (3, 4) or shape[-1] not in (2, 4):
-        _fail("reference_points", "[N, Q, L or 1, 2 or 4]", _shape(shape), fix)
+        fail("reference_points", "[N, Q, L or 1, 2 or 4]", shape_text(shape), fix)
     if shape[0] != N or shape[1] != Q or (len(shape) == 4 and shape[2] not in (1, levels)):
         axis = f"{levels} or 1" if levels > 1 else "1"
-        _fail("reference_points", f"[N, Q, L or 1, 2 or 4] = [{N}, {Q}, {axis}, 2 or 4]", _shape(shape), fix)
+        fail("reference_points", f"[N, Q, L or 1, 2 or 4] = [{N}, {Q}, {axis}, 2 or 4]", shape_text(shape), fix)
     return reference_points if len(shape) == 4 else reference_points[:, :, None]
 
 
@@ -361,17 +342,12 @@ def _mask(padding_mask: Any, value: Tensor) -> None:
     N, S = value.shape[:2]
     fix = "True marks padding; use padding_mask.bool(), or invert a mask whose True means valid."
     if not isinstance(padding_mask, Tensor):
-        _fail("padding_mask", "a bool tensor [N, S]", type(padding_mask).__name__, fix, TypeError)
+        fail("padding_mask", "a bool tensor [N, S]", type(padding_mask).__name__, fix, TypeError)
+    dense("padding_mask", padding_mask)
     if padding_mask.dtype != torch.bool:
-        _fail("padding_mask", "dtype bool", _dtype(padding_mask), fix, TypeError)
+        fail("padding_mask", "dtype bool", dtype_text(padding_mask), fix, TypeError)
     if padding_mask.shape != (N, S):
-        _fail("padding_mask", f"[N, S] = [{N}, {S}]", _shape(padding_mask.shape), fix)
-
-
-def _same_device(value: Tensor, **others: Tensor) -> None:
-    for name, tensor in others.items():
-        if tensor.device != value.device:
-            _fail(name, f"value's device {value.device}", str(tensor.device), f"Use {name}.to(value.device).")
+        fail("padding_mask", f"[N, S] = [{N}, {S}]", shape_text(padding_mask.shape), fix)
 
 
 def _options(interpolation: Any, padding_mode: Any) -> None:
@@ -379,5 +355,5 @@ def _options(interpolation: Any, padding_mode: Any) -> None:
         ("interpolation", interpolation, INTERPOLATIONS),
         ("padding_mode", padding_mode, PADDING_MODES),
     ):
-        if option not in known:
-            _fail(name, "one of " + ", ".join(map(repr, known)), repr(option), "Leave it out for the paper's choice.")
+        if not isinstance(option, str) or option not in known:
+            fail(name, "one of " + ", ".join(map(repr, known)), shown(option), "Leave it out for the paper's choice.")

@@ -3,24 +3,28 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
 from deform_attn import checks
 from deform_attn.backends import autocast, native_cpu, registry, shortcut
+from deform_attn.signatures import by_name
 
 _asked_for: ContextVar[str | None] = ContextVar("deform_attn_backend", default=None)
 
+_LEAVE_OUT = "Leave out level_start_index and im2col_step: they are not needed."
 
+
+@by_name
 def deformable_attention(
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]] | Tensor,
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
-    *,
+    *others: Never,
     num_points: int | Sequence[int] | None = None,
     padding_mask: Tensor | None = None,
     offset_scale: float = 0.5,
@@ -69,6 +73,9 @@ def deformable_attention(
         >>> deformable_attention(value, shapes, reference_points, offsets, logits).shape
         torch.Size([2, 5, 32])
     """
+    if others:
+        names = "value, spatial_shapes, reference_points, sampling_offsets, attention_logits"
+        checks.by_position("deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
     key = shortcut.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
@@ -88,17 +95,19 @@ def deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
+    checks.traceable(chosen.name)
     if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.attend(inputs)
 
 
+@by_name
 def multi_scale_deformable_attention(
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]] | Tensor,
     sampling_locations: Tensor,
     attention_weights: Tensor,
-    *,
+    *others: Never,
     num_points: int | Sequence[int] | None = None,
     interpolation: str = "bilinear",
     padding_mode: str = "zeros",
@@ -133,6 +142,9 @@ def multi_scale_deformable_attention(
         >>> multi_scale_deformable_attention(value, [(12, 18), (6, 9)], locations, weights).shape
         torch.Size([2, 5, 32])
     """
+    if others:
+        names = "value, spatial_shapes, sampling_locations, attention_weights"
+        checks.by_position("multi_scale_deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
     tensors = value, sampling_locations, attention_weights
     key = shortcut.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
@@ -143,6 +155,7 @@ def multi_scale_deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
+    checks.traceable(chosen.name)
     if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.sample(inputs)
@@ -243,8 +256,12 @@ def explain(
     return registry.explanation(inputs, None if name is None else registry.get(name).name)
 
 
-def _name(backend: str | None) -> str | None:
-    return _name_in_context() if backend is None else backend
+def _name(backend: Any) -> str | None:
+    if backend is None:
+        return _name_in_context()
+    if not isinstance(backend, str):
+        registry.get(backend)  # raises; an array must not reach a comparison
+    return backend
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile takes the name that holds while it traces

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Never, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deform_attn import checks
+from deform_attn import checks, module_checks
 from deform_attn.functional import deformable_attention
 from deform_attn.recording import Sampling, Shapes, sampling_of
+from deform_attn.signatures import by_name
 
 
 class DeformableAttention(nn.Module):
@@ -59,9 +60,14 @@ class DeformableAttention(nn.Module):
         torch.Size([2, 5, 32])
     """
 
-    def __init__(self, embed_dim: int, num_heads: int = 8, num_points: int = 4) -> None:
+    @by_name
+    def __init__(self, embed_dim: int, *others: Never, num_heads: int = 8, num_points: int = 4) -> None:
         super().__init__()
-        checks.module_sizes(embed_dim, num_heads, num_points=num_points)
+        if others:
+            fix = "Write DeformableAttention(embed_dim=..., num_heads=..., num_points=...)."
+            checks.by_position("DeformableAttention", "embed_dim", others, fix)
+        module_checks.sizes(embed_dim, num_heads, num_points=num_points)
+        module_checks.projections(embed_dim, embed_dim, 3 * num_heads * num_points)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_points = num_points
@@ -79,7 +85,8 @@ class DeformableAttention(nn.Module):
             self.query_proj.bias[: offsets.numel()] = offsets.flatten()
         _reset_projections(self.value_proj, self.output_proj)
 
-    def forward(self, query: Tensor, reference_points: Tensor, features: Tensor) -> Tensor:
+    @by_name
+    def forward(self, query: Tensor, reference_points: Tensor, features: Tensor, *others: Never) -> Tensor:
         """Return what each query found.
 
         Args:
@@ -93,9 +100,12 @@ class DeformableAttention(nn.Module):
         Raises:
             ValueError, TypeError: a tensor that does not fit; the message names it.
         """
+        if others:
+            fix = "Leave out spatial_shapes, level_start_index and a mask: one map needs none of them."
+            checks.by_position("DeformableAttention", "query, reference_points, features", others, fix)
         offsets, logits = self._offsets_and_logits(query, reference_points)
-        checks.module_tensor("features", features, "N C H W", {"N": query.shape[0], "C": self.embed_dim})
-        _check_dtype("features", features, self.value_proj)
+        module_checks.axes("features", features, "N C H W", {"N": query.shape[0], "C": self.embed_dim})
+        _check_like_weight("features", features, self.value_proj)
         value = self.value_proj(features.flatten(2).transpose(1, 2))  # [N, H*W, C]
         value = value.unflatten(-1, (self.num_heads, -1))  # [N, H*W, M, D]
         H, W = features.shape[-2:]
@@ -116,10 +126,10 @@ class DeformableAttention(nn.Module):
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_points={self.num_points}"
 
     def _offsets_and_logits(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor]:
-        checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
-        _check_dtype("query", query, self.query_proj)
+        module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
+        _check_like_weight("query", query, self.query_proj)
         N, Q, _ = query.shape
-        checks.module_tensor("reference_points", reference_points, "N Q 2", {"N": N, "Q": Q, "2": 2})
+        module_checks.axes("reference_points", reference_points, "N Q 2", {"N": N, "Q": Q, "2": 2})
         M, K = self.num_heads, self.num_points
         projected = self.query_proj(query)  # [N, Q, 3*M*K]
         offsets = projected[..., : 2 * M * K].reshape(N, Q, M, 1, K, 2)
@@ -175,25 +185,34 @@ class MultiScaleDeformableAttention(nn.Module):
         torch.Size([2, 5, 32])
     """
 
+    @by_name
     def __init__(
         self,
         embed_dim: int = 256,
+        *others: Never,
         num_heads: int = 8,
         num_levels: int = 4,
         num_points: int | Sequence[int] = 4,
-        *,
         value_dim: int | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__()
+        if others:
+            fix = (
+                "The original's order is MSDeformAttn(d_model, n_levels, n_heads, n_points); here write "
+                "MultiScaleDeformableAttention(embed_dim=..., num_levels=..., num_heads=..., num_points=...)."
+            )
+            checks.by_position("MultiScaleDeformableAttention", "embed_dim", others, fix)
         value_dim = embed_dim if value_dim is None else value_dim
-        checks.module_sizes(embed_dim, num_heads, num_levels=num_levels, value_dim=value_dim)
+        module_checks.sizes(embed_dim, num_heads, num_levels=num_levels, value_dim=value_dim)
+        module_checks.flag("bias", bias)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = checks.point_counts(num_points, num_levels)
         self.value_dim = value_dim
         T = sum(self.num_points)
+        module_checks.projections(embed_dim, value_dim, 2 * num_heads * T)
         self.sampling_offsets = nn.Linear(embed_dim, num_heads * T * 2)
         self.attention_weights = nn.Linear(embed_dim, num_heads * T)
         self.value_proj = nn.Linear(value_dim, embed_dim, bias=bias)
@@ -209,13 +228,14 @@ class MultiScaleDeformableAttention(nn.Module):
         nn.init.zeros_(self.attention_weights.bias)
         _reset_projections(self.value_proj, self.output_proj)
 
+    @by_name
     def forward(
         self,
         query: Tensor,
         reference_points: Tensor,
         features: Tensor | Sequence[Tensor],
         spatial_shapes: Sequence[tuple[int, int]] | Tensor | None = None,
-        *,
+        *others: Never,
         padding_mask: Tensor | Sequence[Tensor] | None = None,
         return_sampling: bool = False,
     ) -> Tensor | tuple[Tensor, Sampling]:
@@ -237,10 +257,15 @@ class MultiScaleDeformableAttention(nn.Module):
         Raises:
             ValueError, TypeError: a tensor that does not fit; the message names it.
         """
+        if others:
+            fix = "Leave out level_start_index: it is not needed. Pass padding_mask by name."
+            names = "query, reference_points, features, spatial_shapes"
+            checks.by_position("MultiScaleDeformableAttention", names, others, fix)
+        module_checks.flag("return_sampling", return_sampling)
         offsets, logits = self._offsets_and_logits(query)
         flat, shapes = self._flatten(features, spatial_shapes, query.shape[0])
         value = self.value_proj(flat).unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
-        mask = checks.module_mask(padding_mask, shapes, query.shape[0])
+        mask = module_checks.flat_mask(padding_mask, shapes, query.shape[0])
         heads = deformable_attention(
             value, shapes, reference_points, offsets, logits, num_points=self.num_points, padding_mask=mask
         )
@@ -275,8 +300,8 @@ class MultiScaleDeformableAttention(nn.Module):
         )
 
     def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        checks.module_tensor("query", query, "N Q C", {"C": self.embed_dim})
-        _check_dtype("query", query, self.sampling_offsets)
+        module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
+        _check_like_weight("query", query, self.sampling_offsets)
         M, T = self.num_heads, sum(self.num_points)
         both = (self.sampling_offsets, self.attention_weights)
         if all(_is_plain(linear) and linear.bias is not None for linear in both):
@@ -292,14 +317,14 @@ class MultiScaleDeformableAttention(nn.Module):
     ) -> tuple[Tensor, Shapes]:
         """Return the features as `[N, S, C_v]`, and the sizes of their maps."""
         if isinstance(features, Tensor):
-            checks.module_tensor("features", features, "N S C", {"N": batch, "C": self.value_dim})
-            shapes = checks.module_shapes(features, spatial_shapes, self.num_levels)
+            module_checks.axes("features", features, "N S C", {"N": batch, "C": self.value_dim})
+            shapes = module_checks.flat_shapes(features, spatial_shapes, self.num_levels)
         else:
-            checks.feature_maps(features, self.num_levels, self.value_dim, batch)
+            module_checks.feature_maps(features, self.num_levels, self.value_dim, batch)
             shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
-            checks.redundant_shapes(spatial_shapes, shapes)
+            module_checks.redundant_shapes(spatial_shapes, shapes)
             features = torch.cat([x.flatten(2) for x in features], dim=2).transpose(1, 2)
-        _check_dtype("features", features, self.value_proj)
+        _check_like_weight("features", features, self.value_proj)
         return features, shapes
 
 
@@ -336,6 +361,6 @@ def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
-def _check_dtype(name: str, tensor: Tensor, linear: nn.Module) -> None:
+def _check_like_weight(name: str, tensor: Tensor, linear: nn.Module) -> None:
     if _is_plain(linear):
-        checks.module_dtype(name, tensor, linear.weight)
+        module_checks.like_weight(name, tensor, linear.weight)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deform_attn import checks, reference
+from deform_attn import checks, module_checks, reference
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -38,8 +38,7 @@ def sampling_of(
     `reference_points [N, Q, L or 1, 2 or 4]`, of which the level axis may be left out, `sampling_offsets
     [N, Q, M, T, 2]` and `attention_logits [N, Q, M, T]`.
     """
-    if reference_points.ndim == 3:
-        reference_points = reference_points[:, :, None]
+    reference_points = checks.references_of(reference_points, sampling_offsets, len(spatial_shapes))
     points = reference_points, sampling_offsets, attention_logits
     locations, weights = reference.sampling(spatial_shapes, *points, num_points, offset_scale)
     if len(set(num_points)) == 1:
@@ -80,6 +79,7 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
         A list that receives a `Record` for each call, in the order of the calls.
 
     Raises:
+        TypeError: `model` is not a module.
         ValueError: nothing inside the model can be recorded.
 
     Example:
@@ -91,10 +91,7 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
         >>> records[0].locations.shape, records[0].weights.shape
         (torch.Size([2, 5, 4, 1, 3, 2]), torch.Size([2, 5, 4, 1, 3]))
     """
-    names = {
-        module: name for name, module in model.named_modules() if callable(getattr(module, "compute_sampling", None))
-    }
-    checks.recordable(list(names), type(model).__name__)
+    names = module_checks.recordable(model)
     records: list[Record] = []
     with ExitStack() as stack:
         for module, name in names.items():

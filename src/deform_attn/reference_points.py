@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deform_attn import checks, reference
+from deform_attn import checks, module_checks, reference
 
 
 def encoder_reference_points(
@@ -28,7 +28,7 @@ def encoder_reference_points(
         `[N, S, L, 2]` as (x, y): for each query its point on each level; N = 1 without valid_ratios.
 
     Raises:
-        ValueError, TypeError: sizes that do not fit; the message names the argument.
+        ValueError, TypeError: sizes, a device or a dtype that do not fit; the message names the argument.
 
     Example:
         >>> from deform_attn import encoder_reference_points
@@ -37,11 +37,12 @@ def encoder_reference_points(
                 [0.7500, 0.5000]])
     """
     shapes = checks.spatial_shapes_of(spatial_shapes)
+    module_checks.place(device, dtype)
     L = len(shapes)
     if valid_ratios is None:
         valid_ratios = torch.ones(1, L, 2, device=device, dtype=dtype)
     else:
-        checks.module_tensor("valid_ratios", valid_ratios, "N L 2", {"L": L, "2": 2})
+        module_checks.axes("valid_ratios", valid_ratios, "N L 2", {"L": L, "2": 2})
         valid_ratios = valid_ratios.to(device=device, dtype=dtype)
     dtype = valid_ratios.dtype
     valid_ratios = valid_ratios.to(reference.compute_dtype(valid_ratios))  # rounded once, at the end

@@ -22,7 +22,9 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         counts = [2, 2, 3, 3, [3, 1]]
-        self.layers = nn.ModuleList(MultiScaleDeformableAttention(24, 3, 2, count) for count in counts)
+        self.layers = nn.ModuleList(
+            MultiScaleDeformableAttention(24, num_heads=3, num_levels=2, num_points=count) for count in counts
+        )
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.25)
 

@@ -370,7 +370,7 @@ def test_a_model_with_nothing_to_replace_is_refused_with_what_was_looked_for():
     with pytest.raises(ValueError, match=r"^model: expected .*DeformableDetrMultiscaleDeformableAttention.*got Linear"):
         patch(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"got DeformableAttention with \(the model itself\).*deform_attn's own"):
-        patch(nn.Sequential(DeformableAttention(8, 2))[0])
+        patch(nn.Sequential(DeformableAttention(8, num_heads=2))[0])
 
 
 def test_what_is_no_module_and_data_parallel_are_refused(model):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from deform_attn import reference
 from deform_attn.backends.base import Backend, transforms_in_force
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+from deform_attn.tensor_checks import is_fake
 
 
 def _unavailable_reasons() -> list[str]:
@@ -21,8 +22,8 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     reasons = transforms_in_force()
     if torch.compiler.is_compiling():
         reasons.append("torch.compile and export cannot trace its look at the numbers for NaN")
-    elif inputs.value.device.type == "meta":
-        reasons.append("meta tensors have no numbers to look at for NaN")
+    elif inputs.value.device.type == "meta" or is_fake(inputs.value):
+        reasons.append("meta and fake tensors have no numbers to look at for NaN")
     points = inputs.sampling_offsets if isinstance(inputs, AttentionInputs) else inputs.sampling_locations
     read = any(H * W * P for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True))
     if inputs.value.numel() == 0 or points.numel() == 0 or not read:

@@ -33,7 +33,9 @@ class DeformableFeatureAttention(FeatureAttention):
 
     def __init__(self, width: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
-        self.attention = MultiScaleDeformableAttention(width, num_heads, num_levels, num_points)
+        self.attention = MultiScaleDeformableAttention(
+            embed_dim=width, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        )
 
     def forward(
         self, query: Tensor, query_position: Tensor, reference: Tensor, features: Tensor, pyramid: Pyramid
