@@ -16,12 +16,12 @@ _keys = torch._C._dispatch_keys
 # views, zeros without memory, fake tensors and those of torch.func have keys of their own.
 with torch.inference_mode():
     _INFERENCE = _keys(torch.empty(0)).raw_repr()
-_PLAIN = _keys(torch.empty(0)).raw_repr(), _INFERENCE
+PLAIN_KEYS = _keys(torch.empty(0)).raw_repr(), _INFERENCE
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Return whether torch takes this for a dense tensor in this machine's memory."""
-    return _keys(tensor).raw_repr() in _PLAIN
+    return _keys(tensor).raw_repr() in PLAIN_KEYS
 
 
 def extent(tensor: Tensor) -> int:
@@ -53,7 +53,9 @@ def plain_address(name: str, tensor: Tensor, needed: int) -> int:
         ValueError: the tensor's storage does not hold them.
     """
     at = tensor.data_ptr()
-    held = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.itemsize
+    held = tensor.untyped_storage().nbytes()
+    if offset := tensor.storage_offset():
+        held -= int(offset) * tensor.itemsize
     if not at or held < needed:
         got = f"a storage of {max(held, 0)} bytes" if at else "one without memory"
         fix = "Allocate it again: its storage was freed or resized."

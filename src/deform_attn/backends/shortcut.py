@@ -26,7 +26,7 @@ _BACKENDS = None, native_cpu.NAME
 _OPTION_TYPES = str, float, int
 
 # Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _is_plain = torch.nn.Parameter, addresses.is_plain
+_Parameter, _keys, _PLAIN_KEYS = torch.nn.Parameter, torch._C._dispatch_keys, addresses.PLAIN_KEYS
 _included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
 _is_function_mode_on, _is_profiler_on = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
 _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
@@ -109,7 +109,7 @@ def _torch_stands_aside() -> bool:
 
 def _metadata(tensor: Any) -> tuple[Any, ...]:
     """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _is_plain(tensor):
+    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in _PLAIN_KEYS:
         return tensor.shape, tensor.stride(), tensor.dtype
     return ()
 
