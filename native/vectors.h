@@ -36,18 +36,21 @@ struct VectorOf {
 template <class T, int n>
 using Vector = typename VectorOf<T, n>::type;
 
-// What belongs to a compute type F: lanes of a full vector, and the integers of the same width.
+// What belongs to a compute type F: lanes of a full vector, the integers of the same width, and how far F holds every
+// integer exactly.
 template <class F>
 struct Wide;
 template <>
 struct Wide<float> {
     static constexpr int lanes = vector_bytes / 4;
     using Int = int32_t;
+    static constexpr int64_t exact = int64_t(1) << 24;
 };
 template <>
 struct Wide<double> {
     static constexpr int lanes = vector_bytes / 8;
     using Int = int64_t;
+    static constexpr int64_t exact = int64_t(1) << 53;
 };
 
 template <class V, class T>
