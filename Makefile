@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-slow browser lint format clean
+.PHONY: help demo bench test test-slow fuzz sanitize browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,16 @@ test: lint ## lint, type-check, and run the tests
 
 test-slow: .venv/installed-dev ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow; status=$$?; test $$status -eq 0 -o $$status -eq 5  # 5: none is marked yet
+
+fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \
+		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
+
+# The kernels take a minute and a half to compile, and the cases half a minute; a program for each kind of vectors.
+sanitize: ## run the CPU kernels under the address and undefined behaviour sanitizers (build/sanitize/)
+	cmake -S . -B build/sanitize -DDEFORM_ATTN_SANITIZE=ON
+	cmake --build build/sanitize --parallel 2
+	for program in build/sanitize/sanitized-*; do $$program || exit 1; done
 
 browser: ## install Chromium, which tests of the page of `explore` need (as root)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \

@@ -9,15 +9,14 @@ namespace {
 
 template <class V, class F>
 int32_t backward_of(const deform_attn_call *call) {
-    const size_t NQ = size_t(call->N * call->Q), points = NQ * size_t(call->M * call->T);
-    bool nothing = points * size_t(call->D) == 0;
-    if (!nothing) {
-        nothing = true;
-        for (int64_t l = 0; l < call->L; ++l) {
-            const int64_t *level = call->levels + 4 * l;
-            if (level[0] * level[1] * level[3] > 0) nothing = false;
-        }
+    const size_t NQ = size_t(call->N * call->Q), points = NQ * size_t(call->M * call->T);  // of arrays in memory
+    bool nothing = true;
+    for (int64_t l = 0; l < call->L; ++l) {
+        const Level level = level_of(*call, l);
+        if (!level.empty() && level.P > 0) nothing = false;
     }
+    const int64_t sizes[] = {call->N, call->Q, call->M, call->D};
+    for (const int64_t size : sizes) nothing |= size == 0;
     if (nothing) {
         if (call->grad_value) memset(call->grad_value, 0, size_t(call->N * call->S * call->M * call->D) * sizeof(V));
         if (call->grad_points) memset(call->grad_points, 0, 2 * points * size_t(bytes_of(call->points_dtype)));

@@ -28,27 +28,34 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     CarefulPoint<F> point{};
     point.empty = !plan.live[t];
     if (point.empty) return point;
-    const F width = plan.width[t], height = plan.height[t];
-    const int64_t W = plan.row_length[t], H = int64_t(height), first = plan.first[t];
+    const F least = plan.least[t], most_x = plan.most_x[t], most_y = plan.most_y[t];
+    const int64_t last_column = plan.last_column[t], last_row = plan.last_row[t];
+    const int64_t W = plan.row_length[t], first = plan.first[t];
     const bool nearest = plan.call->nearest, border = plan.call->border;
-    F x = location_x * width, y = location_y * height;
+    F x = location_x * plan.width[t], y = location_y * plan.height[t];
     if (!nearest) x -= F(0.5), y -= F(0.5);
     point.is_nan = x != x || y != y;
     point.x_on = point.y_on = true;
+    if (point.is_nan) return point;
+    const bool x_before = border && x < least, y_before = border && y < least;
+    const bool x_beyond = border && x > most_x, y_beyond = border && y > most_y;
     if (border) {
-        point.x_on = x >= 0 && x <= width - 1, point.y_on = y >= 0 && y <= height - 1;
-        x = x > 0 ? x : 0, y = y > 0 ? y : 0;
-        x = x < width - 1 ? x : width - 1, y = y < height - 1 ? y : height - 1;
+        x = x_beyond ? most_x : x > least ? x : least, y = y_beyond ? most_y : y > least ? y : least;
+    } else {
+        // On the map's very edge only nearest has a pixel to read.
+        const bool low = nearest ? x >= least && y >= least : x > least && y > least;
+        if (!low || x >= most_x || y >= most_y) return point;
     }
-    const F least = nearest ? 0 : -1;  // nearest: 0 is on the map, bilinear: -1 is not
-    const bool inside =
-        (nearest ? x >= least && y >= least : x > least && y > least) && x < width && y < height && !point.is_nan;
-    if (!inside) return point;
     const F left = floor_of_one(x), top = floor_of_one(y);
+    const int64_t first_column = x_beyond ? last_column : int64_t(left), first_row = y_beyond ? last_row : int64_t(top);
+    if (border) {  // clamped on the last pixel's centre, too: beyond it the surface is level
+        point.x_on = !x_before && first_column < last_column;
+        point.y_on = !y_before && first_row < last_row;
+    }
     if (nearest) {
         point.corners = 1;
         point.x_on = point.y_on = false;
-        point.pixel[0] = first + int64_t(top) * W + int64_t(left);
+        point.pixel[0] = first + first_row * W + first_column;
         point.weight[0] = 1;
         return point;
     }
@@ -56,9 +63,9 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
     const F to_right = x - left, to_bottom = y - top;
     for (int k = 0; k < 4; ++k) {
         const bool right = k & 1, bottom = k & 2;
-        int64_t column = int64_t(left) + right, row = int64_t(top) + bottom;
-        if (border) column = column < W ? column : W - 1, row = row < H ? row : H - 1;
-        const bool on_map = column >= 0 && column < W && row >= 0 && row < H;
+        int64_t column = first_column + right, row = first_row + bottom;
+        if (border) column = smaller(column, last_column), row = smaller(row, last_row);
+        const bool on_map = column >= 0 && column <= last_column && row >= 0 && row <= last_row;
         point.pixel[k] = on_map ? first + row * W + column : -1;
         const F across = right ? to_right : 1 - to_right, down = bottom ? to_bottom : 1 - to_bottom;
         point.weight[k] = across * down;

@@ -50,8 +50,8 @@ INLINE bool find_cells(const Plan<F> &plan, const Scratch<F> &s, Cells<F> &cells
         not_numbers |= ((x != x) | (y != y)) & load<I>(plan.live + t);
         if constexpr (backward) {
             const bool border = plan.call->border;
-            const I x_on = border ? (x >= left) & (x <= right) : (x > left) & (x < right);
-            const I y_on = border ? (y >= left) & (y <= bottom) : (y > left) & (y < bottom);
+            const I x_on = border ? (x >= left) & (x < right) : (x > left) & (x < right);
+            const I y_on = border ? (y >= left) & (y < bottom) : (y > left) & (y < bottom);
             store(cells.x_on + t, (border ? x_on : x_on & y_on) ? one : zero);
             store(cells.y_on + t, (border ? y_on : x_on & y_on) ? one : zero);
         }

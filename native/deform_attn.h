@@ -20,7 +20,13 @@ extern "C" {
 
 enum deform_attn_dtype { DEFORM_ATTN_FLOAT32, DEFORM_ATTN_FLOAT64, DEFORM_ATTN_BFLOAT16, DEFORM_ATTN_FLOAT16 };
 
-enum deform_attn_status { DEFORM_ATTN_OK, DEFORM_ATTN_NO_MEMORY, DEFORM_ATTN_UNKNOWN_ISA, DEFORM_ATTN_PARALLEL_FAILED };
+enum deform_attn_status {
+    DEFORM_ATTN_OK,
+    DEFORM_ATTN_NO_MEMORY,
+    DEFORM_ATTN_UNKNOWN_ISA,
+    DEFORM_ATTN_PARALLEL_FAILED,
+    DEFORM_ATTN_WRONG_SIZES /* the levels do not add up to S and T, a size is negative, or S is 2^31 or more */
+};
 
 /* Calls body(b, e, context) for ranges that together are [begin, end), each at least `grain` long where that can be;
  * returns 0 when all of it was done. It has the form of torch_parallel_for. NULL stands for a plain call. */
@@ -39,7 +45,7 @@ typedef struct {
     int64_t border;        /* 1: off the map lies the nearest pixel; 0: off the map lies 0 */
     int64_t threads;       /* how many parallel_for uses; the result does not depend on it */
     deform_attn_parallel_for parallel_for;
-    const int64_t *levels; /* [L, 4]: H, W, first pixel, P */
+    const int64_t *levels; /* [L, 4]: H, W, first pixel, P; of an empty level H or W may be anything */
 
     const void *value; /* [N, S, M, D], the last axis dense */
     int64_t value_stride_n, value_stride_s, value_stride_m;

@@ -196,12 +196,11 @@ struct ForwardBody {
 
 template <class V, class F>
 int32_t forward_of(const deform_attn_call *call) {
-    const int64_t rows = call->N * call->Q * call->M;
-    if (rows == 0 || call->D == 0) return DEFORM_ATTN_OK;
+    if (call->N == 0 || call->Q == 0 || call->M == 0 || call->D == 0) return DEFORM_ATTN_OK;
     ForwardWork<F> work;
     if (!work.plan.prepare(call)) return DEFORM_ATTN_NO_MEMORY;
     if (work.plan.all_empty) {
-        memset(call->output, 0, size_t(rows) * size_t(call->D) * sizeof(V));
+        memset(call->output, 0, size_t(call->N * call->Q * call->M * call->D) * sizeof(V));
         return DEFORM_ATTN_OK;
     }
     work.tasks.share_out(work.plan, true);

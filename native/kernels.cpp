@@ -9,6 +9,7 @@
 namespace {
 
 int32_t forward(const deform_attn_call *call) {
+    if (!sizes_fit(*call)) return DEFORM_ATTN_WRONG_SIZES;
     if (call->compute_dtype == DEFORM_ATTN_FLOAT64) return forward_of<double, double>(call);
     if (call->value_dtype == DEFORM_ATTN_BFLOAT16) return forward_of<BFloat16, float>(call);
     if (call->value_dtype == DEFORM_ATTN_FLOAT16) return forward_of<Float16, float>(call);
@@ -16,6 +17,7 @@ int32_t forward(const deform_attn_call *call) {
 }
 
 int32_t backward(const deform_attn_call *call) {
+    if (!sizes_fit(*call)) return DEFORM_ATTN_WRONG_SIZES;
     if (call->compute_dtype == DEFORM_ATTN_FLOAT64) return backward_of<double, double>(call);
     if (call->value_dtype == DEFORM_ATTN_BFLOAT16) return backward_of<BFloat16, float>(call);
     if (call->value_dtype == DEFORM_ATTN_FLOAT16) return backward_of<Float16, float>(call);

@@ -33,8 +33,11 @@ struct FramedLevel {
     int64_t H, W, begin, first, pitch, end;
 };
 
+// An empty level has no pixels, and none around it.
 inline FramedLevel framed_level(const deform_attn_call &call, int64_t l, int64_t begin) {
-    const int64_t H = call.levels[4 * l], W = call.levels[4 * l + 1];
+    const Level level = level_of(call, l);
+    if (level.empty()) return {0, 0, begin, begin, 0, begin};
+    const int64_t H = level.H, W = level.W;
     // One row above, and two below: what lies off the map by a whole pixel has a second row, of weight 0.
     return {H, W, begin, begin + W + 2, W + 1, begin + (H + 3) * (W + 1) + 2};
 }
@@ -57,24 +60,30 @@ INLINE int64_t whole_vectors(int64_t D) {
     return (D + n - 1) / n * n;
 }
 
-// Fill in what `plan` says about framed maps; return false where they are too large for its integers.
+// Fill in what `plan` says about framed maps; return false where they are too large for its integers, or a level has a
+// side that F may not hold exactly: a point beyond it could then lie beyond the frame. At least one level is not empty.
 template <class F>
 inline bool frame(Plan<F> &plan) {
     using Int = typename Wide<F>::Int;
     const deform_attn_call &call = *plan.call;
     plan.pixel_bytes = whole_vectors<F>(call.D) * int64_t(sizeof(F));
-    plan.framed_pixels = over_levels(call, [](const FramedLevel &, int64_t) {});
+    bool exact = true;
+    plan.framed_pixels = over_levels(call, [&](const FramedLevel &level, int64_t) {
+        exact &= larger(level.H, level.W) <= Wide<F>::exact;
+    });
     const double most = double(uint64_t(1) << (8 * sizeof(Int) - 1));
-    if (double(plan.framed_pixels) * double(plan.pixel_bytes) >= most) return false;
+    if (!exact || double(plan.framed_pixels) * double(plan.pixel_bytes) >= most) return false;
     int64_t t = 0;
     over_levels(call, [&](const FramedLevel &level, int64_t l) {
-        const bool empty = level.H * level.W == 0;
-        for (int64_t p = 0; p < call.levels[4 * l + 3]; ++p, ++t) {
-            plan.least[t] = call.border ? 0 : -1;
-            plan.most_x[t] = F(empty ? -1 : call.border ? level.W - 1 : level.W);
-            plan.most_y[t] = F(empty ? -1 : call.border ? level.H - 1 : level.H);
+        const Level own = level_of(call, l);
+        for (int64_t p = 0; p < own.P; ++p, ++t) {
             plan.pitch_bytes[t] = Int(level.pitch * plan.pixel_bytes);
             plan.first_byte[t] = Int(level.first * plan.pixel_bytes);
+            if (own.empty()) {
+                // Its points all read the first two pixels of the map: those are of a frame's upper row, and 0.
+                plan.most_x[t] = plan.most_y[t] = -1;
+                plan.first_byte[t] = Int(plan.pixel_bytes);
+            }
         }
     });
     return true;
@@ -138,7 +147,7 @@ struct FramedMap {
                     }
                 }
                 const int64_t beside = level.first + y * pitch + W;
-                call.border && W ? copy(beside, beside - 1, 1) : zero(beside, beside + 1);
+                call.border ? copy(beside, beside - 1, 1) : zero(beside, beside + 1);
             }
             zero(below, level.end);
             if (call.border && H) copy(below, below - pitch, pitch);

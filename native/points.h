@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "sizes.h"
 
 namespace {
 
@@ -35,6 +36,20 @@ struct Arena {
     ~Arena() { free(memory); }
 };
 
+// The largest number of F that is <= n, and the smallest that is >= n. Both are n itself up to Wide<F>::exact.
+template <class F>
+inline F at_most(int64_t n) {
+    int64_t whole = n;
+    while (int64_t(F(whole)) > n) --whole;
+    return F(whole);
+}
+template <class F>
+inline F at_least(int64_t n) {
+    int64_t whole = n;
+    while (int64_t(F(whole)) < n) ++whole;
+    return F(whole);
+}
+
 // What a call says about its points, spread out: one entry for each of the T points, padded to whole vectors.
 template <class F>
 struct Plan {
@@ -44,12 +59,16 @@ struct Plan {
     bool some_empty, all_empty;
     F *width, *height;         // of the point's level; 1 for an empty one
     F *count;                  // P of the point's level, at least 1
-    Int *row_length, *first;   // W and the first pixel of its level, as integers
+    Int *last_column, *last_row;  // W - 1 and H - 1
+    Int *row_length, *first;      // W and the first pixel of its level
+    // Where a point may lie, in pixels, least <= x <= most_x with border and least <= x < most_x without. These bounds
+    // are as good as the integers 0, W - 1 and W, though W itself may be none of F's numbers: no number of F lies
+    // between most_x and the integer that it stands for.
+    F *least, *most_x, *most_y;
     Int *live;                 // all bits set, or 0 for points of empty levels
     Int *present;              // all bits set, or 0 for the padding
     int32_t *level;
     // For framed maps (maps.h), where this call uses them:
-    F *least, *most_x, *most_y;     // where a point may lie, in pixels; the frame begins beyond
     Int *pitch_bytes, *first_byte;  // of the point's level
     int64_t pixel_bytes, framed_pixels;
     Arena arena;
@@ -66,17 +85,24 @@ struct Plan {
         all_empty = true;
         int64_t t = 0;
         for (int64_t l = 0; l < c->L; ++l) {
-            const int64_t H = c->levels[4 * l], W = c->levels[4 * l + 1], start = c->levels[4 * l + 2];
-            const int64_t P = c->levels[4 * l + 3];
-            const bool empty = H * W == 0;
+            const Level own = level_of(*c, l);
+            const bool empty = own.empty();
+            const int64_t H = empty ? 1 : own.H, W = empty ? 1 : own.W, P = own.P;
             if (P > 0 && empty) some_empty = true;
             if (P > 0 && !empty) all_empty = false;
+            const F right = c->border ? at_most<F>(W - 1) : at_least<F>(W);
+            const F below = c->border ? at_most<F>(H - 1) : at_least<F>(H);
             for (int64_t p = 0; p < P; ++p, ++t) {
-                width[t] = F(empty ? 1 : W);
-                height[t] = F(empty ? 1 : H);
+                width[t] = F(W);
+                height[t] = F(H);
                 count[t] = F(P);
-                row_length[t] = Int(empty ? 1 : W);
-                first[t] = Int(empty ? 0 : start);
+                last_column[t] = Int(W - 1);
+                last_row[t] = Int(H - 1);
+                row_length[t] = Int(W);
+                first[t] = Int(empty ? 0 : own.first);
+                least[t] = c->border || c->nearest ? 0 : -1;
+                most_x[t] = right;
+                most_y[t] = below;
                 live[t] = empty ? 0 : -1;
                 present[t] = -1;
                 level[t] = int32_t(l);
@@ -91,13 +117,13 @@ struct Plan {
         width = arena.take<F>(padded);
         height = arena.take<F>(padded);
         count = arena.take<F>(padded);
-        row_length = arena.take<Int>(padded);
-        first = arena.take<Int>(padded);
+        Int **const bounds[] = {&last_column, &last_row, &row_length, &first};
+        for (Int **array : bounds) *array = arena.take<Int>(padded);
+        F **const ends[] = {&least, &most_x, &most_y};
+        for (F **array : ends) *array = arena.take<F>(padded);
         live = arena.take<Int>(padded);
         present = arena.take<Int>(padded);
         level = arena.take<int32_t>(padded);
-        F **const bounds[] = {&least, &most_x, &most_y};
-        for (F **array : bounds) *array = arena.take<F>(padded);
         pitch_bytes = arena.take<Int>(padded);
         first_byte = arena.take<Int>(padded);
     }
@@ -198,6 +224,10 @@ NOT_INLINE void place_references(const Plan<F> &plan, int64_t n, int64_t q, Scra
     }
 }
 
+// Attention weights below it count as 0: whether there are smaller ones depends on the hardware and its modes.
+template <class F>
+constexpr F smallest_normal = F(sizeof(F) == 4 ? 0x1p-126 : 0x1p-1022);
+
 // logits -> attention weights, in place. a is padded to whole vectors; the padding is left as -infinity's weight, 0.
 template <class F>
 INLINE void softmax(const Plan<F> &plan, F *a) {
@@ -221,7 +251,10 @@ INLINE void softmax(const Plan<F> &plan, F *a) {
         store(a + t, e);
     }
     const F share = 1 / sum_of_lanes<F, n>(sums);
-    for (int64_t t = 0; t < padded; t += n) store(a + t, load<V>(a + t) * share);
+    for (int64_t t = 0; t < padded; t += n) {
+        const V weight = load<V>(a + t) * share;
+        store(a + t, weight < smallest_normal<F> ? V{} : weight);  // NaN stays
+    }
 }
 
 // Fill scratch.x, .y and .a for the row of query (n, q) and head m.
@@ -274,14 +307,15 @@ struct Axis {
     V low_share, high_share, low_on, high_on;
 };
 
-// `position` in pixels (0 at the first pixel's centre), already on or within a pixel of the map; `size` >= 1.
+// `position` in pixels (0 at the first pixel's centre), within the bounds of the plan; `last` is the last pixel. With
+// border, `beyond` says which points lay beyond that pixel.
 template <class F, bool border, class V, class I>
-INLINE Axis<V, I> axis_of(V position, V size) {
+INLINE Axis<V, I> axis_of(V position, I last, I beyond) {
     constexpr int n = Wide<F>::lanes;
     const V one = broadcast<V>(F(1)), zero{};
-    const I last = __builtin_convertvector(size, I) - 1;
     Axis<V, I> axis;
     const V low = floor_of<F, n>(position, axis.low);
+    if constexpr (border) axis.low = beyond ? last : axis.low;
     axis.high = axis.low + 1;
     const V to_high = position - low;
     const I low_off = axis.low < 0, high_off = axis.high > last;
@@ -294,7 +328,6 @@ INLINE Axis<V, I> axis_of(V position, V size) {
     axis.low_share = (one - to_high) * axis.low_on;
     axis.high_share = to_high * axis.high_on;
     axis.low = low_off ? I{} : axis.low;
-    axis.low = axis.low > last ? last : axis.low;  // only where rounding makes W + 1 of W
     axis.high = high_off ? last : axis.high;
     return axis;
 }
@@ -310,8 +343,10 @@ INLINE int64_t corners_bilinear(const Plan<F> &plan, Scratch<F> &s) {
     const bool border = plan.call->border;
     const V zero{};
     for (int64_t t = 0; t < plan.T; t += n) {
-        const V width = load<V>(plan.width + t), height = load<V>(plan.height + t);
-        V x = load<V>(s.x + t) * width - F(0.5), y = load<V>(s.y + t) * height - F(0.5);
+        const V right = load<V>(plan.most_x + t), below = load<V>(plan.most_y + t);
+        const I last_column = load<I>(plan.last_column + t), last_row = load<I>(plan.last_row + t);
+        V x = load<V>(s.x + t) * load<V>(plan.width + t) - F(0.5);
+        V y = load<V>(s.y + t) * load<V>(plan.height + t) - F(0.5);
         V a = load<V>(s.a + t);
         V on = broadcast<V>(F(1)), x_on, y_on;
         Axis<V, I> columns, rows;
@@ -323,28 +358,30 @@ INLINE int64_t corners_bilinear(const Plan<F> &plan, Scratch<F> &s) {
             on = live ? on : zero;
         }
         if (border) {
-            const V width_1 = width - F(1), height_1 = height - F(1);
-            if constexpr (backward) {
-                x_on = ((x >= F(0)) & (x <= width_1)) ? on : zero;
-                y_on = ((y >= F(0)) & (y <= height_1)) ? on : zero;
-            }
+            const I x_beyond = x > right, y_beyond = y > below;
+            const I x_from_0 = x >= F(0), y_from_0 = y >= F(0);  // not NaN
             const I is_number = (x == x) & (y == y);
             a = is_number ? a : broadcast<V>(F(__builtin_nan("")));
             x = x > F(0) ? x : zero;  // NaN, too
             y = y > F(0) ? y : zero;
-            x = x < width_1 ? x : width_1;
-            y = y < height_1 ? y : height_1;
-            columns = axis_of<F, true, V, I>(x, width);
-            rows = axis_of<F, true, V, I>(y, height);
+            x = x_beyond ? right : x;
+            y = y_beyond ? below : y;
+            columns = axis_of<F, true, V, I>(x, last_column, x_beyond);
+            rows = axis_of<F, true, V, I>(y, last_row, y_beyond);
+            if constexpr (backward) {
+                // Clamped on the last pixel's centre, too: beyond it the surface is level.
+                x_on = (x_from_0 & (columns.low < last_column)) ? on : zero;
+                y_on = (y_from_0 & (rows.low < last_row)) ? on : zero;
+            }
         } else {
-            const I inside = (x > F(-1)) & (x < width) & (y > F(-1)) & (y < height);
+            const I inside = (x > F(-1)) & (x < right) & (y > F(-1)) & (y < below);
             // 0, but NaN where a coordinate or the weight is NaN (or infinite, which careful.h sorts out)
             a = inside ? a : a * multiply_add<V>(x, zero, y * zero);
             x = inside ? x : zero;
             y = inside ? y : zero;
             if constexpr (backward) on = x_on = y_on = inside ? on : zero;
-            columns = axis_of<F, false, V, I>(x, width);
-            rows = axis_of<F, false, V, I>(y, height);
+            columns = axis_of<F, false, V, I>(x, last_column, I{});
+            rows = axis_of<F, false, V, I>(y, last_row, I{});
         }
         const I row_length = load<I>(plan.row_length + t), first = load<I>(plan.first + t);
         const I top = rows.low * row_length + first, bottom = rows.high * row_length + first;
@@ -384,9 +421,10 @@ INLINE int64_t corners_nearest(const Plan<F> &plan, Scratch<F> &s) {
     using I = Vector<Int, n>;
     const V zero{}, one = broadcast<V>(F(1));
     for (int64_t t = 0; t < plan.T; t += n) {
-        const V width = load<V>(plan.width + t), height = load<V>(plan.height + t);
-        V x = load<V>(s.x + t) * width, y = load<V>(s.y + t) * height;
+        const V right = load<V>(plan.most_x + t), below = load<V>(plan.most_y + t);
+        V x = load<V>(s.x + t) * load<V>(plan.width + t), y = load<V>(s.y + t) * load<V>(plan.height + t);
         V a = load<V>(s.a + t), on = one;
+        I x_beyond{}, y_beyond{};
         if (plan.some_empty) {
             const I live = load<I>(plan.live + t);
             x = live ? x : zero;
@@ -399,16 +437,19 @@ INLINE int64_t corners_nearest(const Plan<F> &plan, Scratch<F> &s) {
             a = is_number ? a : broadcast<V>(F(__builtin_nan("")));
             x = x > F(0) ? x : zero;
             y = y > F(0) ? y : zero;
-            x = x < width - F(1) ? x : width - F(1);
-            y = y < height - F(1) ? y : height - F(1);
+            x_beyond = x > right;
+            y_beyond = y > below;
+            x = x_beyond ? right : x;
+            y = y_beyond ? below : y;
         } else {
-            const I inside = (x >= F(0)) & (x < width) & (y >= F(0)) & (y < height);
+            const I inside = (x >= F(0)) & (x < right) & (y >= F(0)) & (y < below);
             a = inside ? a : a * multiply_add<V>(x, zero, y * zero);
             on = inside ? on : zero;
             x = inside ? x : zero;
             y = inside ? y : zero;
         }
-        const I column = __builtin_convertvector(x, I), row = __builtin_convertvector(y, I);
+        const I column = x_beyond ? load<I>(plan.last_column + t) : __builtin_convertvector(x, I);
+        const I row = y_beyond ? load<I>(plan.last_row + t) : __builtin_convertvector(y, I);
         store(s.pixel + t, row * load<I>(plan.row_length + t) + column + load<I>(plan.first + t));
         store(s.share + t, a);
         if constexpr (backward) {

@@ -229,15 +229,14 @@ inline void cut_pixels(ScatterWork<F> &work) {
     const int64_t parts = work.pixel_parts;
     int64_t *ends = work.part_ends, part = 0;
     double total = 0, before = 0;
-    const auto points_of = [&](const FramedLevel &level, int64_t l) {
-        return level.H * level.W > 0 ? double(call.levels[4 * l + 3]) : 0;
-    };
-    over_levels(call, [&](const FramedLevel &level, int64_t l) { total += points_of(level, l); });
-    over_levels(call, [&](const FramedLevel &level, int64_t l) {
-        const double points = points_of(level, l);
+    const auto points_of = [](const Level &level) { return level.empty() ? 0 : double(level.P); };
+    for (int64_t l = 0; l < call.L; ++l) total += points_of(level_of(call, l));
+    over_levels(call, [&](const FramedLevel &framed, int64_t l) {
+        const Level level = level_of(call, l);
+        const double points = points_of(level);
         if (points == 0) return;
-        const int64_t begin = work.framed ? level.begin : call.levels[4 * l + 2];
-        const double pixels = work.framed ? double(level.end - level.begin) : double(level.H * level.W);
+        const int64_t begin = work.framed ? framed.begin : level.first;
+        const double pixels = work.framed ? double(framed.end - framed.begin) : double(level.pixels());
         for (; part + 1 < parts; ++part) {
             const double wanted = total * double(part + 1) / double(parts) - before;
             if (wanted > points) break;
@@ -254,8 +253,7 @@ int32_t scatter_of(const deform_attn_call &call) {
     ScatterWork<F> work;
     if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
     const int64_t tasks_an_image = (larger(call.threads, 1) + call.N - 1) / call.N, M = call.M;
-    const int64_t reads = call.Q * call.T * (call.nearest ? 1 : 4);
-    const bool few = reads < reads_that_pay * call.S;
+    const bool few = reads_of(call) < double(reads_that_pay * call.S);
     work.framed = !call.nearest && !(few && sizeof(V) == sizeof(F)) && frame(work.plan);
     work.direct = !work.framed && sizeof(V) == sizeof(F) && (M == 1 || few);
     work.head_groups = work.direct ? smaller(tasks_an_image, M) : M;

@@ -118,8 +118,9 @@ NOT_INLINE void add_to_references(const Plan<F> &plan, int64_t points_at, Scratc
         grad[0] += x;
         grad[1] += y;
         if (size == 2) continue;
-        grad[2] += x * offsets[2 * t] * (scale / plan.count[t]);
-        grad[3] += y * offsets[2 * t + 1] * (scale / plan.count[t]);
+        // 0 stays 0: an offset that is not finite has put the point at a location that is not finite either.
+        if (x != 0) grad[2] += x * offsets[2 * t] * (scale / plan.count[t]);
+        if (y != 0) grad[3] += y * offsets[2 * t + 1] * (scale / plan.count[t]);
     }
 }
 
@@ -157,8 +158,9 @@ INLINE void write_slopes(const Plan<F> &plan, int64_t row, int64_t points_at, Sc
         if (call.reference_points && call.reference_size == 4) {
             const Ints live = load<Ints>(plan.live + t);  // elsewhere 0, whatever the reference is
             const Vec share = scale / load<Vec>(plan.count + t);
-            x = live ? x * load<Vec>(s.rw + t) * share : Vec{};
-            y = live ? y * load<Vec>(s.rh + t) * share : Vec{};
+            // 0 stays 0: a size that is not finite has put the point at a location that is not finite either.
+            x = (live & (x != Vec{})) ? x * load<Vec>(s.rw + t) * share : Vec{};
+            y = (live & (y != Vec{})) ? y * load<Vec>(s.rh + t) * share : Vec{};
         }
         interleave<F>(x, y, s.raw + 2 * t);
     }

@@ -40,8 +40,10 @@ struct Rows {
 // How often a pixel is read, on average, from where on it pays to lay out a head's map for that (maps.h).
 constexpr int64_t reads_that_pay = 8;
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+// How many pixels one head of one image reads. Not an integer: Q and T may be the sizes of two arrays.
+inline double reads_of(const deform_attn_call &call) {
+    return double(call.Q) * double(call.T) * (call.nearest ? 1 : 4);
+}
 
 // Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are
 // read many times, one head, in a map of its own (maps.h): in memory a pixel's head is only every M-th piece, and so
@@ -53,12 +55,13 @@ struct RowTasks : Tasks {
     template <class F>
     void share_out(Plan<F> &plan, bool may_frame) {
         const deform_attn_call &call = *plan.call;
-        const int64_t reads = 4 * call.Q * call.T, images = call.N * call.M;
-        framed = may_frame && !call.nearest && reads >= reads_that_pay * call.S && frame(plan);
+        const int64_t images = call.N * call.M;
+        const double reads = reads_of(call), pay = double(reads_that_pay * larger(call.S, 1));
+        framed = may_frame && !call.nearest && reads >= pay && frame(plan);
         if (framed) {
-            const int64_t most = reads / (2 * reads_that_pay * larger(call.S, 1));
             const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
-            blocks = larger(1, smaller(wanted, most));
+            const double most = reads / (2 * pay);
+            blocks = larger(1, double(wanted) < most ? wanted : int64_t(most));
             queries = (call.Q + blocks - 1) / blocks;
         } else {
             queries = 16;

@@ -36,18 +36,21 @@ struct VectorOf {
 template <class T, int n>
 using Vector = typename VectorOf<T, n>::type;
 
-// What belongs to a compute type F: lanes of a full vector, and the integers of the same width.
+// What belongs to a compute type F: lanes of a full vector, the integers of the same width, and how far F holds every
+// integer exactly.
 template <class F>
 struct Wide;
 template <>
 struct Wide<float> {
     static constexpr int lanes = vector_bytes / 4;
     using Int = int32_t;
+    static constexpr int64_t exact = int64_t(1) << 24;
 };
 template <>
 struct Wide<double> {
     static constexpr int lanes = vector_bytes / 8;
     using Int = int64_t;
+    static constexpr int64_t exact = int64_t(1) << 53;
 };
 
 template <class V, class T>
@@ -321,7 +324,7 @@ template <int n>
 INLINE Vector<float, n> exponential(Vector<float, n> x) {
     using V = Vector<float, n>;
     using I = Vector<int32_t, n>;
-    const auto tiny = x < -87.0f;
+    const auto tiny = x < -87.4f;  // below the smallest normal number, 2^-126
     x = tiny ? V{} : x;
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const V shifted = x * 1.44269504088896341f + magic;

@@ -7,6 +7,8 @@ Zhu et al., Deformable DETR (2021): DeformAttn(z_q, p_q, x) = sum_m W_m [sum_k A
 
 import math
 
+SMALLEST_WEIGHT = 2.0**-1022  # the smallest normal float64; in float32 it would be 2^-126
+
 
 def taps(position, size, interpolation, padding_mode):
     """Return (index, weight, slope of the weight) of each pixel that a position in [0, 1] touches on one axis."""
@@ -19,7 +21,7 @@ def taps(position, size, interpolation, padding_mode):
         return [(math.floor(pixel), 1.0, 0.0)]
     pixel = position * size - 0.5
     if padding_mode == "border":
-        rate = size if 0 <= pixel <= size - 1 else 0
+        rate = size if 0 <= pixel < size - 1 else 0
         pixel = min(max(pixel, 0.0), size - 1.0)
         low = math.floor(pixel)
         high = min(low + 1, size - 1)
@@ -59,8 +61,8 @@ def read(plane, x, y, interpolation="bilinear", padding_mode="zeros"):
     return total
 
 
-def slope(plane, x, y, interpolation="bilinear", padding_mode="zeros"):
-    """Return the derivatives of `read` by x and by y; on a kink those of the cell that floor picks."""
+def slope(plane, x, y, interpolation="bilinear", padding_mode="zeros", pull=1.0):
+    """Return the derivatives of `pull * read` by x and by y; on a kink those of the cell that floor picks."""
     if is_empty(plane) or math.isnan(x) or math.isnan(y):
         return 0.0, 0.0
     by_x = by_y = 0.0
@@ -68,8 +70,8 @@ def slope(plane, x, y, interpolation="bilinear", padding_mode="zeros"):
         pixel = plane[row][column]
         if weight == 0 and not math.isfinite(pixel):
             continue  # unread, and it counts as 0
-        by_x += slope_x * pixel if slope_x != 0 else 0.0
-        by_y += slope_y * pixel if slope_y != 0 else 0.0
+        by_x += pull * slope_x * pixel if slope_x != 0 else 0.0  # no slope is no gradient, however bad the pull is
+        by_y += pull * slope_y * pixel if slope_y != 0 else 0.0
     return by_x, by_y
 
 
@@ -78,7 +80,8 @@ def softmax(logits):
         return []
     largest = max(logits)
     powers = [math.exp(logit - largest) for logit in logits]
-    return [power / sum(powers) for power in powers]
+    weights = [power / sum(powers) for power in powers]
+    return [0.0 if weight < SMALLEST_WEIGHT else weight for weight in weights]
 
 
 def level_starts(spatial_shapes):
@@ -148,11 +151,11 @@ def multi_scale_deformable_attention_gradients(
                         grad_weights[n][q][m][t] += grad * read(plane, x, y, interpolation, padding_mode)
                         if math.isnan(x) or math.isnan(y):
                             continue  # no gradient for the location, and none passes to the value
-                        by_x, by_y = slope(plane, x, y, interpolation, padding_mode)
-                        grad_locations[n][q][m][t][0] += grad * head[t] * by_x
-                        grad_locations[n][q][m][t][1] += grad * head[t] * by_y
+                        by_x, by_y = slope(plane, x, y, interpolation, padding_mode, grad * head[t])
+                        grad_locations[n][q][m][t][0] += by_x
+                        grad_locations[n][q][m][t][1] += by_y
                         for row, column, part, _, _ in corners(height, width, x, y, interpolation, padding_mode):
-                            if part != 0:
+                            if part != 0 or math.isfinite(plane[row][column]):
                                 grad_value[n][starts[level] + row * width + column][m][d] += grad * head[t] * part
     return grad_value, grad_locations, grad_weights
 
@@ -284,7 +287,7 @@ def deformable_attention_gradients(
                         grad_references[n][q][level][axis] += grad
                         if len(references[level]) == 2:
                             grad_offsets[n][q][m][t][axis] = grad / size
-                        else:
+                        elif math.isfinite(locations[n][q][m][t][axis]):  # elsewhere nothing comes to be passed on
                             scale = offset_scale / num_points[level]
                             grad_offsets[n][q][m][t][axis] = grad * scale * references[level][2 + axis]
                             grad_references[n][q][level][2 + axis] += grad * scale * offsets[n][q][m][t][axis]

@@ -73,6 +73,15 @@ def test_the_readme_shows_about_ten_lines_of_code_first():
     assert 5 <= len(first.strip().splitlines()) <= 12
 
 
+def test_the_first_screen_says_what_a_gpu_gains_and_quotes_the_committed_gains():
+    first, code, _ = (ROOT / "README.md").read_text().partition("from deform_attn import MultiScaleDeformableAttention")
+    assert code
+    assert "`grid_sample`" in first.partition("**On a GPU there is no gain yet.**")[2]
+    result = json.loads((ROOT / "benchmarks" / "results" / "epyc-zen3-2.json").read_text())["end_to_end"]
+    gains = [result["deformable_detr"][what]["times"]["stock"]["ratio"] for what in ("inference", "training")]
+    assert re.findall(r"(\d+\.\d+)x", first) == [f"{gain:.2f}" for gain in gains]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_links_of_a_page_lead_to_files_that_exist(page):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())

@@ -12,6 +12,7 @@ import torch
 from cases import inputs_of, named, oracle_classic, oracle_classic_gradients, oracle_fused
 from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
 from oracle import multi_scale_deformable_attention as oracle_attention
+from oracle import multi_scale_deformable_attention_gradients as oracle_gradients
 from oracle import read, slope
 from tolerances import assert_close
 
@@ -21,6 +22,7 @@ MODES = [(i, p) for i in ("bilinear", "nearest") for p in ("zeros", "border")]
 
 # Two rows, four columns: centres at x = 1/8, 3/8, 5/8, 7/8 and y = 1/4, 3/4.
 PLANE = [[1.0, 4.0, 9.0, 16.0], [100.0, 120.0, 160.0, 240.0]]
+PIXELS = [[[[pixel]] for row in PLANE for pixel in row]]  # the plane as a value, [N, S, M, D]
 # On the map, off the map, across its edges, on centres and between pixels.
 LOCATIONS = [
     (0.3125, 0.375),
@@ -331,6 +333,142 @@ def test_an_infinite_offset_is_an_infinite_location(run, padding_mode, coordinat
     assert output.item() == (0.0 if padding_mode == "zeros" else 0.5 * 16 + 0.5 * 1)
     output.sum().backward()
     assert offsets.grad[..., 0].flatten().tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@pytest.mark.parametrize(
+    ("size", "offset"),
+    [(size, offset) for size in (INF, -INF, NAN) for offset in (0.0, 1.5, -INF, NAN)]
+    + [(0.5, INF), (0.5, NAN), (0.0, INF)],
+)
+def test_a_box_or_offset_that_is_not_finite_gets_no_gradient_along_its_axis(
+    run, dtype, interpolation, padding_mode, size, offset
+):
+    value, reference = leaf(PIXELS, dtype), leaf([[[0.375, 0.3, size, 0.5]]], dtype)
+    offsets, logits = leaf([[[[[[offset, 0.25], [0.5, -0.5]]]]]], dtype), leaf([[[[0.5, 0.0]]]], dtype)
+    options = {"interpolation": interpolation, "padding_mode": padding_mode}
+    tensors = value, reference, offsets, logits
+    output = run(deformable_attention, value, [(2, 4)], *tensors[1:], **options)
+    _, by_reference, by_offsets, _ = torch.autograd.grad(output.sum(), tensors)
+    assert by_offsets[0, 0, 0, 0, 0, 0] == 0
+    assert by_reference[0, 0, 2].isfinite()
+    assert by_offsets.isfinite().all()
+    assert by_reference.isfinite().all()
+    if not math.isfinite(size):
+        assert by_offsets[..., 0].tolist() == [[[[[0.0, 0.0]]]]]
+        assert by_reference[0, 0, 2] == 0
+
+
+def test_a_box_that_is_not_finite_gets_no_gradient_where_it_is_differentiated_twice(run):
+    value, reference = leaf(PIXELS), leaf([[[0.375, 0.3, INF, 0.5]]])
+    offsets, logits = leaf([[[[[[0.5, 0.25], [-INF, -0.5]]]]]]), leaf([[[[0.5, 0.0]]]])
+    tensors = value, reference, offsets, logits
+    output = run(deformable_attention, value, [(2, 4)], *tensors[1:], padding_mode="border")
+    gradients = torch.autograd.grad(output.sum(), tensors, create_graph=True)
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+    second = torch.autograd.grad(sum(gradient.sin().sum() for gradient in gradients), tensors)
+    for gradient in second:
+        assert gradient.isfinite().all()
+    assert gradients[1][0, 0, 2] == second[1][0, 0, 2] == 0
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_softmax_weight_below_the_smallest_normal_number_is_zero(run, dtype):
+    # Times infinity a weight of 0 is NaN and any other one infinite; the second point reads 3.
+    value = torch.tensor([INF, 3.0], dtype=dtype).reshape(1, 2, 1, 1)
+    reference = torch.tensor([[[0.25, 0.5]]], dtype=dtype)
+    offsets = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=dtype).reshape(1, 1, 1, 1, 2, 2)
+    threshold = math.log(torch.finfo(dtype).tiny)
+    for logit, expected in ((threshold + 0.01, INF), (threshold - 0.01, NAN), (threshold - 5, NAN), (-INF, NAN)):
+        logits = torch.tensor([logit, 0.0], dtype=dtype).reshape(1, 1, 1, 2)
+        output = run(deformable_attention, value, [(1, 2)], reference, offsets, logits)
+        assert_close(output, [[[expected]]], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_softmax_weight_is_judged_after_its_division(run, dtype):
+    # Eight equal points beside it: exp(logit - largest) is normal, an eighth of it is not.
+    value = torch.tensor([INF, 3.0], dtype=dtype).reshape(1, 2, 1, 1)
+    reference = torch.tensor([[[0.75, 0.5]]], dtype=dtype)
+    offsets = torch.zeros(1, 1, 1, 1, 9, 2, dtype=dtype)
+    offsets[..., 0, 0] = -1
+    logits = torch.zeros(1, 1, 1, 9, dtype=dtype)
+    logits[..., 0] = math.log(torch.finfo(dtype).tiny) + 1
+    output = run(deformable_attention, value, [(1, 2)], reference, offsets, logits)
+    assert output.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_weight_that_is_given_is_used_however_small_it_is(run, dtype):
+    smallest = torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    value = torch.tensor([INF], dtype=dtype).reshape(1, 1, 1, 1)
+    locations = torch.full((1, 1, 1, 1, 1, 2), 0.625, dtype=dtype)
+    weights = torch.full((1, 1, 1, 1, 1), smallest, dtype=dtype)
+    output = run(multi_scale_deformable_attention, value, [(1, 1)], locations, weights)
+    assert output.item() == INF
+
+
+# Gradients of the output that are not finite.
+
+
+@pytest.mark.parametrize("pull", [NAN, INF, -INF])
+@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@pytest.mark.parametrize("further", ["off the map", "NaN", "on an empty level"])
+def test_what_passes_no_gradient_on_passes_none_that_is_not_finite(
+    run, dtype, interpolation, padding_mode, further, pull
+):
+    value = leaf(PIXELS, dtype)
+    at = {"off the map": [-3.0, 9.0], "NaN": [NAN, 0.5], "on an empty level": [0.4, 0.4]}[further]
+    locations, weights = leaf([[[[at]]]], dtype), leaf([[[[0.5]]]], dtype)
+    shapes, num_points = [(2, 4), (0, 3)], [0, 1] if further == "on an empty level" else [1, 0]
+    options = {"interpolation": interpolation, "padding_mode": padding_mode, "num_points": num_points}
+    output = run(multi_scale_deformable_attention, value, shapes, locations, weights, **options)
+    by_value, by_locations, by_weights = torch.autograd.grad(
+        output, [value, locations, weights], torch.full_like(output, pull)
+    )
+    assert not by_locations.any()
+    if further != "off the map" or padding_mode == "zeros":
+        assert not by_value.any()
+    if further == "on an empty level":
+        assert not by_weights.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("pull", [NAN, INF, -INF])
+@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+def test_where_a_bad_gradient_of_the_output_goes_is_what_the_oracle_says(run, dtype, interpolation, padding_mode, pull):
+    # Whether an entry that is not finite is NaN or an infinity may depend on the order of a sum.
+    at = LOCATIONS + OFF_THE_MAP + [((c + 0.5) / 4, (r + 0.5) / 2) for r in (-1, 0, 1, 2) for c in (-1, 0, 1, 3, 4)]
+    for where in at:
+        value, locations, weights = leaf(PIXELS, dtype), leaf([[[[list(where)]]]], dtype), leaf([[[[0.5]]]], dtype)
+        tensors = value, locations, weights
+        options = {"interpolation": interpolation, "padding_mode": padding_mode}
+        output = run(multi_scale_deformable_attention, value, [(2, 4)], *tensors[1:], num_points=1, **options)
+        gradients = torch.autograd.grad(output, tensors, torch.full_like(output, pull))
+        lists = [tensor.tolist() for tensor in tensors]
+        expected = oracle_gradients(lists[0], [(2, 4)], *lists[1:], [1], [[[pull]]], *options.values())
+        for gradient, wanted in zip(gradients, expected, strict=True):
+            wanted = torch.tensor(wanted, dtype=torch.float64)
+            assert torch.equal(gradient.isfinite(), wanted.isfinite()), where
+            assert not gradient[gradient.isfinite()].any()
+
+
+@pytest.mark.parametrize("pull", [NAN, INF])
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_an_empty_level_passes_no_gradient_on_beside_one_that_is_not_finite(run, coordinates, pull):
+    value, reference = leaf(PIXELS), leaf([[[[0.3, 0.4, 0.5, 0.25][:coordinates]] * 2]])
+    offsets, logits = leaf([[[[[[1.0, 2.0]], [[0.25, 0.125]]]]]]), leaf([[[[0.5, 0.0]]]])
+    tensors = value, reference, offsets, logits
+    output = run(deformable_attention, value, [(0, 3), (2, 4)], *tensors[1:])
+    _, by_reference, by_offsets, _ = torch.autograd.grad(output, tensors, torch.full_like(output, pull))
+    assert not by_offsets[:, :, :, 0].any()
+    assert not by_reference[:, :, 0].any()
+    assert not by_offsets[:, :, :, 1].isfinite().any()
 
 
 # Masks and empty levels.

@@ -2,28 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Never, TypeGuard
+from typing import Never, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deform_attn import checks, module_checks, reference
+from deform_attn import checks, module_checks
 from deform_attn.functional import deformable_attention
+from deform_attn.recording import Sampling, Shapes, sampling_of
 from deform_attn.signatures import by_name
-
-Shapes = tuple[tuple[int, int], ...]
-
-
-class Sampling(NamedTuple):
-    """Where a module looked and how much each point counted.
-
-    `locations [N, Q, M, L, P, 2]` as (x, y), [0, 1] spanning the map, and `weights [N, Q, M, L, P]`, which add up to 1
-    over (L, P). If the levels' point counts differ, both are flat: `[N, Q, M, T, 2]` and `[N, Q, M, T]`.
-    """
-
-    locations: Tensor
-    weights: Tensor
 
 
 class DeformableAttention(nn.Module):
@@ -131,7 +119,7 @@ class DeformableAttention(nn.Module):
         offsets, logits = self._offsets_and_logits(query, reference_points)
         shapes = ((features.shape[-2], features.shape[-1]),)
         num_points = (self.num_points,)
-        return _sampling(shapes, reference_points, offsets.flatten(3, 4), logits, num_points), shapes, num_points
+        return sampling_of(shapes, reference_points, offsets.flatten(3, 4), logits, num_points), shapes, num_points
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -283,7 +271,7 @@ class MultiScaleDeformableAttention(nn.Module):
         )
         output: Tensor = self.output_proj(heads)
         if return_sampling:
-            return output, _sampling(shapes, reference_points, offsets, logits, self.num_points)
+            return output, sampling_of(shapes, reference_points, offsets, logits, self.num_points)
         return output
 
     def compute_sampling(
@@ -299,7 +287,7 @@ class MultiScaleDeformableAttention(nn.Module):
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
         offsets, logits = self._offsets_and_logits(query)
         _, shapes = self._flatten(features, spatial_shapes, query.shape[0])
-        sampling = _sampling(shapes, reference_points, offsets, logits, self.num_points)
+        sampling = sampling_of(shapes, reference_points, offsets, logits, self.num_points)
         return sampling, shapes, self.num_points
 
     def extra_repr(self) -> str:
@@ -376,14 +364,3 @@ def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
 def _check_like_weight(name: str, tensor: Tensor, linear: nn.Module) -> None:
     if _is_plain(linear):
         module_checks.like_weight(name, tensor, linear.weight)
-
-
-def _sampling(
-    shapes: Shapes, reference_points: Tensor, offsets: Tensor, logits: Tensor, num_points: tuple[int, ...]
-) -> Sampling:
-    reference_points = checks.references_of(reference_points, offsets, len(shapes))
-    locations, weights = reference.sampling(shapes, reference_points, offsets, logits, num_points)
-    if len(set(num_points)) == 1:
-        grid = (len(shapes), num_points[0])
-        locations, weights = locations.unflatten(3, grid), weights.unflatten(3, grid)
-    return Sampling(locations, weights)

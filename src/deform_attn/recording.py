@@ -1,16 +1,50 @@
-"""Recording: where each deformable attention inside a model looked, and how much each point counted."""
+"""Recording: where a call looks and how much each point counts, and what every attention inside a model looked at."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deform_attn import module_checks
+from deform_attn import checks, module_checks, reference
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+class Sampling(NamedTuple):
+    """Where a module looked and how much each point counted.
+
+    `locations [N, Q, M, L, P, 2]` as (x, y), [0, 1] spanning the map, and `weights [N, Q, M, L, P]`, which add up to 1
+    over (L, P). If the levels' point counts differ, both are flat: `[N, Q, M, T, 2]` and `[N, Q, M, T]`.
+    """
+
+    locations: Tensor
+    weights: Tensor
+
+
+def sampling_of(
+    spatial_shapes: Shapes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    num_points: Sequence[int],
+    offset_scale: float = 0.5,
+) -> Sampling:
+    """Return where `deformable_attention` looks for the same arguments, and how much each point counts.
+
+    `reference_points [N, Q, L or 1, 2 or 4]`, of which the level axis may be left out, `sampling_offsets
+    [N, Q, M, T, 2]` and `attention_logits [N, Q, M, T]`.
+    """
+    reference_points = checks.references_of(reference_points, sampling_offsets, len(spatial_shapes))
+    points = reference_points, sampling_offsets, attention_logits
+    locations, weights = reference.sampling(spatial_shapes, *points, num_points, offset_scale)
+    if len(set(num_points)) == 1:
+        grid = (len(spatial_shapes), num_points[0])
+        locations, weights = locations.unflatten(3, grid), weights.unflatten(3, grid)
+    return Sampling(locations, weights)
 
 
 @dataclass(frozen=True)
@@ -59,22 +93,34 @@ def record(model: nn.Module) -> Iterator[list[Record]]:
     """
     names = module_checks.recordable(model)
     records: list[Record] = []
+    with ExitStack() as stack:
+        for module, name in names.items():
+            hook = RecordingHook(name, records)
+            stack.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+            stack.callback(hook.close)
+        yield records
 
-    open_ = True  # a copy made of the model inside the block keeps its hooks
 
-    def note(name: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-        if not open_:
+class RecordingHook:
+    """What `record` hangs on a module: it appends a `Record` for each call, and computes itself what that holds."""
+
+    def __init__(self, name: str, records: list[Record]) -> None:
+        self._name = name
+        self._records: list[Record] | None = records
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        """Record a call, as torch calls a forward hook."""
+        if self._records is None:
             return
         with torch.no_grad():
             (locations, weights), shapes, num_points = module.compute_sampling(*args, **kwargs)
         arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-        reference_points = arguments["reference_points"]
-        records.append(Record(name, locations, weights, reference_points.detach(), shapes, tuple(num_points)))
+        references = arguments["reference_points"].detach()
+        self._records.append(Record(self._name, locations, weights, references, shapes, tuple(num_points)))
 
-    with ExitStack() as hooks:
-        for module, name in names.items():
-            hooks.enter_context(module.register_forward_hook(partial(note, name), with_kwargs=True))
-        try:
-            yield records
-        finally:
-            open_ = False
+    def close(self) -> None:
+        """End the recording, also by the hooks of a copy that was made of the model inside the block."""
+        self._records = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RecordingHook":
+        return self  # a copy of the model keeps its hooks, and is recorded where the model is

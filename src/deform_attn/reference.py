@@ -129,9 +129,17 @@ def sampling(
         if reference.shape[-1] == 2:
             step = torch.stack((offset[..., 0] / max(W, 1), offset[..., 1] / max(H, 1)), -1)
         else:
-            step = offset / max(P, 1) * reference[..., 2:] * offset_scale
+            step = _step_in_box(offset / max(P, 1), reference[..., 2:]) * offset_scale
         locations.append(reference[..., :2] + step)  # [N, Q, M, P, 2]
-    return torch.cat(locations, dim=3), attention_logits.to(dtype).softmax(-1)
+    return torch.cat(locations, dim=3), normal(attention_logits.to(dtype).softmax(-1))
+
+
+def normal(weights: Tensor) -> Tensor:
+    """Return `weights` of a softmax, 0 where they are below the smallest normal number of their dtype.
+
+    Whether smaller ones exist depends on the hardware and its modes, and times an infinity it would matter.
+    """
+    return weights * (weights >= torch.finfo(weights.dtype).tiny)
 
 
 def read(
@@ -155,7 +163,7 @@ def read(
     result = x.new_zeros(())
     for column, row, weight in corners:
         on_map = (column >= 0) & (column < W) & (row >= 0) & (row < H)
-        pixel = torch.where(on_map, row.long() * W + column.long(), H * W)
+        pixel = torch.where(on_map, row * W + column, H * W)
         weight = torch.where(on_map, weight, 0)[..., None]
         corner = x[n, pixel, m]  # [N, Q, M, P, D]
         # A corner of weight 0 is not read, so that a NaN there stays there; a finite one still shapes the slope.
@@ -171,15 +179,20 @@ def _bilinear_corners(locations: Tensor, H: int, W: int, padding_mode: str) -> l
     """Return column, row and weight of the four pixels around each location, each `[N, Q, M, P]`."""
     x = locations[..., 0] * W - 0.5  # 0 at the centre of the first pixel
     y = locations[..., 1] * H - 0.5
+    x_beyond, y_beyond = x > W - 1, y > H - 1
     if padding_mode == "border":
-        x, y = x.clamp(0, W - 1), y.clamp(0, H - 1)
-    inside = (x > -1) & (x < W) & (y > -1) & (y < H)  # some corner on the map; False for NaN and infinity
+        # Not clamp, which passes a gradient on at W - 1 itself, where the surface is level to the right.
+        x, y = torch.where(x >= W - 1, W - 1, x.clamp(min=0)), torch.where(y >= H - 1, H - 1, y.clamp(min=0))
+    inside = (x > -1) & (x < 2 * W) & (y > -1) & (y < 2 * H)  # False for NaN and infinity, True on the map
     x, y = torch.where(inside, x, -2), torch.where(inside, y, -2)
     left, top = x.floor(), y.floor()
-    right, bottom = left + 1, top + 1
     to_right, to_bottom = x - left, y - top
+    # From here on in integers: W may be none of the numbers of float32, which above 2^24 leaves some out.
+    left, top = left.long(), top.long()
+    right, bottom = left + 1, top + 1
     if padding_mode == "border":  # beyond the last pixel lies its copy
-        right, bottom = right.clamp(max=W - 1), bottom.clamp(max=H - 1)
+        left, right = torch.where(x_beyond, W - 1, left).clamp(max=W - 1), right.clamp(max=W - 1)
+        top, bottom = torch.where(y_beyond, H - 1, top).clamp(max=H - 1), bottom.clamp(max=H - 1)
     return [
         (left, top, (1 - to_right) * (1 - to_bottom)),
         (right, top, to_right * (1 - to_bottom)),
@@ -192,17 +205,33 @@ def _nearest_pixel(locations: Tensor, H: int, W: int, padding_mode: str) -> list
     """Return column, row and weight 1 of the pixel that each location lies in, each `[N, Q, M, P]`."""
     column = (locations[..., 0] * W).floor()
     row = (locations[..., 1] * H).floor()
+    x_beyond, y_beyond = column > W - 1, row > H - 1
     if padding_mode == "border":
         column, row = column.clamp(0, W - 1), row.clamp(0, H - 1)
-    inside = (column >= 0) & (column < W) & (row >= 0) & (row < H)
+    inside = (column >= 0) & (column < 2 * W) & (row >= 0) & (row < 2 * H)
     column, row = torch.where(inside, column, -2), torch.where(inside, row, -2)
     # floor's gradient is zeros, and keeping it makes that of the locations zeros rather than missing.
-    return [(column, row, 1 + 0 * (column + row))]
+    one = 1 + 0 * (column + row)
+    column, row = column.long(), row.long()
+    if padding_mode == "border":
+        column = torch.where(x_beyond, W - 1, column).clamp(max=W - 1)
+        row = torch.where(y_beyond, H - 1, row).clamp(max=H - 1)
+    return [(column, row, one)]
+
+
+def _step_in_box(offset: Tensor, size: Tensor) -> Tensor:
+    """Return `offset * size`; where one of them is not finite, without a path back.
+
+    The point then lies at an infinite or NaN location, which gets a gradient of 0; times infinity it would be NaN.
+    """
+    finite = offset.isfinite() & size.isfinite()
+    step = torch.where(finite, offset, 0) * torch.where(finite, size, 0)
+    return torch.where(finite, step, (offset * size).detach())
 
 
 def _ignored(tensor: Tensor) -> Tensor:
-    """Return a stand-in for offsets or weights of an empty level, where no NaN or infinity must count: 0 for each."""
-    return tensor.nan_to_num(0, 0, 0)
+    """Return a stand-in for offsets or weights of an empty level: 0 for each, whatever it is, with a gradient of 0."""
+    return tensor.masked_fill(torch.ones_like(tensor, dtype=torch.bool), 0)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -13,7 +13,7 @@ from cli_cases import error_line, train
 
 from deform_attn import speed
 from deform_attn.backends import native_cpu
-from deform_attn.cli import info, main
+from deform_attn.cli import build_parser, info, main
 
 
 def test_info_lists_backends_and_versions(capsys):
@@ -54,6 +54,14 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert "usage: deform-attn" in capsys.readouterr().err
+
+
+def test_the_command_alone_prints_its_help_and_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", build_parser().format_help())
 
 
 def test_version_prints_the_version(capsys):

@@ -60,7 +60,7 @@ def test_the_page_shows_the_detections_of_predict_and_the_records_of_the_model(t
     scores = [one["score"] for one in data["detections"]]
     assert scores == sorted(scores, reverse=True)
 
-    batch = collate([sample_of(read_picture(picture), 60)])
+    batch = collate([sample_of(read_picture(picture, 60))])
     with torch.no_grad(), evaluating(detector.model), record(detector.model) as records:
         output = detector.model(batch.images, batch.padding_mask)
     for one in data["detections"]:
@@ -76,6 +76,13 @@ def test_the_page_shows_the_detections_of_predict_and_the_records_of_the_model(t
     # The pixel at the top left of the first map has a stride of 8 pixels of the input.
     np.testing.assert_allclose(centres[0], (4 / 60 * WIDTH, 4 / 47 * HEIGHT), rtol=1e-5)
     np.testing.assert_allclose(centres[1], (12 / 60 * WIDTH, 4 / 47 * HEIGHT), rtol=1e-5)
+
+
+def test_the_page_lists_more_than_100_objects_where_there_are_more_queries(tmp_path, picture):
+    write_checkpoint(tmp_path / "run", names=("ball",), num_queries=250, two_stage=False)
+    out = tmp_path / "x.html"
+    assert main(["explore", str(tmp_path / "run"), str(picture), "--out", str(out), "--threshold", "0"]) == 0
+    assert sorted(one["query"] for one in page_data(out)["detections"]) == list(range(250))
 
 
 def test_without_a_name_the_page_is_called_as_the_picture_and_lies_here(tmp_path, picture, monkeypatch):

@@ -13,7 +13,7 @@ from deform_attn.cli import main
 from deform_attn.detr import predict as predict_module
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.coco import CocoFolder
-from deform_attn.detr.predict import find_pictures, predict
+from deform_attn.detr.predict import find_pictures, predict, read_picture, sample_of
 
 
 @pytest.fixture
@@ -54,6 +54,16 @@ def test_predictions_are_those_of_the_model_and_load_as_data_set_and_as_results(
     assert (
         f"pictures: 4, objects found: {len(content['annotations'])}, pictures skipped: 0\n" in capsys.readouterr().out
     )
+
+
+def test_more_than_100_objects_are_found_where_there_are_more_queries(tmp_path, pictures):
+    detector = write_checkpoint(tmp_path / "run", names=("ball",), num_queries=250, two_stage=False)
+    annotations = predict(detector, [pictures / "b.png"], tmp_path / "out", threshold=0).coco["annotations"]
+    assert len(annotations) == 250
+    (found,) = detector.model.detect(collate([sample_of(read_picture(pictures / "b.png", detector.max_size))]))
+    bar = found.scores.median().item()
+    some = predict(detector, [pictures / "b.png"], tmp_path / "out", threshold=bar).coco["annotations"]
+    assert len(some) == (found.scores >= bar).sum() > 100
 
 
 def test_each_picture_is_drawn_under_a_name_of_its_own(tmp_path, pictures):

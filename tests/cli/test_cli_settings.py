@@ -130,7 +130,9 @@ def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_fo
     (folder / "train.json").unlink()
     assert train(folder) == 1
     looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json, a single json file"
-    assert error_line(capsys) == f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}"
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    line = f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}; {cure}"
+    assert error_line(capsys) == line
 
 
 def test_training_starts_from_the_weights_of_a_checkpoint(folder, capsys, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.coco import CocoFolder
@@ -227,7 +227,8 @@ def test_a_missing_field_and_a_record_that_is_none_are_named(folder):
     content = tiny()
     del content["annotations"][2]["bbox"]
     assert "annotations[2] (id 3): expected 'bbox' to be a list, got None" in error(folder, content)
-    assert "images[1] (id without id): expected 'id'" in error(folder, tiny() | {"images": [tiny()["images"][0], 4]})
+    expected = "images[1]: expected a record with 'id', 'file_name', 'width', 'height', got 4; drop it"
+    assert expected in error(folder, tiny() | {"images": [tiny()["images"][0], 4]})
 
 
 @pytest.mark.parametrize("table", ["images", "annotations", "categories"])
@@ -308,7 +309,7 @@ def test_a_picture_on_which_a_reader_fails_in_any_of_pillows_ways_is_named(folde
     def fail(*_args):
         raise kind("Failed to decode frame 0")  # RuntimeError is what the reader of AVIF raises
 
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder, "read")
 
 

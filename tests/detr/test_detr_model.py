@@ -239,6 +239,12 @@ def test_detections_are_the_best_pairs_of_query_and_class_in_pixels_of_the_origi
     torch.testing.assert_close(found.boxes, expected)
 
 
+@pytest.mark.parametrize(("queries", "expected"), [(30, 60), (90, 100), (250, 250)])
+def test_as_many_detections_are_given_as_there_are_queries_and_100_at_least(queries, expected) -> None:
+    output = Output(torch.zeros(1, queries, 2), torch.full((1, queries, 4), 0.5), (), None)
+    assert len(postprocess(output, [(100, 200)])[0].scores) == expected
+
+
 def test_detecting_leaves_the_model_in_its_mode_and_does_not_touch_its_statistics() -> None:
     model = redrawn(tiny())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

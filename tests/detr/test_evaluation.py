@@ -9,7 +9,7 @@ import torch
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.detections import Detections
-from deform_attn.detr.evaluation import evaluate, format_metrics
+from deform_attn.detr.evaluation import counted_detections, evaluate, format_metrics
 
 NAMES = ["AP", "AP50", "AP75", "AR100", "AP<16", "AP<32", "AP32-96", "AP>96"]
 
@@ -41,6 +41,26 @@ def test_perfect_detections_have_every_metric_one():
     )
     assert list(metrics) == NAMES
     assert list(metrics.values()) == pytest.approx([1.0] * len(NAMES))
+
+
+@pytest.mark.parametrize(("objects", "counted"), [(99, 100), (100, 100), (101, 101), (200, 200)])
+def test_a_perfect_detector_of_many_objects_has_every_metric_one(objects, counted):
+    boxes = [[12 * (i % 20), 12 * (i // 20), 10, 10] for i in range(objects)]
+    metrics = evaluate(
+        truth(*((0, 1, box) for box in boxes), (1, 1, BOX)), [found(0, 1, box) for box in boxes] + [found(1, 1, BOX)]
+    )
+    assert metrics[f"AR{counted}"] == metrics["AP"] == metrics["AP<16"] == pytest.approx(1)
+    assert len(metrics) == len(NAMES)
+
+
+def test_crowds_and_other_pictures_do_not_change_how_many_detections_count():
+    crowds = truth(*[(0, 1, BOX)] * 80, *[(1, 1, BOX)] * 80, *[(0, 1, BOX)] * 80)
+    assert counted_detections(truth(*[(0, 1, BOX)] * 80, *[(1, 1, BOX)] * 80)) == 100
+    assert counted_detections(crowds) == 160
+    for annotation in crowds["annotations"][160:]:
+        annotation["iscrowd"] = 1
+    assert counted_detections(crowds) == 100
+    assert counted_detections(truth()) == 100
 
 
 def test_half_the_boxes_found_give_half_the_recall():
@@ -136,3 +156,9 @@ def test_detections_of_unequal_length_are_refused():
 def test_the_table_is_aligned_and_shows_what_is_missing_as_a_dash():
     lines = format_metrics({"AP": 0.5, "AP32-96": 0.25, "AP>96": math.nan}).split("\n")
     assert lines == ["   AP  AP32-96  AP>96", "0.500    0.250      -"]
+
+
+def test_the_table_says_how_many_detections_count_if_it_is_not_coco_s_number():
+    assert format_metrics({"AP": 0.5, "AR100": 0.25}).count("\n") == 1
+    note = format_metrics({"AP": 0.5, "AR250": 0.25}).split("\n")[2]
+    assert note == "up to 250 detections per image count, since COCO's 100 are fewer than the objects"

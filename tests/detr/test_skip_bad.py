@@ -73,7 +73,7 @@ BAD = {
     ),
     "an annotation that is none": (
         lambda folder, data: data["annotations"].append(7),
-        "boxes.json: annotations[3] (id without id): ", "got None", [11, 12, 13], [21, 22, 23],
+        "boxes.json: annotations[3]: expected a record with 'id', ", "got 7", [11, 12, 13], [21, 22, 23],
     ),
     "an unknown category": (
         change("annotations", 1, category_id=99),

@@ -70,7 +70,8 @@ def test_of_several_json_files_none_is_taken(tmp_path):
     touch(tmp_path, "a.json", "annotations/b.json")
     assert find_split(tmp_path, "train") is None
     with pytest.raises(
-        DataError, match=r"a single json file; of several json files none is taken: a\.json, annotations/b"
+        DataError,
+        match=r"; there are several json files \(a\.json, annotations/b\.json\): call one train\.json, and the",
     ):
         required_split(tmp_path, "train")
 
@@ -85,11 +86,35 @@ def test_other_files_beside_the_annotations_are_no_split(tmp_path):
 def test_a_missing_split_is_an_error_that_says_what_was_looked_for(tmp_path):
     with pytest.raises(DataError) as caught:
         required_split(tmp_path, "val")
-    assert str(caught.value) == f"{tmp_path}: there is no val split; looked for {looked_for('val')}"
+    cure = "use --hold-out 0.1 to evaluate on a tenth of the train split"
+    assert str(caught.value) == f"{tmp_path}: there is no val split; looked for {looked_for('val')}; {cure}"
     assert looked_for("val") == (
         "val.json, annotations/instances_val*.json, val/_annotations.coco.json, "
         "valid.json, annotations/instances_valid*.json, valid/_annotations.coco.json"
     )
+
+
+def test_a_missing_training_split_is_an_error_that_says_how_to_lay_it_out(tmp_path):
+    touch(tmp_path, "images/0.png")
+    with pytest.raises(DataError) as caught:
+        required_split(tmp_path, "train")
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    assert str(caught.value) == f"{tmp_path}: there is no train split; looked for {looked_for('train')}; {cure}"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("train", "trees/train.json"),
+        ("train", "trees/annotations/instances_train2017.json"),
+        ("train", "trees/result.json"),
+        ("val", "trees/valid/_annotations.coco.json"),
+    ],
+)
+def test_a_split_one_folder_further_down_is_pointed_out(tmp_path, name, file):
+    touch(tmp_path, file, "other/0.png")
+    with pytest.raises(DataError, match=rf"; pass {tmp_path / 'trees'}, which has one$"):
+        required_split(tmp_path, name)
 
 
 def test_a_folder_that_is_not_there_and_two_splits_of_one_name_are_errors(tmp_path):

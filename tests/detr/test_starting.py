@@ -1,6 +1,7 @@
 """Starting weights: where they are found, and what becomes of them with other categories."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,45 @@ def test_categories_of_one_name_keep_their_rows_and_all_else_is_kept(two_stage):
             assert torch.equal(new[name][[0, 2]], old[name][[2, 0]])
         else:
             assert torch.equal(new[name], old[name])
+
+
+def rows_of(start):
+    """Return, by label, which row of `detector()` each row of the class heads is, None for one that is new."""
+    old, new = detector().model.state_dict(), start.detector.model.state_dict()
+    heads = [name for name in new if "class_head" in name and name.endswith(".weight")]
+    found = []
+    for row in range(len(new[heads[0]])):
+        same = [i for i in range(3) if all(torch.equal(new[name][row], old[name][i]) for name in heads)]
+        found.append(same[0] if same else None)
+    return found
+
+
+TWO = (Category(0, "tree"), Category(1, "tree"), Category(3, "owl"))  # as Roboflow exports a group with its only class
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "rows"),
+    [
+        (TWO, TWO, [0, 1, 2]),
+        (TWO, (Category(1, "tree"), Category(0, "tree")), [1, 0]),
+        (TWO, (Category(5, "tree"), Category(6, "tree")), [0, 1]),
+        (TWO, (Category(5, "tree"), Category(0, "tree")), [1, 0]),
+        (TWO, (Category(8, "owl"), Category(9, "elk")), [2, None]),
+        ((Category(1, "cat"), Category(2, "tree"), Category(3, "owl")), TWO, [1, 1, 2]),
+    ],
+)
+def test_of_categories_of_one_name_each_keeps_its_own_rows(before, now, rows):
+    start = starting.fit_categories(replace(detector(), categories=before), now)
+    assert rows_of(start) == rows
+    assert start.kept == tuple(category.name for category, row in zip(now, rows, strict=True) if row is not None)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_categories_of_one_name_that_have_become_more_or_fewer_are_refused(count):
+    now = [Category(i, "tree") for i in range(count)]
+    message = rf"2 categories are called 'tree' \(ids 0, 1\), {count} of the data; give the data as many"
+    with pytest.raises(CheckpointError, match=message):
+        starting.fit_categories(replace(detector(), categories=TWO), now)
 
 
 def test_with_the_same_categories_the_detector_is_the_same():

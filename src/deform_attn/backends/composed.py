@@ -64,9 +64,10 @@ def attend_backward(
     dtype = weights.dtype
     grads = [value.new_empty(0)] * 3
     if want_references:
-        grads[0] = _grad_references(grad_locations, references, offsets.to(dtype), num_points, offset_scale)
+        passing = _finite(offsets.to(dtype))
+        grads[0] = _grad_references(grad_locations, references, passing, num_points, offset_scale)
     if want_offsets:
-        step = _steps(shapes, references.to(dtype), num_points, offset_scale)  # [N or 1, Q or 1, 1, T, 2]
+        step = _steps(shapes, _finite(references.to(dtype)), num_points, offset_scale)  # [N or 1, Q or 1, 1, T, 2]
         grads[1] = grad_locations * step
     if want_logits:
         pull = weights * grad_weights
@@ -88,7 +89,7 @@ def _sampling(
         # In place of torch's softmax, whose tangent (torch 2.13) has no gradient: it writes into what it saved.
         logits = points[-1].to(dtype)
         exponentials = (logits - logits.detach().amax(-1, keepdim=True)).exp()
-        weights = exponentials / exponentials.sum(-1, keepdim=True)
+        weights = reference.normal(exponentials / exponentials.sum(-1, keepdim=True))
     return locations, weights
 
 
@@ -96,12 +97,20 @@ def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
     return value if mask is None else value.masked_fill(mask[:, :, None, None], 0)
 
 
+def _finite(tensor: Tensor) -> Tensor:
+    """Return offsets or boxes as factors of a gradient: 0 where they are not finite.
+
+    The point then lies at an infinite or NaN location, which gets a gradient of 0; times infinity it would be NaN.
+    """
+    return tensor.masked_fill(~tensor.isfinite(), 0)
+
+
 def _steps(shapes: Sequence[int], references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
     """Return how far a location moves as its offset does, with axes like the offsets' `[N, Q, M, T, 2]`."""
     levels = list(zip(pairs(shapes), num_points, strict=True))
     if references.shape[-1] == 2:
         rows = [(1 / max(W, 1), 1 / max(H, 1)) for (H, W), P in levels for _ in range(P)]
-        return references.new_tensor(rows).reshape(1, 1, 1, -1, 2)
+        return torch.tensor(rows, dtype=references.dtype, device=references.device).reshape(1, 1, 1, -1, 2)
     sizes = references[..., 2:].expand(-1, -1, len(levels), -1).unbind(2)  # L x [N, Q, 2]
     steps = [
         (size * (offset_scale / max(P, 1)))[:, :, None, None].expand(-1, -1, -1, P, -1)

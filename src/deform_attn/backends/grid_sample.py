@@ -80,7 +80,7 @@ def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: s
 
     Its own rules for gradients at the border differ from ours, so that only locations inside of it are left to it.
     """
-    size = locations.new_tensor([W, H])
+    size = torch.tensor([W, H], dtype=locations.dtype, device=locations.device)
     half = 0.5 / size  # a pixel's
     if interpolation == "nearest":
         # At the pixel's centre, where its rounding of halves to even cannot matter.
@@ -89,7 +89,8 @@ def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: s
         locations = torch.where(locations < half, half, locations)
         locations = torch.where(locations >= 1 - half, 1 - half, locations)
     else:
-        locations = torch.where((locations <= -half) | (locations >= 1 + half), -1, locations)
+        off = ((locations <= -half) | (locations >= 1 + half)).any(-1, keepdim=True)
+        locations = torch.where(off, -1, locations)  # both, since either would pass 0 times a NaN on to the other
     return 2 * locations - 1
 
 

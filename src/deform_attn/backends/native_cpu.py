@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends import native_library, operators
+from deform_attn.backends.addresses import address
 from deform_attn.backends.base import Backend
 from deform_attn.checks import Inputs
 
@@ -88,7 +89,13 @@ def attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Te
 
 
 class Call:
-    """One call, laid out as the library wants it; its fields are those of `deform_attn_call`."""
+    """One call, laid out as the library wants it; its fields are those of `deform_attn_call`.
+
+    The kernels trust sizes and addresses, and a compiled graph hands both straight to the op. So they are judged here.
+    """
+
+    # Of the tensors, as the entry points take them.
+    names: Sequence[str] = ("value", "sampling_locations", "attention_weights")
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class Call:
 
     def from_raw(self, references: Tensor, mask: Tensor | None, offset_scale: float) -> None:
         """Let points and weights be raw offsets and logits around these references."""
+        self.names = "value", "reference_points", "sampling_offsets", "attention_logits", "padding_mask"
         self.references = _dense(references, 1)  # [N, Q, L or 1, 2 or 4]
         self.mask = None if mask is None else _dense(mask, 1)  # [N, S]
         self.offset_scale = offset_scale
@@ -122,7 +130,7 @@ class Call:
         fields = self.fields()
         value = self.value
         output = torch.empty((value.shape[0], self.points.shape[1], value.shape[2] * value.shape[3]), dtype=value.dtype)
-        loaded().forward(*fields, output.data_ptr(), 0, 0, 0, 0, 0, 0, 0)
+        loaded().forward(*fields, address("output", output), 0, 0, 0, 0, 0, 0, 0)
         return output.to(self.dtype)
 
     def backward(
@@ -131,7 +139,9 @@ class Call:
         """Return the gradients of value, references, points and weights, empty where they are not wanted."""
         fields = self.fields()
         value = self.value
+        N, _, M, D = value.shape
         grad_output = _dense(grad_output.to(value.dtype), 1)  # [N, Q, M*D]
+        _fit("grad_output", grad_output, [N, self.points.shape[1], M * D])
         grad_value = torch.empty(value.shape if want_value else 0, dtype=value.dtype)
         grad_points = torch.empty(self.points.shape if want_points else 0, dtype=self.points.dtype)
         grad_weights = torch.empty(self.weights.shape if want_weights else 0, dtype=self.weights.dtype)
@@ -140,12 +150,12 @@ class Call:
         loaded().backward(
             *fields,
             0,
-            grad_output.data_ptr(),
+            address("grad_output", grad_output),
             *grad_output.stride()[:2],
-            _pointer(grad_value, want_value),
-            _pointer(grad_points, want_points),
-            _pointer(grad_weights, want_weights),
-            _pointer(grad_references, want_references),
+            address("grad_value", grad_value) if want_value else 0,
+            address("grad_points", grad_points) if want_points else 0,
+            address("grad_weights", grad_weights) if want_weights else 0,
+            address("grad_references", grad_references) if want_references else 0,
         )
         return grad_value.to(self.dtype), grad_references, grad_points, grad_weights
 
@@ -160,12 +170,19 @@ class Call:
             self.value = self.value.double()  # rare enough for a copy, where it is not float64 itself
         self.value = value = _dense(self.value, 1)
         N, S, M, D = value.shape
-        _, Q, _, T, _ = points.shape
+        Q, T = points.shape[1], points.shape[3]
+        points_name, weights_name = self.names[1:3] if references is None else self.names[2:4]
+        _fit(points_name, points, [N, Q, M, T, 2])
+        _fit(weights_name, weights, [N, Q, M, T])
         reference: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0)
         if references is not None:
             n, q, level, _ = references.stride()
             L, size = references.shape[2:]
-            reference = (_pointer(references), _CODES[references.dtype], n, q, 0 if L == 1 else level, size, L)
+            _fit("reference_points", references, [N, Q, 1 if L == 1 else self.L, 2 if size == 2 else 4])
+            at = address("reference_points", references)
+            reference = (at, _CODES[references.dtype], n, q, 0 if L == 1 else level, size, L)
+        if mask is not None:
+            _fit("padding_mask", mask, [N, S])
         return (
             N,
             S,
@@ -180,16 +197,16 @@ class Call:
             torch.get_num_threads(),
             loaded().parallel_for,
             self.levels,
-            value.data_ptr(),
+            address("value", value),
             *value.stride()[:3],
-            points.data_ptr(),
+            address(points_name, points),
             _CODES[points.dtype],
             *points.stride()[:2],
-            weights.data_ptr(),
+            address(weights_name, weights),
             _CODES[weights.dtype],
             *weights.stride()[:2],
             *reference,
-            0 if mask is None else mask.data_ptr(),
+            0 if mask is None else address("padding_mask", mask),
             0 if mask is None else mask.stride(0),
             self.offset_scale,
         )
@@ -213,9 +230,10 @@ def _dense(tensor: Tensor, axes: int) -> Tensor:
     return tensor
 
 
-def _pointer(tensor: Tensor, wanted: bool = True) -> int:
-    # Empty tensors have no memory, but to the library a null pointer says that something is not there.
-    return (tensor.data_ptr() or 1) if wanted else 0
+def _fit(name: str, tensor: Tensor, shape: list[int]) -> None:
+    if list(tensor.shape) != shape:
+        message = f"{name}: expected {shape}, got {list(tensor.shape)}. Compare it with value and spatial_shapes."
+        raise ValueError(message)
 
 
 if _library is not None:

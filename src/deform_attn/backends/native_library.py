@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from deform_attn.backends import library_file
+
 # The fields of `deform_attn_call` in native/deform_attn.h, in order; each takes 8 bytes.
 _CALL = struct.Struct("=35qd8q")
 pack = _CALL.pack
-_STATUS = {1: "out of memory", 2: "DEFORM_ATTN_ISA names no instruction set of this machine", 3: "a thread failed"}
+_STATUS = {2: "DEFORM_ATTN_ISA names no instruction set of this machine", 3: "a thread failed"}
 _TORCH_LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
 
 
@@ -22,6 +24,7 @@ class NativeLibrary:
     """The loaded library. A call gives the GIL back while it runs."""
 
     def __init__(self, path: str) -> None:
+        library_file.judge(path)
         library = ctypes.CDLL(path)
         for name, result in (("isa", ctypes.c_char_p), ("isas", ctypes.c_char_p), ("call_size", ctypes.c_int64)):
             getattr(library, f"deform_attn_{name}").restype = result
@@ -57,6 +60,9 @@ class NativeLibrary:
     def _check(self, status: int) -> None:
         if status == 1:
             raise MemoryError("deform_attn: no memory for the kernels' working arrays")
+        if status == 4:
+            expected = "spatial_shapes, num_points: expected levels of together S < 2^31 pixels and T points"
+            raise ValueError(f"{expected}, as value and the points have, got others. Compare the sizes.")
         if status:
             raise RuntimeError(f"deform_attn: {_STATUS.get(status, status)}")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends import native_cpu, native_library, operators
+from deform_attn.backends.addresses import extent, plain_address
 from deform_attn.checks import AttentionInputs, Inputs
 
 # As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
@@ -18,20 +19,22 @@ _THREADS, _VALUE, _POINTS, _WEIGHTS, _REFERENCES, _MASK, _OUTPUT = 11, 14, 18, 2
 class Plan:
     """A call without its tensors: as the kernels take it, and as the ops do."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, tensors: Tensors) -> None:
         args = operators.arguments(inputs)
         if isinstance(inputs, AttentionInputs):
             self._places: tuple[int, ...] = (_VALUE, _REFERENCES, _POINTS, _WEIGHTS, _MASK)
             self._kernel: Callable[..., tuple[Tensor, ...]] = native_cpu.attend_backward
             self._op = operators.ATTEND_BACKWARD
             self._tensors_at: tuple[int, ...] = (0, 2, 3, 4, 5)
-            call = native_cpu.attend_call(*args)
+            call: native_cpu.Call = native_cpu.attend_call(*args)
         else:
             self._places = _VALUE, _POINTS, _WEIGHTS
             self._kernel, self._op = native_cpu.sample_backward, operators.SAMPLE_BACKWARD
             self._tensors_at = 0, 2, 3
             call = native_cpu.sample_call(*args)
         self._fields = [*call.fields(), *[0] * 8]
+        self._names = call.names
+        self._extents = [0 if tensor is None else extent(tensor) for tensor in tensors]
         self._levels_kept = call.levels_kept
         N, _, M, D = inputs.value.shape
         self._output_shape = N, call.points.shape[1], M * D
@@ -42,18 +45,18 @@ class Plan:
     def reads(self, tensors: Tensors) -> bool:
         """Return whether the kernels read these tensors themselves, whose call it was made of, and not copies."""
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        there = [tensor is None or address != 0 for tensor, address in zip(tensors, addresses, strict=True)]
+        there = [tensor is None or needed > 0 for tensor, needed in zip(tensors, self._extents, strict=True)]
         return all(there) and [self._fields[place] for place in self._places] == addresses
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return the output `[N, Q, M*D]`."""
         output = tensors[0].new_empty(*self._output_shape)  # type: ignore[union-attr]  # the first one is value
         fields = self._fields.copy()  # other threads may be at it, too
-        for place, tensor in zip(self._places, tensors, strict=True):
+        for name, place, needed, tensor in zip(self._names, self._places, self._extents, tensors, strict=True):
             if tensor is not None:
-                fields[place] = tensor.data_ptr()
+                fields[place] = plain_address(name, tensor, needed)
         fields[_THREADS] = torch.get_num_threads()
-        fields[_OUTPUT] = output.data_ptr()
+        fields[_OUTPUT] = output.data_ptr()  # just made
         native_cpu.loaded().forward_packed(native_library.pack(*fields))
         return output
 

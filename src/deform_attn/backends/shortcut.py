@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
 from torch.autograd import forward_ad
 
-from deform_attn.backends import derivatives, native_cpu
+from deform_attn.backends import addresses, derivatives, native_cpu
 from deform_attn.backends.native_plan import Plan, Tensors
 from deform_attn.checks import Inputs
 
@@ -26,7 +26,7 @@ _BACKENDS = None, native_cpu.NAME
 _OPTION_TYPES = str, float, int
 
 # Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _keys = torch.nn.Parameter, torch._C._dispatch_keys
+_Parameter, _keys, _PLAIN_KEYS = torch.nn.Parameter, torch._C._dispatch_keys, addresses.PLAIN_KEYS
 _included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
 _is_function_mode_on, _is_profiler_on = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
 _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
@@ -35,12 +35,6 @@ _AUTOCAST, _AUTOGRAD = DispatchKey.AutocastCPU, DispatchKey.AutogradCPU
 # What torch includes in each dispatch by itself, also under inference mode; modes and transforms in force add to it.
 _ALWAYS = DispatchKeySet(DispatchKey.BackendSelect)
 _NOTHING_IN_FORCE = (_ALWAYS | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_repr(), _ALWAYS.raw_repr()
-
-# How torch dispatches on a dense tensor in this machine's memory. Other devices and layouts, negative and conjugate
-# views, zeros without memory and the tensors of torch.func have keys of their own.
-with torch.inference_mode():
-    _INFERENCE = _keys(torch.empty(0)).raw_repr()
-_PLAIN = _keys(torch.empty(0)).raw_repr(), _INFERENCE
 
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
@@ -59,7 +53,7 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
 
 def remember(key: Key, inputs: Inputs, tensors: Tensors) -> None:
     """Remember that a call with this key passed all checks, as `inputs`, and that the CPU kernels can run it."""
-    plan = Plan(inputs)
+    plan = Plan(inputs, tensors)
     if plan.reads(tensors):
         if len(_plans) >= _MOST:
             _plans.clear()  # sizes that keep changing; those still in use come back with their next call
@@ -115,7 +109,7 @@ def _torch_stands_aside() -> bool:
 
 def _metadata(tensor: Any) -> tuple[Any, ...]:
     """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in _PLAIN:
+    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in _PLAIN_KEYS:
         return tensor.shape, tensor.stride(), tensor.dtype
     return ()
 

@@ -34,6 +34,7 @@ def of_output(inputs: Sequence[Any], moves: Sequence[Tangent]) -> Tensor:
         levels = [
             (level.weights[..., None] * sum(c.change[..., None] * c.pixels for c in level.corners)).sum(3)
             for level in _levels(inputs, move_locations)
+            if level.corners
         ]
         if levels:
             output = output + torch.stack(levels).sum(0).reshape(output.shape).to(value.dtype)
@@ -82,7 +83,7 @@ class _Level(NamedTuple):
     weights: Tensor  # [N, Q, M, P]
     pixels_moved: Tensor  # [N, Q, M, P, 2]
     pixels_per_unit: Tensor  # the slope of pixels along locations, [N, Q, M, P, 2]
-    corners: list[_Corner]
+    corners: list[_Corner]  # none on an empty level
 
 
 def _levels(inputs: Sequence[Any], move_locations: Tensor) -> Iterator[_Level]:
@@ -94,11 +95,11 @@ def _levels(inputs: Sequence[Any], move_locations: Tensor) -> Iterator[_Level]:
     maps = value.to(dtype).split([H * W for H, W in sizes], dim=1)
     parts = (tensor.to(dtype).split(list(num_points), dim=3) for tensor in (locations, move_locations, weights))
     for x, (H, W), points, move, A in zip(maps, sizes, *parts, strict=True):
-        size = points.new_tensor([W, H])
+        size = torch.tensor([W, H], dtype=dtype, device=points.device)
         pixels = points * size - 0.5  # [N, Q, M, P, 2]
         slope = size.expand(pixels.shape)
         if padding_mode == "border":
-            slope = torch.where((pixels < 0) | (pixels > size - 1), 0, slope)
+            slope = torch.where((pixels < 0) | (pixels >= size - 1), 0, slope)
             pixels = torch.minimum(pixels.clamp(min=0), size - 1)
         moved = move * slope
         yield _Level(x, A, moved, slope, _corners(x, (H, W), pixels, moved, padding_mode) if H * W else [])
@@ -137,10 +138,13 @@ def _along_locations(grad_output: Tensor, inputs: Sequence[Any], move_locations:
     value, _, locations, weights, *_ = inputs
     dtype = reference.compute_dtype(value, locations, weights)
     N, _, M, D = value.shape
-    grad = grad_output.to(dtype).reshape(N, -1, M, 1, D)  # [N, Q, M, 1, D]
+    grad = grad_output.to(dtype).reshape(N, locations.shape[1], M, 1, D)  # [N, Q, M, 1, D]
     levels = []
     for level in _levels(inputs, move_locations):
         move_value = torch.zeros_like(level.value)
+        if not level.corners:  # an empty level passes nothing on, not even 0 times a NaN
+            levels.append((move_value, torch.zeros_like(level.pixels_moved), torch.zeros_like(level.weights)))
+            continue
         slope, twist = grad.new_zeros(()), grad.new_zeros(())
         for c in level.corners:
             share = (level.weights * c.change)[..., None] * grad  # [N, Q, M, P, D]

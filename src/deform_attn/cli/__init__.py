@@ -4,14 +4,17 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
 from deform_attn.cli import bench, demo, evaluate, explore, export, info, predict, train
-from deform_attn.cli.common import say
-from deform_attn.detr.errors import OccupiedError, TrainingStopped, UserError, one_line
+from deform_attn.cli.common import is_main, say
+from deform_attn.detr.errors import DataWarning, OccupiedError, TrainingStopped, UserError, one_line
 
 VERBS = (demo, train, evaluate, predict, explore, export, bench, info)
 
@@ -20,14 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default) and return its exit status.
 
     0: done. 1: something that the user gave or asked for does not work; one line on the standard error stream says
-    what. 2: wrong usage. 130: stopped by Ctrl-C; one line says what is kept. 141: whoever read the output, such as
-    `head`, has gone.
+    what. 2: wrong usage, or no arguments, for which the help is printed. 130: stopped by Ctrl-C; one line says what is
+    kept. 141: whoever read the output, such as `head`, has gone.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot write ends no training
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _run(build_parser().parse_args(arguments))
+            with _plain_warnings():
+                return _run(_parsed(sys.argv[1:] if arguments is None else arguments))
         finally:
             print(end="", flush=True)  # rather than at the process's end, where an error can no longer be caught
     except OSError as error:
@@ -36,6 +40,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 141
         say(f"error: {error}")
         return 1
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within the block, say warnings about the data as one line, without a place in the source."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_plainly(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, DataWarning):
+                show(message, category, *place, **more)
+            elif is_main():
+                say(str(message))
+
+        warnings.showwarning = show_plainly
+        yield
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what `arguments` say; without any, print the help and exit."""
+    parser = build_parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    return parser.parse_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deform_attn.detr.config import MAX_PIXELS
+
 if TYPE_CHECKING:
     from deform_attn.detr.data.base import DetectionData
 
+MAX_PIXELS_HELP = "largest picture to read, width times height in pixels"
 CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
 
 
@@ -22,11 +25,13 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_skipped(*folders: "DetectionData | None") -> None:
-    """List what was left out of those that are folders."""
+def say_of(*folders: "DetectionData | None") -> None:
+    """List what was left out of those that are folders, and what may not be meant in them."""
     for folder in folders:
         for reason in getattr(folder, "skipped", ()):
             say(f"skipped: {reason}")
+        for remark in getattr(folder, "remarks", ()):
+            say(remark)
 
 
 def share(text: str) -> float:
@@ -72,6 +77,14 @@ def add_detecting(verb: argparse.ArgumentParser, what: str) -> None:
         type=positive,
         metavar="N",
         help="scale larger pictures to this longer side, in pixels (default: that of the training)",
+    )
+    add_max_pixels(verb)
+
+
+def add_max_pixels(verb: argparse.ArgumentParser) -> None:
+    """Add the limit on the size of the pictures."""
+    verb.add_argument(
+        "--max-pixels", type=positive, default=MAX_PIXELS, metavar="N", help=f"{MAX_PIXELS_HELP} (default: %(default)s)"
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, say_skipped, share
+from deform_attn.cli.common import CHECKPOINT_HELP, add_max_pixels, say_of, share
 
 NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
@@ -15,6 +15,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--hold-out", type=share, metavar="X", help="evaluate on what train held out of the train split, the same share"
     )
+    add_max_pixels(verb)
     verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
 
 
@@ -23,13 +24,15 @@ def run(options: argparse.Namespace) -> None:
     from deform_attn.detr import starting
     from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.data.holdout import hold_out
+    from deform_attn.detr.data.objects import require_objects
     from deform_attn.detr.data.splits import required_split
     from deform_attn.detr.evaluation import format_metrics
     from deform_attn.detr.validation import evaluate_model
 
     detector = starting.load(options.checkpoint)
     split = required_split(options.data, "train" if options.hold_out else "val")
-    folder = CocoFolder(*split, max_size=detector.max_size, skip_bad=options.skip_bad)
-    say_skipped(folder)
+    folder = CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
+    say_of(folder)
     data = hold_out(folder, options.hold_out)[1] if options.hold_out else folder
+    require_objects(data, str(options.data), "hold out more (--hold-out)")
     print(format_metrics(evaluate_model(detector, data)))

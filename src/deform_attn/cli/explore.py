@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting
+from deform_attn.detr.config import MAX_PIXELS
 
 if TYPE_CHECKING:
     from deform_attn.explore import Scene
@@ -27,7 +28,13 @@ def run(options: argparse.Namespace) -> None:
     """Write the page, and print what is on it."""
     from deform_attn.explore import write_page
 
-    scene = read_scene(options.checkpoint, options.picture, threshold=options.threshold, max_size=options.max_size)
+    scene = read_scene(
+        options.checkpoint,
+        options.picture,
+        threshold=options.threshold,
+        max_size=options.max_size,
+        max_pixels=options.max_pixels,
+    )
     out = options.out or Path(f"{options.picture.stem}.html")
     write_page(scene, out, title=options.picture.name)
     print(f"objects found: {len(scene.detections)}, layers: {', '.join(layer.name for layer in scene.layers)}")
@@ -40,6 +47,7 @@ def read_scene(
     *,
     threshold: float = 0.3,
     max_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> "Scene":
     """Return what the verb's page shows, for `plot_sampling`; the arguments are those of the verb."""
     from deform_attn.detr import starting
@@ -47,7 +55,7 @@ def read_scene(
     from deform_attn.explore import Detection, Scene
 
     detector = starting.load(checkpoint)
-    seen = attend(detector, Path(picture), threshold=threshold, max_size=max_size)
+    seen = attend(detector, Path(picture), threshold=threshold, max_size=max_size, max_pixels=max_pixels)
     columns = (seen.queries, seen.found.boxes, seen.found.labels, seen.found.scores)
     detections = [
         Detection(query, (box[0], box[1], box[2], box[3]), detector.categories[label].name, certainty)

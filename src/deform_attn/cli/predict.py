@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
             options.out,
             threshold=options.threshold,
             max_size=options.max_size,
+            max_pixels=options.max_pixels,
             skip_bad=options.skip_bad,
             on_picture=on_picture,
         )

@@ -6,7 +6,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from deform_attn.cli.common import add_restart, is_main, positive, say, say_if_anew, say_skipped
+from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of
 from deform_attn.detr.config import Precision
 from deform_attn.detr.settings import Settings, merged, read_settings
 
@@ -39,6 +39,7 @@ FLAGS = (
     Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
     Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
     Flag("--max-size", ("data", "max_size"), positive, "scale larger pictures to this longer side, in pixels"),
+    Flag("--max-pixels", ("data", "max_pixels"), positive, MAX_PIXELS_HELP),
     Flag("--queries", ("model", "transformer", "num_queries"), positive, "most objects in a picture"),
     Flag("--seed", ("train", "seed"), int, "of the order and the weights"),
     Flag("--precision", ("train", "precision"), str, "of the forward pass", get_args(Precision)),
@@ -140,27 +141,46 @@ def _prepare(
     split, validation_split = required_split(folder, "train"), find_split(folder, "val")
     before = None if settings.start is None else starting.load(settings.start)
     max_size, share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
-    whole = CocoFolder(*split, max_size=max_size, skip_bad=skip_bad)
+    max_pixels = settings.data.max_pixels
+    whole = CocoFolder(*split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
     data: DetectionData = whole
     validation: DetectionData | None = None
     if validation_split is not None:
-        validation = CocoFolder(*validation_split, max_size=max_size, skip_bad=skip_bad)
+        validation = CocoFolder(*validation_split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
         if share and is_main():
             say(f"{folder}: there is a val split, so nothing is held out of the train split")
     elif share:
         data, validation = hold_out(whole, share)
     if is_main():
-        say_skipped(whole, validation)
+        say_of(whole, validation)
         if validation is None:
             what = f"there is no val split, so nothing is evaluated; looked for {looked_for('val')}"
             say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the pictures")
         elif validation_split is None:
             say(f"{folder}: {len(validation)} of {len(whole)} pictures are held out to validate on")
     torch.manual_seed(settings.train.seed)
+    cure = "train with --queries {} (num_queries in the config file)"
     if before is None:
         model = starting.new_model(settings.model_for(len(data.categories)))
-        return Detector(model, data.categories, max_size), data, validation
-    start = starting.fit_categories(before, data.categories)
+    else:
+        start = starting.fit_categories(before, data.categories)
+        model, cure = start.detector.model, f"the starting weights fix that number; leave out --from, and {cure}"
+        if is_main():
+            print(f"starting weights: {settings.start}; {start}")
+    _say_what_is_shown(folder, data, validation, model.config.transformer.num_queries, cure)
+    return Detector(model, data.categories, max_size), data, validation
+
+
+def _say_what_is_shown(
+    folder: Path, data: "DetectionData", validation: "DetectionData | None", num_queries: int, cure: str
+) -> None:
+    """Say what of the `data` cannot be learnt, and what cannot be validated; it is an error if that is all."""
+    from deform_attn.detr.data.objects import remarks_on, require_objects
+
+    train = require_objects(data, f"{folder}, training split", "hold out less (--hold-out)")
+    held = None
+    if validation is not None:
+        held = require_objects(validation, f"{folder}, validation split", "hold out more (--hold-out)")
     if is_main():
-        print(f"starting weights: {settings.start}; {start}")
-    return Detector(start.detector.model, data.categories, max_size), data, validation
+        for remark in remarks_on(train, held, num_queries, cure):
+            say(f"{folder}: {remark}")

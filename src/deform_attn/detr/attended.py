@@ -9,12 +9,13 @@ from torch import Tensor
 
 from deform_attn import record
 from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import ModelConfig
+from deform_attn.detr.config import MAX_PIXELS, ModelConfig
 from deform_attn.detr.data.batch import Batch, collate
+from deform_attn.detr.data.brightness import warn_if_dark
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.model import best_pairs, detections_of, evaluating
-from deform_attn.detr.predict import read_picture, sample_of
+from deform_attn.detr.predict import read_picture, sample_of, whole_image
 from deform_attn.recording import Record
 
 if TYPE_CHECKING:
@@ -35,7 +36,14 @@ class Attended:
     frame: tuple[float, float]
 
 
-def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: int | None = None) -> Attended:
+def attend(
+    detector: Detector,
+    path: Path,
+    *,
+    threshold: float = 0.3,
+    max_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Attended:
     """Detect in the picture at `path` as `predict` does, and record where each attention looks.
 
     Args:
@@ -43,6 +51,7 @@ def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: 
         path: a file that Pillow reads.
         threshold: detections with a smaller score are left out.
         max_size: scale a larger picture to this longer side, in pixels. Default: the detector's.
+        max_pixels: a picture of more pixels is an error.
 
     Raises:
         ConfigError: the detector's attention is dense: it reads every pixel.
@@ -53,8 +62,11 @@ def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: 
         raise ConfigError(
             "attention: expected a deformable one, got 'dense', which reads every pixel; take another detector"
         )
-    picture = read_picture(path)
-    sample = sample_of(picture, detector.max_size if max_size is None else max_size)
+    max_size = detector.max_size if max_size is None else max_size
+    picture = read_picture(path, max_size, max_pixels)
+    if picture.brightest is not None:
+        warn_if_dark([(str(path), picture.brightest)])
+    sample = sample_of(picture)
     batch = collate([sample])
     with torch.inference_mode(), evaluating(model), record(model) as records:
         output = model(batch.images.to(model.mean.device), batch.padding_mask.to(model.mean.device))
@@ -62,7 +74,11 @@ def attend(detector: Detector, path: Path, *, threshold: float = 0.3, max_size: 
     (found,) = detections_of(pairs, output, [sample.original_size])
     (queries,) = pairs.queries
     return Attended(
-        picture, found.above(threshold), queries[found.scores >= threshold], records, _frame(model.config, batch)
+        whole_image(path, picture, max_pixels),
+        found.above(threshold),
+        queries[found.scores >= threshold],
+        records,
+        _frame(model.config, batch),
     )
 
 

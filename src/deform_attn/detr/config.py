@@ -11,6 +11,9 @@ AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
 QueryPosition = Literal["each_layer", "fixed"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
+MAX_PIXELS = 2**28
+"""Of the largest picture that is read unless told otherwise: 16,384 x 16,384, which take 1 GiB when decoded."""
+
 
 @dataclass(frozen=True)
 class BackboneConfig(Config):

@@ -15,6 +15,10 @@ class DataError(UserError):
     """Something is wrong with the data; the message names the file and the record."""
 
 
+class DataWarning(UserWarning):
+    """Something about the data is doubtful; the message names the file."""
+
+
 class CheckpointError(UserError):
     """A checkpoint cannot be read or written; the message names the file and what is wrong with it."""
 

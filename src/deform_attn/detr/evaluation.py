@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,25 @@ _AREAS = {
     "AP32-96": (32.0**2, 96.0**2),
     "AP>96": (96.0**2, 1e10),
 }
-_MOST_DETECTIONS = 100  # counted in a picture, those with the highest scores
+_FEWEST_COUNTED = 100  # detections of a picture at the least, as COCO counts them
+
+
+def counted_detections(ground_truth: Mapping[str, Any]) -> int:
+    """Return how many detections of each picture count, those with the highest scores.
+
+    COCO's 100 or, where a picture of the COCO dict `ground_truth` has more objects, as many as it has.
+    """
+    objects = Counter(one["image_id"] for one in ground_truth["annotations"] if not one.get("iscrowd"))
+    return max(_FEWEST_COUNTED, *objects.values(), 0)
 
 
 def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return COCO's metrics for boxes, each in [0, 1], or nan where the ground truth has no box to find.
 
     `AP` is the average precision, averaged over the categories and the IoU thresholds 0.50, 0.55, ..., 0.95; `AP50`
-    and `AP75` are at one threshold; `AR100` is the recall among 100 detections a picture; `AP<16`, `AP<32`, `AP32-96`
-    and `AP>96` count the boxes whose area lies between the squares of these pixels. Crowds are neither to be found nor
-    is it wrong to detect something in them.
+    and `AP75` are at one threshold; `AR100` is the recall among the 100 detections of a picture that count, or `AR250`
+    where `counted_detections` are 250; `AP<16`, `AP<32`, `AP32-96` and `AP>96` count the boxes whose area lies between
+    the squares of these pixels. Crowds are neither to be found nor is it wrong to detect something in them.
 
     Args:
         ground_truth: a COCO dict with `images`, `annotations` and `categories`, such as a data set's `ground_truth()`.
@@ -59,6 +69,7 @@ def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
                 "evaluate against the data set that the detections were made on"
             )
 
+    counted = counted_detections(ground_truth)
     shared = {"images": ground_truth["images"], "categories": ground_truth["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth, found = COCO(), COCO()
@@ -79,7 +90,7 @@ def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
         evaluation = COCOeval(truth, found, iouType="bbox")
         evaluation.params.areaRng = [list(area) for area in _AREAS.values()]
         evaluation.params.areaRngLbl = list(_AREAS)
-        evaluation.params.maxDets = [_MOST_DETECTIONS]
+        evaluation.params.maxDets = [counted]
         evaluation.evaluate()
         evaluation.accumulate()
 
@@ -90,13 +101,15 @@ def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
         "AP": by_area.pop("AP"),
         "AP50": _mean(precision[0, ..., 0]),
         "AP75": _mean(precision[5, ..., 0]),
-        "AR100": _mean(recall[..., 0]),
+        f"AR{counted}": _mean(recall[..., 0]),
         **by_area,
     }
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """Return `metrics` as two aligned lines, names above values; a dash for nan.
+
+    A third line says how many detections of a picture count, if it is not COCO's 100.
 
     Example:
         >>> print(format_metrics({"AP": 0.67, "AP50": 0.921, "AP>96": float("nan")}))
@@ -106,7 +119,11 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     values = ["-" if math.isnan(value) else f"{value:.3f}" for value in metrics.values()]
     widths = [max(len(name), 5) for name in metrics]
     rows = ("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in (metrics, values))
-    return "\n".join(rows)
+    counted = next((name[2:] for name in metrics if name.startswith("AR") and name != f"AR{_FEWEST_COUNTED}"), None)
+    if counted is None:
+        return "\n".join(rows)
+    note = f"up to {counted} detections per image count, since COCO's {_FEWEST_COUNTED} are fewer than the objects"
+    return "\n".join([*rows, note])
 
 
 def _mean(values: "NDArray[np.float64]") -> float:

@@ -122,8 +122,10 @@ class DeformableDetr(nn.Module):
         return Output(logits, boxes, tuple(auxiliary), proposed)
 
     @torch.no_grad()
-    def detect(self, batch: Batch, limit: int = 100) -> list[Detections]:
+    def detect(self, batch: Batch, limit: int | None = None) -> list[Detections]:
         """Return the `limit` most certain detections of each picture, in pixels of its original size.
+
+        Default: as many as there are queries, each of which finds one object, but at least 100.
 
         The model is in evaluation mode meanwhile.
         """
@@ -167,7 +169,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int = 100) -> list[Detections]:
+def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int | None = None) -> list[Detections]:
     """Return the `limit` best pairs of query and class of each picture, boxes in pixels of `original_sizes` (H, W)."""
     return detections_of(best_pairs(output, limit), output, original_sizes)
 
@@ -180,9 +182,10 @@ class Pairs(NamedTuple):
     labels: Tensor
 
 
-def best_pairs(output: Output, limit: int = 100) -> Pairs:
-    """Return the `limit` best pairs of query and class of each picture."""
-    num_classes = output.logits.shape[-1]
+def best_pairs(output: Output, limit: int | None = None) -> Pairs:
+    """Return the `limit` best pairs of query and class of each picture; default: as `DeformableDetr.detect`."""
+    num_queries, num_classes = output.logits.shape[1:]
+    limit = max(num_queries, 100) if limit is None else limit
     scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :limit], order[:, :limit]
     return Pairs(scores, order // num_classes, order % num_classes)

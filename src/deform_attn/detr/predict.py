@@ -1,6 +1,7 @@
 """Predictions: what a detector finds in picture files, as annotated pictures and as one COCO file."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ import torch
 
 from deform_attn.detr.annotated import annotate
 from deform_attn.detr.checkpoint import Detector
+from deform_attn.detr.config import MAX_PIXELS
 from deform_attn.detr.data.base import coco_categories
 from deform_attn.detr.data.batch import Sample, collate
-from deform_attn.detr.data.picture_file import picture_tensor, read_rgb
+from deform_attn.detr.data.brightness import warn_if_dark
+from deform_attn.detr.data.picture_file import Picture, picture_tensor, read_picture_file
 from deform_attn.detr.detections import Detections
 from deform_attn.detr.errors import DataError
 from deform_attn.detr.files import atomic_path
@@ -67,6 +70,7 @@ def predict(
     *,
     threshold: float = 0.3,
     max_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     skip_bad: bool = False,
     on_picture: OnPicture | None = None,
 ) -> Predictions:
@@ -82,12 +86,17 @@ def predict(
         out: the directory to write to, made if missing.
         threshold: detections with a smaller score are left out.
         max_size: scale larger pictures to this longer side, in pixels. Default: the detector's.
+        max_pixels: a picture of more pixels cannot be read. It bounds the memory, of which a decoded one takes 4 bytes
+            per pixel.
         skip_bad: leave out what is no readable picture, rather than stop there.
         on_picture: called after each picture with how many are done, of how many.
 
     Raises:
         DataError: a picture cannot be read (unless `skip_bad`), none can, or `out` is where the pictures are.
         OSError: `out` cannot be written to.
+
+    Warns:
+        DataWarning: pictures with 16 bits a channel seem to use only 14 or fewer.
     """
     if not pictures:
         raise DataError("pictures: expected at least one file, got none")
@@ -105,18 +114,23 @@ def predict(
     annotations: list[dict[str, Any]] = []
     skipped: list[str] = []
     files: list[Path] = []
-    for group in _groups(_readable(pictures, skip_bad, skipped)):
-        samples = [sample_of(picture, max_size) for _, picture in group]
+    brightest: list[tuple[str, int]] = []
+    readable = _readable(pictures, max_size, max_pixels, skipped if skip_bad else None)
+    for group in _groups(readable):
+        samples = [sample_of(picture) for _, picture in group]
         for (path, picture), found in zip(group, detector.model.detect(collate(samples)), strict=True):
             found = _with_area(found.above(threshold))
             image_id = len(images) + 1
             file_name = path.absolute().relative_to(root).as_posix()
-            images.append({"id": image_id, "file_name": file_name, "width": picture.width, "height": picture.height})
+            width, height = picture.size
+            images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
             for record in found.to_coco(image_id, detector.categories):
                 area = record["bbox"][2] * record["bbox"][3]
                 annotations.append({"id": len(annotations) + 1, **record, "area": area, "iscrowd": 0})
             files.append(out / names[path])
-            drawn = annotate(picture, found, detector.categories)
+            if picture.brightest is not None:
+                brightest.append((str(path), picture.brightest))
+            drawn = annotate(whole_image(path, picture, max_pixels), found, detector.categories)
             with atomic_path(files[-1]) as temporary:
                 drawn.save(temporary, quality=90)  # of a JPEG
             if on_picture is not None:
@@ -124,41 +138,51 @@ def predict(
     if not images:
         others = f", nor can the {len(skipped) - 1} others" if len(skipped) > 1 else ""
         raise DataError(f"{skipped[0]}{others}")
+    warn_if_dark(brightest)
     coco = {"images": images, "annotations": annotations, "categories": coco_categories(detector.categories)}
     with atomic_path(out / PREDICTIONS) as temporary:
         temporary.write_text(json.dumps(coco, indent=1) + "\n", encoding="utf-8")
     return Predictions(coco, (*files, out / PREDICTIONS), tuple(skipped))
 
 
-def _readable(pictures: Sequence[Path], skip_bad: bool, skipped: list[str]) -> "Iterator[tuple[Path, Image]]":
-    """Yield each of `pictures` with its content; with `skip_bad` say in `skipped` which have none."""
+def _readable(
+    pictures: Sequence[Path], max_size: int | None, max_pixels: int, skipped: list[str] | None
+) -> Iterator[tuple[Path, Picture]]:
+    """Yield each of `pictures` with its content; `skipped`, if given, is told which have none."""
     for path in pictures:
         try:
-            picture = read_picture(path)
+            picture = read_picture(path, max_size, max_pixels)
         except DataError as error:
-            if not skip_bad:
+            if skipped is None:
                 raise
             skipped.append(str(error))
         else:
             yield path, picture
 
 
-def read_picture(path: Path) -> "Image":
-    """Return the picture at `path`, upright and as RGB.
+def read_picture(path: Path, max_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Return the picture at `path`, upright, as RGB, and scaled down to `max_size`.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        DataError: there is none, it has more than `max_pixels`, or it cannot be read.
     """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
-    return read_rgb(path, None, str(path))
+    return read_picture_file(path, None, str(path), max_size=max_size, max_pixels=max_pixels)
 
 
-def _groups(pictures: "Iterable[tuple[Path, Image]]") -> "Iterator[list[tuple[Path, Image]]]":
+def whole_image(path: Path, picture: Picture, max_pixels: int) -> "Image":
+    """Return the image of the `picture` at `path` in the picture's own size; it is read again if it was scaled down."""
+    if picture.image.size == picture.size:
+        return picture.image
+    return read_picture_file(path, picture.size, str(path), max_pixels=max_pixels).image
+
+
+def _groups(pictures: Iterable[tuple[Path, Picture]]) -> Iterator[list[tuple[Path, Picture]]]:
     """Yield neighbours of one size together: without padding what is found in one does not depend on the others."""
-    group: list[tuple[Path, Image]] = []
+    group: list[tuple[Path, Picture]] = []
     for path, picture in pictures:
-        full = (len(group) + 1) * picture.width * picture.height > _MOST_PIXELS
+        full = (len(group) + 1) * math.prod(picture.size) > _MOST_PIXELS
         if group and (full or picture.size != group[0][1].size):
             yield group
             group = []
@@ -167,10 +191,10 @@ def _groups(pictures: "Iterable[tuple[Path, Image]]") -> "Iterator[list[tuple[Pa
         yield group
 
 
-def sample_of(picture: "Image", max_size: int | None) -> Sample:
-    """Return a picture, scaled down to `max_size`, as a sample in which nothing is to be found."""
+def sample_of(picture: Picture) -> Sample:
+    """Return a picture as a sample in which nothing is to be found."""
     no_boxes, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    return Sample(picture_tensor(picture, max_size), no_boxes, no_labels, 0, (picture.height, picture.width))
+    return Sample(picture_tensor(picture.image), no_boxes, no_labels, 0, picture.size[::-1])
 
 
 def _with_area(found: Detections) -> Detections:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-from deform_attn.detr.config import ModelConfig, TrainConfig
+from deform_attn.detr.config import MAX_PIXELS, ModelConfig, TrainConfig
 from deform_attn.detr.config_base import Config
 from deform_attn.detr.errors import ConfigError
 
@@ -34,17 +34,20 @@ DEFAULTS: dict[str, Any] = {
 class DataConfig(Config):
     """The pictures: the folder `dir` (see `find_split`), and the longer side in pixels that larger ones are scaled to.
 
-    With `max_size` None pictures keep their size, or get that of the starting weights. Where there is no validation
+    With `max_size` None pictures keep their size, or get that of the starting weights. A picture of more than
+    `max_pixels` is an error. Where there is no validation
     split, the share `hold_out` of the pictures is kept apart as one (see `hold_out`).
     """
 
     dir: str | None = None
     max_size: int | None = None
+    max_pixels: int = MAX_PIXELS
     hold_out: float = 0.0
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require(self.max_size is None or self.max_size > 0, "max_size: must be above zero")
+        self.require(self.max_pixels > 0, f"max_pixels: must be above zero, got {self.max_pixels}")
         self.require(0 <= self.hold_out < 1, f"hold_out: must be at least 0 and below 1, got {self.hold_out}")
 
 

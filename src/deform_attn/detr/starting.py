@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deform_attn.detr.checkpoint import Detector, load_model
 from deform_attn.detr.config import ModelConfig
-from deform_attn.detr.data.base import Category
+from deform_attn.detr.data.base import Category, listed
 from deform_attn.detr.errors import CheckpointError, ConfigError, UserError, one_line
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.heads import ClassHead
@@ -28,8 +28,8 @@ class Start:
     def __str__(self) -> str:
         if not self.new:
             return f"all {len(self.kept)} categories are known"
-        known = f"known: {_listed(self.kept)}; " if self.kept else ""
-        return f"{known}new, learnt from nothing: {_listed(self.new)}; all other weights are kept"
+        known = f"known: {listed(self.kept)}; " if self.kept else ""
+        return f"{known}new, learnt from nothing: {listed(self.new)}; all other weights are kept"
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -94,25 +94,44 @@ def fit_categories(before: Detector, categories: Sequence[Category]) -> Start:
     """Return a detector of `categories` with the weights of `before`; categories are the same if their names are.
 
     The rows of the class heads move to the labels that their categories have now; those of new categories are drawn
-    from torch's random numbers. All other weights are kept.
+    from torch's random numbers. All other weights are kept. Of several categories of one name, those of one id are the
+    same, and the rest are in order; a name that was there once is that category for all that have it now.
+
+    Raises:
+        CheckpointError: there were several categories of one name, and now there are more or fewer.
     """
-    label_of = {category.name: label for label, category in enumerate(before.categories)}
+    label_before = _labels_before(before.categories, categories)
     model = build_model(replace(before.model.config, num_classes=len(categories)))
     fresh, state = model.state_dict(), before.model.state_dict()
     heads = [name for name, module in model.named_modules() if isinstance(module, ClassHead)]
     for name in (f"{head}.{part}" for head in heads for part in ("weight", "bias")):
         rows = fresh[name].clone()
-        for label, category in enumerate(categories):
-            if category.name in label_of:
-                rows[label] = state[name][label_of[category.name]]
+        for label, old in label_before.items():
+            rows[label] = state[name][old]
         state[name] = rows
     model.load_state_dict(state)
-    names = [category.name for category in categories]
-    kept, new = (tuple(name for name in names if (name in label_of) is known) for known in (True, False))
+    kept, new = (
+        tuple(category.name for label, category in enumerate(categories) if (label in label_before) is known)
+        for known in (True, False)
+    )
     return Start(Detector(model, tuple(categories), before.max_size), kept, new)
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return up to eight `names` in words, and how many more there are."""
-    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + rest
+def _labels_before(before: Sequence[Category], now: Sequence[Category]) -> dict[int, int]:
+    """Return, by its label now, the label that each category had before, of those that were known."""
+    found: dict[int, int] = {}
+    for name in dict.fromkeys(category.name for category in now):
+        ours, theirs = ([i for i, category in enumerate(all_) if category.name == name] for all_ in (now, before))
+        if len(theirs) > 1 and len(ours) != len(theirs):
+            ids = ", ".join(str(before[label].id) for label in theirs)
+            raise CheckpointError(
+                f"starting weights: {len(theirs)} categories are called {name!r} (ids {ids}), {len(ours)} of the data; "
+                "give the data as many, or the category another name, under which it is learnt from nothing"
+            )
+        if len(theirs) == 1:
+            found |= dict.fromkeys(ours, theirs[0])
+            continue
+        same = {label: old for label in ours for old in theirs if now[label] == before[old]}
+        left = [[label for label in ours if label not in same], [old for old in theirs if old not in same.values()]]
+        found |= same | dict(zip(*left, strict=False))  # nothing is left of ours where they knew none
+    return found

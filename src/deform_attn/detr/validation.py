@@ -5,7 +5,7 @@ from typing import Any
 from deform_attn.detr.checkpoint import Detector
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
-from deform_attn.detr.evaluation import evaluate
+from deform_attn.detr.evaluation import counted_detections, evaluate
 from deform_attn.detr.model import evaluating
 from deform_attn.detr.processes import Processes
 
@@ -21,24 +21,33 @@ def evaluate_model(
     check_categories(data, detector.categories, "evaluation data")
     starts = range(0, len(data), batch_size)
     if processes is None:
-        return evaluate(data.ground_truth(), _detect(detector, data, starts, batch_size))
+        truth = data.ground_truth()
+        return evaluate(truth, _detect(detector, data, starts, batch_size, counted_detections(truth)))
+    truth, counted = {}, 0
+    with processes.together():
+        if processes.is_main:
+            truth = data.ground_truth()
+            counted = counted_detections(truth)
+    counted = processes.share(counted)
     first, last = (len(starts) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
     with processes.together():
-        found = _detect(detector, data, starts[first:last], batch_size)
+        found = _detect(detector, data, starts[first:last], batch_size, counted)
     found = processes.gather(found)
     metrics: dict[str, float] = {}
     with processes.together():
         if processes.is_main:
-            metrics = evaluate(data.ground_truth(), found)
+            metrics = evaluate(truth, found)
     return processes.share(metrics)
 
 
-def _detect(detector: Detector, data: DetectionData, starts: range, batch_size: int) -> list[dict[str, Any]]:
-    """Return COCO's records of what `detector` finds in the batches that begin at `starts`."""
+def _detect(
+    detector: Detector, data: DetectionData, starts: range, batch_size: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return COCO's records of the `limit` most certain detections of each picture in the batches from `starts`."""
     found: list[dict[str, Any]] = []
     with evaluating(detector.model):
         for start in starts:
             batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-            for sample, detections in zip(batch.samples, detector.model.detect(batch), strict=True):
+            for sample, detections in zip(batch.samples, detector.model.detect(batch, limit), strict=True):
                 found += detections.to_coco(sample.image_id, data.categories)
     return found

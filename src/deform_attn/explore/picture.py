@@ -48,7 +48,8 @@ def picture_uri(image: Union["Image", Tensor]) -> str:
     with explore_extra():
         from PIL import Image
 
-    picture = Image.fromarray(picture_pixels(image))
+    # A large Pillow image would be held three times on the way through numpy.
+    picture = Image.fromarray(picture_pixels(image)) if isinstance(image, Tensor) else image.convert("RGB")
     picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
     kind, content = "png", io.BytesIO()
     picture.save(content, "PNG", optimize=True)

@@ -8,11 +8,11 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from deform_attn.interop import errors
-from deform_attn.interop.attention import compute_sampling, forward
 from deform_attn.interop.report import Report, Row
 from deform_attn.interop.rules import Rule, has_other_forward
-from deform_attn.interop.table import RULES
-from deform_attn.interop.weights import can_tell, telling_forward
+from deform_attn.interop.transformers.attention import compute_sampling, forward
+from deform_attn.interop.transformers.attention_weights import can_tell, telling_forward
+from deform_attn.interop.transformers.families import RULES
 
 # What probably is one, whoever wrote it, so that the report can name what no rule knows.
 _LIKELY_NAME = re.compile("deformable_?attention|ms_?deform_?attn", re.IGNORECASE)

@@ -34,6 +34,12 @@ class DetectionData(Protocol):
         """Return the truth as a COCO dict: `images`, `annotations` (`bbox` as x, y, w, h in pixels), `categories`."""
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return up to eight `names` in words, and how many more there are."""
+    rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + rest
+
+
 def coco_categories(categories: Sequence[Category]) -> list[dict[str, Any]]:
     """Return the `categories` of a COCO dict."""
     return [{"id": category.id, "name": category.name} for category in categories]

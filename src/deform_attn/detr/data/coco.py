@@ -1,26 +1,25 @@
 """A COCO folder: annotations in COCO's json format and a folder of pictures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from deform_attn.detr.boxes import xyxy_to_cxcywh
+from deform_attn.detr.config import MAX_PIXELS
 from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.data.coco_file import (
-    Record,
-    checked_annotations,
-    checked_records,
-    corners_of,
-    read_json,
-    require_some,
-)
-from deform_attn.detr.data.picture_file import check_header, picture_tensor, read_rgb
+from deform_attn.detr.data.brightness import dark_remark, is_dark
+from deform_attn.detr.data.coco_file import checked_annotations, checked_records, corners_of, read_json, require_some
+from deform_attn.detr.data.coco_record import Record
+from deform_attn.detr.data.picture_file import Picture, check_header, picture_tensor, read_picture_file
+from deform_attn.detr.data.picture_names import advice_on, find_files
 from deform_attn.detr.data.problems import Problems
 from deform_attn.detr.errors import DataError
+
+_LOOKED_AT = 8  # pictures with more than 8 bits a channel, to see whether they are dark
 
 
 class CocoFolder:
@@ -29,22 +28,26 @@ class CocoFolder:
     Labels count the categories in order of their ids. A box that sticks out of its picture is clipped; crowd
     annotations are no training targets but stay in the ground truth, where evaluation ignores what they cover. Pictures
     of any mode become RGB (transparency is dropped) and are turned upright as their EXIF orientation says; `width` and
-    `height` are of the upright picture.
+    `height` are of the upright picture. Pixels of no certain meaning, such as floating-point numbers, are refused.
 
     Annotations, and the header of each picture, are checked when the object is made; what is cut off behind the header
     is found when the picture is read. With `skip_bad` each picture is decoded at once to find that, too (as long as one
     pass over the data takes to read): a picture that fails later has changed since, and raises. `skipped` has a line
-    for each record that was left out; the annotations of a picture go with it.
+    for each record that was left out; the annotations of a picture go with it. `remarks` has a line for what can be
+    used but may not be meant: file names of another system (see `find_files`), pictures that occur twice, and 16 bits
+    of which the pictures seem to use 14 or fewer.
 
     Args:
         annotations: the json file, with `images`, `annotations` and `categories`.
         images: the folder that `file_name` is relative to.
         max_size: pictures whose longer side is larger, in pixels, are scaled down to it. Default: native size.
+        max_pixels: a picture of more pixels is an error. It bounds the memory, of which a decoded one takes 4 bytes
+            per pixel.
         skip_bad: go on without records that cannot be used; of two with one id the first stays.
 
     Raises:
-        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them; the message says
-            which record and what to do.
+        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them, or nothing but
+            crowds; the message says which record and what to do.
 
     Example:
         >>> data = CocoFolder("trees/train.json", "trees/train")  # doctest: +SKIP
@@ -58,13 +61,17 @@ class CocoFolder:
         images: str | os.PathLike[str],
         *,
         max_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         skip_bad: bool = False,
     ) -> None:
         if max_size is not None and max_size < 1:
             raise ValueError(f"max_size: expected a number of pixels, at least 1, or None, got {max_size}")
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels: expected a number of pixels, at least 1, got {max_pixels}")
         self.annotations = Path(annotations)
         self.images = Path(images)
         self.max_size = max_size
+        self.max_pixels = max_pixels
         if not self.images.is_dir():
             raise DataError(f"{self.images}: there is no such folder; pass the folder that holds the pictures")
 
@@ -79,6 +86,7 @@ class CocoFolder:
         self.categories = tuple(Category(i, categories[i]["name"]) for i in category_ids)
         self._annotations = checked_annotations(self.annotations, tables["annotations"], pictures, categories, problems)
         self.skipped = problems.messages
+        self.remarks = tuple(self._remarks())
 
         self._label_of = {category_id: label for label, category_id in enumerate(category_ids)}
         self._targets: dict[int, list[Record]] = {image["id"]: [] for image in self._images}
@@ -102,7 +110,7 @@ class CocoFolder:
         scale = torch.tensor([width, height, width, height], dtype=torch.float64)
         labels = [self._label_of[target["category_id"]] for target in targets]
         return Sample(
-            image=self._read_picture(record),
+            image=picture_tensor(self._read_picture(record).image),
             boxes=xyxy_to_cxcywh(corners / scale).float(),
             labels=torch.tensor(labels, dtype=torch.int64),
             image_id=record["id"],
@@ -115,34 +123,76 @@ class CocoFolder:
         annotations = [dict(annotation) for annotation in self._annotations]
         return {"images": images, "annotations": annotations, "categories": coco_categories(self.categories)}
 
-    def _path(self, record: Record) -> Path:
-        """Return where the picture of an image record lies."""
-        return self.images / record["file_name"]
-
     def _place(self, record: Record) -> str:
         """Return how messages call the picture of an image record."""
-        return f"{self._path(record)} (image {record['id']} of {self.annotations})"
+        file = self._files.get(record["id"], self.images / record["file_name"])
+        return f"{file} (image {record['id']} of {self.annotations})"
 
     def _checked_pictures(self, images: dict[int, Record], problems: Problems) -> dict[int, Record]:
         """Return those of `images` whose picture is there, readable and of the size that the annotations say."""
-        missing = [record for record in images.values() if not self._path(record).is_file()]
+        found = find_files(self.images, {image_id: record["file_name"] for image_id, record in images.items()})
+        self._files, self._moved = found.files, set(found.moved)
+        missing = [record for image_id, record in images.items() if image_id not in found.files]
         others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 and not problems.skip else ""
         for record in missing:
+            advice = advice_on(self.images, record["file_name"], found.rivals.get(record["id"]))
             with problems.noted(record["id"]):
-                raise DataError(f"{self._place(record)}: there is no such file{others}; add it or take its record out")
+                raise DataError(f"{self._place(record)}: there is no such file{others}; {advice}")
 
         good: dict[int, Record] = {}
-        check = read_rgb if problems.skip else check_header
-        lacking = {record["id"] for record in missing}
-        for record in images.values():
-            if record["id"] not in lacking:
-                with problems.noted(record["id"]):
-                    check(self._path(record), (record["width"], record["height"]), self._place(record))
-                    good[record["id"]] = record
+        brightest: list[tuple[str, int]] = []  # of pictures with more than 8 bits a channel
+        for image_id in found.files:
+            record = images[image_id]
+            with problems.noted(image_id):
+                value = self._checked_picture(record, decode=problems.skip, look=_is_open(brightest))
+                if value is not None:
+                    brightest.append((str(found.files[image_id]), value))
+                good[image_id] = record
         require_some(self.annotations, "images", good, problems)
-        return good
+        self._dark = dark_remark(brightest)
+        return {image_id: record for image_id, record in images.items() if image_id in good}
 
-    def _read_picture(self, record: Record) -> Tensor:
-        """Return the picture of an image record as `[3, H, W]` in [0, 1]."""
-        picture = read_rgb(self._path(record), (record["width"], record["height"]), self._place(record))
-        return picture_tensor(picture, self.max_size)
+    def _checked_picture(self, record: Record, *, decode: bool, look: bool) -> int | None:
+        """Check the picture of an image record, and decode it if `decode`.
+
+        Returns:
+            With `decode`, or with `look` where it has more than 8 bits a channel, its `Picture.brightest`.
+        """
+        if decode:
+            return self._read_picture(record).brightest
+        size = record["width"], record["height"]
+        deep = check_header(self._files[record["id"]], size, self._place(record), self.max_pixels)
+        return self._read_picture(record).brightest if deep and look else None
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield a line for each thing about the pictures that can be used but may not be meant."""
+        moved = [record for record in self._images if record["id"] in self._moved]
+        if moved:
+            name, file = moved[0]["file_name"], self._files[moved[0]["id"]]
+            yield (
+                f"{self.annotations}: {len(moved)} of {len(self._images)} pictures were found by the ends of their "
+                f"file names, the first, {name!r:.80}, as {file}"
+            )
+        first: dict[Path, int] = {}
+        pairs = [(first.setdefault(self._files[record["id"]], record["id"]), record["id"]) for record in self._images]
+        again = [pair for pair in pairs if pair[0] != pair[1]]
+        if again:
+            more = f" (pairs of this kind: {len(again)})" if len(again) > 1 else ""
+            yield (
+                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are one picture{more}; merge their "
+                "records, since what one of them marks is background in the other"
+            )
+        if self._dark is not None:
+            yield self._dark
+
+    def _read_picture(self, record: Record) -> Picture:
+        """Return the picture of an image record."""
+        size = record["width"], record["height"]
+        return read_picture_file(
+            self._files[record["id"]], size, self._place(record), max_size=self.max_size, max_pixels=self.max_pixels
+        )
+
+
+def _is_open(brightest: list[tuple[str, int]]) -> bool:
+    """Return whether it takes another picture to see whether those with more than 8 bits a channel are dark."""
+    return len(brightest) < _LOOKED_AT and all(is_dark(value) for _, value in brightest)

@@ -1,72 +1,142 @@
-"""A picture file: whether it can be read and is as large as the annotations say, and its pixels as a tensor."""
+"""A picture file: whether it can be read and is as large as the annotations say, and its pixels."""
 
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.data.orientation import orientation, orientation_once_loaded, sides, turned, upright_size
+from deform_attn.detr.data.pillow_limit import lifted_limit
+from deform_attn.detr.data.pixels import check_pixels, eight_bits, has_more_than_8_bits
 from deform_attn.detr.errors import DataError, one_line
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)  # Pillow's; RuntimeError: of AVIF
-_ORIENTATION = 0x0112  # EXIF's tag
-_LYING = (5, 6, 7, 8)  # its values for pictures whose rows are stored as columns
+_GAP = 2  # how many times larger than wanted a decoder's reduced picture is at least: what is left is resampled
 
 
-def check_header(path: Path, size: tuple[int, int], name: str) -> None:
+@dataclass(frozen=True)
+class Picture:
+    """The content of a picture file: `image` is upright, RGB with 8 bits a channel, and perhaps scaled down.
+
+    `size` is the (width, height) of the whole upright picture. `brightest` is the largest value of a channel, of
+    255, if the file has more than 8 bits a channel, else None.
+    """
+
+    image: "Image"
+    size: tuple[int, int]
+    brightest: int | None
+
+
+def check_header(path: Path, size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> bool:
     """Check, without decoding it, that the file at `path` is a picture of `size` (width, height) when upright.
 
-    Raises:
-        DataError: it is not; the message calls the file `name`.
-    """
-    with _opened(path, name) as file:
-        found = file.size
-        # A PNG may have its EXIF behind the pixels, where Pillow looks only after it has decoded them: not worth it if
-        # all is well without.
-        if file.format != "PNG" or "exif" in file.info or found != size:
-            found = found[::-1] if file.getexif().get(_ORIENTATION) in _LYING else found
-    _check_size(found, size, name)
-
-
-def read_rgb(path: Path, size: tuple[int, int] | None, name: str) -> "Image":
-    """Return the picture at `path`, upright as its EXIF orientation says and as RGB with 8 bits a channel.
-
-    Transparency is dropped; 16 bits become 8.
+    Returns:
+        Whether it has more than 8 bits a channel.
 
     Raises:
-        DataError: it is of another `size` (width, height) than a given one, or cannot be decoded; the message calls the
+        DataError: it is not, it has more than `max_pixels`, or its pixels have no meaning here; the message calls the
             file `name`.
     """
+    with _opened(path, name) as file:
+        _check_limit(file.size, max_pixels, name)
+        _check_size(upright_size(file, name), size, name)
+        check_pixels(file, name)
+        return has_more_than_8_bits(file)
+
+
+def read_picture_file(
+    path: Path,
+    size: tuple[int, int] | None,
+    name: str,
+    *,
+    max_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """Return the picture at `path`, upright as its EXIF orientation says, as RGB, without transparency.
+
+    A picture whose longer side has more than `max_size` pixels is scaled down to that; a JPEG much larger is already
+    decoded at a fraction of its size. 16 bits become 8.
+
+    Raises:
+        DataError: it is of another `size` (width, height) than a given one, has more than `max_pixels`, or cannot be
+            decoded; the message calls the file `name`.
+    """
     with detr_extra():
-        from PIL import ImageOps
+        import numpy as np
+        from PIL import Image
 
     with _opened(path, name) as file:
-        picture = _as_rgb(ImageOps.exif_transpose(file))
-    if size is not None:
-        _check_size(picture.size, size, name)
-    return picture
+        _check_limit(file.size, max_pixels, name)
+        upright = upright_size(file, name)
+        if size is not None:
+            _check_size(upright, size, name)
+        check_pixels(file, name)
+        deep = has_more_than_8_bits(file)
+        wanted = upright if max_size is None else _scaled(upright, max_size)
+        box = None  # of what the decoder gives, in pixels: the whole picture, whose last row and column may be partial
+        if wanted != upright:
+            width, height = sides(wanted, orientation(file, name))
+            reduced = file.draft(None, (_GAP * width, _GAP * height))
+            box = None if reduced is None else reduced[1]
+        picture = eight_bits(file, name)
+        way = orientation_once_loaded(file, name)
+    brightest = int(np.max(picture.getextrema())) if deep else None
+    if wanted != upright:
+        picture = picture.resize(sides(wanted, way), Image.Resampling.BILINEAR, box)
+    picture = turned(picture, way)
+    return Picture(picture if picture.mode == "RGB" else picture.convert("RGB"), upright, brightest)
+
+
+def picture_tensor(picture: "Image") -> Tensor:
+    """Return an RGB picture as `[3, H, W]` in [0, 1]."""
+    with detr_extra():
+        import numpy as np
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> "Iterator[Image]":
+def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
     """Open the picture at `path`; what goes wrong with it in the block is a DataError that calls the file `name`."""
     with detr_extra():
         from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with lifted_limit(), Image.open(path) as file:
             yield file
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: there is no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+
+
+def _scaled(size: tuple[int, int], max_size: int) -> tuple[int, int]:
+    """Return `size` scaled down so that the longer side has `max_size` pixels, or itself if it has no more."""
+    scale = max_size / max(size)
+    return size if scale >= 1 else (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
+def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = found
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name}: the picture has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
+            f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python); decoding "
+            "takes at least 4 bytes per pixel, or less for a JPEG with --max-size"
+        )
 
 
 def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) -> None:
@@ -75,29 +145,3 @@ def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) ->
             f"{name}: the picture is {found[0]} x {found[1]} pixels large, the annotations say "
             f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
         )
-
-
-def picture_tensor(picture: "Image", max_size: int | None) -> Tensor:
-    """Return an RGB picture as `[3, H, W]` in [0, 1], scaled down to `max_size` pixels if its longer side is larger."""
-    with detr_extra():
-        import numpy as np
-        from PIL import Image
-
-    if max_size is not None and max(picture.size) > max_size:
-        scale = max_size / max(picture.size)
-        smaller = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(smaller, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)
-
-
-def _as_rgb(picture: "Image") -> "Image":
-    """Return `picture` as RGB with 8 bits a channel."""
-    with detr_extra():
-        import numpy as np
-        from PIL import Image
-
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 rather than scale
-        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).round().astype(np.uint8))
-    if picture.mode == "P":  # its palette may hold transparency, which only RGBA can take over
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from deform_attn.detr.data.picture_names import find_end
 from deform_attn.detr.errors import DataError
 
 SplitName = Literal["train", "val"]
@@ -57,10 +58,30 @@ def required_split(folder: str | os.PathLike[str], name: SplitName) -> Split:
     """
     split = find_split(folder, name)
     if split is None:
-        several = [str(file.relative_to(folder)) for file in _unnamed(Path(folder))] if name == "train" else []
-        hint = f"; of several json files none is taken: {', '.join(several[:5])}" if len(several) > 1 else ""
-        raise DataError(f"{folder}: there is no {name} split; looked for {looked_for(name)}{hint}")
+        raise DataError(
+            f"{folder}: there is no {name} split; looked for {looked_for(name)}; {_cure(Path(folder), name)}"
+        )
     return split
+
+
+def _cure(folder: Path, name: SplitName) -> str:
+    """Return what to do where `folder` has no split called `name`."""
+    several = [str(file.relative_to(folder)) for file in _unnamed(folder)]
+    if name == "train" and len(several) > 1:
+        files = ", ".join(several[:5])
+        return f"there are several json files ({files}): call one train.json, and the folder of its pictures train"
+    inside = sorted(one for one in folder.iterdir() if one.is_dir() and _has_split(one, name))
+    if inside:
+        return f"pass {inside[0]}, which has one"
+    if name == "val":
+        return "use --hold-out 0.1 to evaluate on a tenth of the train split"
+    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+
+
+def _has_split(folder: Path, name: SplitName) -> bool:
+    """Return whether `folder` has a split called `name`, without a look into files."""
+    there = any(split.annotations.is_file() for one in _NAMES[name] for split in _candidates(folder, one))
+    return there or (name == "train" and len(_unnamed(folder)) == 1)
 
 
 def looked_for(name: SplitName) -> str:
@@ -93,7 +114,9 @@ def _only_json(folder: Path) -> Split | None:
     if len(files) != 1:
         return None
     places = [folder, folder / "images", folder / "images" / "default"]
-    there = [place for place in places if (place / _first_picture(files[0])).is_file()]
+    name = _first_picture(files[0])
+    whole = [place for place in places if os.path.isfile(place / name)]
+    there = whole or [place for place in places if find_end(place, name) is not None]
     return Split(files[0], there[0] if there else folder)
 
 

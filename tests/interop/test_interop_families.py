@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import interop_cases
 from deform_attn import multi_scale_deformable_attention, patch, record, unpatch
-from deform_attn.interop import attention
+from deform_attn.interop.transformers import attention
 from interop_cases import CASES, attentions, run
 
 # Relative to the norm of a tensor: both sides round at each of some hundred operations. A gradient is a sum that may
@@ -186,6 +186,36 @@ def test_in_bfloat16_each_attention_is_near_the_stock_one_in_float32(case, model
             actual = patched(**low)[0]
             assert actual.dtype == torch.bfloat16
             assert relative_error(actual.float(), stock(**high)[0]) < BFLOAT16
+
+
+def dtypes_under_autocast(case, model, training):
+    """Return the dtype of every tensor that the model and the modules in it return."""
+    seen = {}
+
+    def note(result, path):
+        if isinstance(result, torch.Tensor):
+            seen[path] = result.dtype
+        elif isinstance(result, (dict, tuple, list)):
+            items = result.items() if isinstance(result, dict) else enumerate(result)
+            for key, item in items:
+                note(item, f"{path}[{key}]")
+
+    inside = tuple(f"{name}.attn" for name in attentions(model))  # the stock op, which a patched module does not call
+    for name, module in model.named_modules():
+        if not name.endswith(inside):
+            module.register_forward_hook(lambda module, args, result, name=name: note(result, name))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(not training):
+        run(model.train(training), CASES[case].inputs(), output_hidden_states=True)
+    return seen
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "train"])
+def test_under_autocast_every_output_and_hidden_state_has_the_dtype_of_the_stock_one(case, training, models):
+    stock, patched = models(case), models(case)
+    patch(patched)
+    expected = dtypes_under_autocast(case, stock, training)
+    assert torch.bfloat16 in expected.values()
+    assert dtypes_under_autocast(case, patched, training) == expected
 
 
 def in_bfloat16(kwargs):

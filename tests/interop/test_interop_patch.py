@@ -18,7 +18,7 @@ from transformers import AutoModel, DeformableDetrForObjectDetection
 
 import interop_cases
 from deform_attn import DeformableAttention, patch, record, unpatch
-from deform_attn.interop.table import RULES
+from deform_attn.interop.transformers.families import RULES
 from interop_cases import CASES, attentions, run
 
 NAME = "deformable_detr"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.interop.rules import OUTPUT_ATTENTIONS
+from deform_attn.recording import RecordingHook
 
 # What the part of the model that runs was told; None: none that is told runs.
 _told: ContextVar[bool | None] = ContextVar("deform_attn_told", default=None)
@@ -26,7 +27,7 @@ def weights_asked_for(module: nn.Module, output_attentions: bool | None, *, told
     if told_elsewhere and _told.get() is not False:
         return True
     hooks = (*module._forward_hooks.values(), *torch.nn.modules.module._global_forward_hooks.values())
-    return any(_asks(getattr(hook, "func", hook)) for hook in hooks)
+    return any(_asks(hook) for hook in hooks)
 
 
 def telling_forward(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -62,10 +63,10 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _asks(hook: Any) -> bool:
-    origin = getattr(hook, "__module__", None)
-    if origin == "deform_attn.recording":  # which computes them itself
+    if isinstance(hook, RecordingHook):  # it computes them itself
         return False
-    if origin != "transformers.utils.output_capturing":
+    hook = getattr(hook, "func", hook)
+    if getattr(hook, "__module__", None) != "transformers.utils.output_capturing":
         return True
     captured = hook.__globals__["_active_collector"].get()  # None, or a list for each output that is captured
     return captured is not None and any(name.endswith("attentions") for name in captured)

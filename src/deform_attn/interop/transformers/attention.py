@@ -4,17 +4,19 @@
 floor(location * size) with interpolation "nearest": the same pixel, once all references have moved by half a pixel.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deform_attn import deformable_attention
+from deform_attn.checks import spatial_shapes_of
+from deform_attn.functional import deformable_attention
 from deform_attn.interop import errors
 from deform_attn.interop.rules import OUTPUT_ATTENTIONS, Form
-from deform_attn.interop.sampling import Sampling, Shapes, locate, sizes
-from deform_attn.interop.table import RULES
-from deform_attn.interop.weights import attention_weights, weights_asked_for
+from deform_attn.interop.transformers.attention_weights import attention_weights, weights_asked_for
+from deform_attn.interop.transformers.families import RULES
+from deform_attn.recording import Sampling, Shapes, sampling_of
 
 _RULES = {rule.family: rule for rule in RULES}
 
@@ -38,19 +40,25 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
         # Without a path back: so their projection gets no gradient, rather than zeros, which an optimiser would decay.
         offsets, references = offsets.detach(), _half_a_pixel_on(references.detach(), call.spatial_shapes)
     projects = "value_proj" in form.attributes
-    value = module.value_proj(call.features) if projects else call.features
-    heads = deformable_attention(
-        value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
-        call.spatial_shapes,
-        references,
-        offsets,
-        logits,
-        num_points=layout.num_points,
-        padding_mask=call.padding_mask,
-        offset_scale=layout.offset_scale,
-        interpolation="nearest" if discrete else "bilinear",
-        padding_mode="border" if discrete else "zeros",
-    )
+    value: Tensor = call.features
+    context: AbstractContextManager[Any] = nullcontext()
+    if projects:
+        value = module.value_proj(value)
+    else:
+        value, context = _unprojected(value, logits, discrete)
+    with context:
+        heads = deformable_attention(
+            value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
+            call.spatial_shapes,
+            references,
+            offsets,
+            logits,
+            num_points=layout.num_points,
+            padding_mask=call.padding_mask,
+            offset_scale=layout.offset_scale,
+            interpolation="nearest" if discrete else "bilinear",
+            padding_mode="border" if discrete else "zeros",
+        )
     return module.output_proj(heads) if projects else heads, weights
 
 
@@ -63,9 +71,8 @@ def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tup
     call, layout = _read(form, args, kwargs), form.layout(module)
     offsets, logits = _offsets_and_logits(module, call.queries)
     num_points = tuple(layout.num_points)
-    sampling, shapes = locate(
-        call.spatial_shapes, call.reference_points, offsets, logits, num_points, layout.offset_scale
-    )
+    shapes = spatial_shapes_of(call.spatial_shapes)
+    sampling = sampling_of(shapes, call.reference_points, offsets, logits, num_points, layout.offset_scale)
     return sampling, shapes, num_points
 
 
@@ -94,10 +101,20 @@ def _read(form: Form, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
         queries,
         features,
         _for_each_image(given["reference_points"], images),
-        sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
+        _sizes(given.get("spatial_shapes_list"), given.get("spatial_shapes")),
         mask,
         given.get(OUTPUT_ATTENTIONS),
     )
+
+
+def _sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
+    """Return the sizes (H, W) of the maps; a list needs no look into a tensor and goes first."""
+    if spatial_shapes_list is None:
+        return spatial_shapes
+    pairs = [(H, W) for H, W in spatial_shapes_list]
+    if pairs and isinstance(pairs[0][0], Tensor):
+        return [(H.item(), W.item()) for H, W in pairs]
+    return pairs
 
 
 def _for_each_image(tensor: Tensor, images: int) -> Tensor:
@@ -108,6 +125,21 @@ def _for_each_image(tensor: Tensor, images: int) -> Tensor:
 def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
     offsets = module.sampling_offsets(queries).unflatten(-1, (module.n_heads, -1, 2))  # [N, Q, M, T, 2]
     return offsets, module.attention_weights(queries).unflatten(-1, (module.n_heads, -1))  # [N, Q, M, T]
+
+
+def _unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tensor, AbstractContextManager[Any]]:
+    """Return value for a module that projects neither it nor the output, and the context in which to read it.
+
+    What such a module adds up is what others see. Under autocast its dtype is that of the stock computation, in which
+    grid_sample gives float32, reads by index keep the dtype of value, and softmax has rules that differ by device.
+    """
+    device = features.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return features, nullcontext()
+    dtype = torch.promote_types(features.dtype, logits.new_empty(0).softmax(0).dtype)
+    if not discrete:
+        dtype = torch.promote_types(dtype, torch.float32)
+    return features.to(dtype), torch.autocast(device, enabled=False)
 
 
 def _half_a_pixel_on(references: Tensor, spatial_shapes: Any) -> Tensor:

@@ -1,0 +1,1 @@
+"""Hugging Face transformers: the families whose deformable attention runs here."""
