@@ -328,10 +328,10 @@ void sizes_that_are_no_call() {
 
 }  // namespace
 
-int main() {
+int main(int, char **arguments) {
     if (!deform_attn_isa()) return std::printf("DEFORM_ATTN_ISA names none of %s\n", deform_attn_isas()), 2;
     void (*const groups[])() = {ordinary_maps, empty_levels, sides_above_2_24, sizes_that_are_no_call};
     for (const auto group : groups) group();
-    std::printf("%s: %s\n", deform_attn_isa(), failures ? "FAILED" : "all cases passed");
+    std::printf("%s: %s\n", arguments[0], failures ? "FAILED" : "all cases passed");
     return failures ? 1 : 0;
 }

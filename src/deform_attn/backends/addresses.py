@@ -26,8 +26,8 @@ def is_plain(tensor: Tensor) -> bool:
 
 def extent(tensor: Tensor) -> int:
     """Return how many bytes lie between the first number of a dense tensor and the end of its last one."""
-    if tensor.numel() == 0:
-        return 0
+    if tensor.is_contiguous():
+        return tensor.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.itemsize
 
@@ -41,9 +41,9 @@ def address(name: str, tensor: Tensor) -> int:
     if not is_plain(tensor):
         keys = f"one that torch dispatches by {_keys(tensor)}"
         _fail(name, "a dense tensor in the CPU's memory", keys, f"Use {name}.clone() outside of modes and wrappers.")
-    if tensor.numel() == 0:
-        return 1  # a null pointer would say that the tensor is not there
-    return plain_address(name, tensor, extent(tensor))
+    needed = extent(tensor)
+    # Where there are no numbers, a null pointer would say that the tensor is not there.
+    return plain_address(name, tensor, needed) if needed else 1
 
 
 def plain_address(name: str, tensor: Tensor, needed: int) -> int:

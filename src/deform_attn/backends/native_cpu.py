@@ -141,7 +141,7 @@ class Call:
         value = self.value
         N, _, M, D = value.shape
         grad_output = _dense(grad_output.to(value.dtype), 1)  # [N, Q, M*D]
-        _fit("grad_output", grad_output, [N, self.points.shape[1], M * D])
+        _fit("grad_output", grad_output, N, self.points.shape[1], M * D)
         grad_value = torch.empty(value.shape if want_value else 0, dtype=value.dtype)
         grad_points = torch.empty(self.points.shape if want_points else 0, dtype=self.points.dtype)
         grad_weights = torch.empty(self.weights.shape if want_weights else 0, dtype=self.weights.dtype)
@@ -172,17 +172,17 @@ class Call:
         N, S, M, D = value.shape
         Q, T = points.shape[1], points.shape[3]
         points_name, weights_name = self.names[1:3] if references is None else self.names[2:4]
-        _fit(points_name, points, [N, Q, M, T, 2])
-        _fit(weights_name, weights, [N, Q, M, T])
+        _fit(points_name, points, N, Q, M, T, 2)
+        _fit(weights_name, weights, N, Q, M, T)
         reference: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0)
         if references is not None:
             n, q, level, _ = references.stride()
             L, size = references.shape[2:]
-            _fit("reference_points", references, [N, Q, 1 if L == 1 else self.L, 2 if size == 2 else 4])
+            _fit("reference_points", references, N, Q, 1 if L == 1 else self.L, 2 if size == 2 else 4)
             at = address("reference_points", references)
             reference = (at, _CODES[references.dtype], n, q, 0 if L == 1 else level, size, L)
         if mask is not None:
-            _fit("padding_mask", mask, [N, S])
+            _fit("padding_mask", mask, N, S)
         return (
             N,
             S,
@@ -230,9 +230,9 @@ def _dense(tensor: Tensor, axes: int) -> Tensor:
     return tensor
 
 
-def _fit(name: str, tensor: Tensor, shape: list[int]) -> None:
-    if list(tensor.shape) != shape:
-        message = f"{name}: expected {shape}, got {list(tensor.shape)}. Compare it with value and spatial_shapes."
+def _fit(name: str, tensor: Tensor, *shape: int) -> None:
+    if tensor.shape != shape:
+        message = f"{name}: expected {list(shape)}, got {list(tensor.shape)}. Compare it with value and spatial_shapes."
         raise ValueError(message)
 
 
