@@ -29,7 +29,7 @@ from benchmarks.peers import versions
 from benchmarks.run import commit
 from deform_attn import explain, reference, use_backend
 from deform_attn.backends import native_library
-from deform_attn.speed import ENC640, Case, Op, machine, training
+from deform_attn.timing import ENC640, Case, Op, machine, training
 
 CASE = replace(ENC640, name="enc640, 500 queries", queries=500)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

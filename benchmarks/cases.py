@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from deform_attn.speed import DEC300, ENC640, ENC800, Case
+from deform_attn.timing import DEC300, ENC640, ENC800, Case
 
 RTDETR = Case("rtdetr", ((80, 80), (40, 40), (20, 20)), queries=300, num_points=(4, 4, 4))
 BEV = Case("bev", ((200, 200),), queries=40_000, num_points=(4,))

@@ -14,9 +14,9 @@ import torch
 
 from deform_attn import use_backend
 from deform_attn.detr.demo import run_demo
-from deform_attn.detr.evaluation import format_metrics
+from deform_attn.detr.evaluation.metrics import format_metrics
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.progress import progress_bar
+from deform_attn.detr.training.progress import progress_bar
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,13 +15,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Bystanders
-from deform_attn.detr.config import ModelConfig, TrainConfig
-from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.config.detector import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.model import build_model
-from deform_attn.detr.optimizer import build_optimizer
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.training.criterion import Criterion
+from deform_attn.detr.training.optimizer import build_optimizer
 
 SIDES = (160, 320, 640)
 PICTURES = 24

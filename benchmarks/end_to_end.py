@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.measure import DisagreementError, timed
 from benchmarks.models import Batch, WholeModel
 from deform_attn import patch
-from deform_attn.speed import Call, relative_error
+from deform_attn.timing import Call, relative_error
 
 # Norm of the difference by norm of the stock model's output, or gradient: float32 rounding, grown by dozens of layers.
 TOLERANCES = {"inference": 1e-4, "training": 1e-3, "encoder": 1e-4}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deform_attn.speed import Case
+from deform_attn.timing import Case
 
 SOURCE = Path(__file__).with_name("limit.c")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks import limit
 from benchmarks.peers import Peer
 from deform_attn import explain, reference
-from deform_attn.speed import Call, Case, Inputs, Op, relative_error, rounds, training
+from deform_attn.timing import Call, Case, Inputs, Op, relative_error, rounds, training
 
 # Norm of the error by norm of the truth. float32: locations are rounded to 1e-5 of a pixel on maps 200 wide, and so is
 # what is read there. Half precision: the output is rounded once (2**-9 and 2**-12 on average). A misplaced or forgotten

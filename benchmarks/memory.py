@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.cases import CASES, MEMORY
 from benchmarks.peers import PEERS
-from deform_attn.speed import Case, Op, training
+from deform_attn.timing import Case, Op, training
 
 MEASURED = CASES | {case.name: case for case in MEMORY}
 STATUS = Path("/proc/self/status")

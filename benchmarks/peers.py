@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deform_attn.speed import Case, Op
+from deform_attn.timing import Case, Op
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -28,7 +28,7 @@ from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
 from benchmarks.peers import PEERS, versions
 from deform_attn.backends import native_library
-from deform_attn.speed import machine
+from deform_attn.timing import machine
 
 SECTIONS = (
     "forward",

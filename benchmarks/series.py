@@ -14,10 +14,10 @@ from benchmarks.peers import EAGER, Peer
 from deform_attn import MultiScaleDeformableAttention, checks, encoder_reference_points
 from deform_attn.backends import native_cpu, native_library, operators
 from deform_attn.checks import SamplingInputs
-from deform_attn.detr.config import TransformerConfig
-from deform_attn.detr.pyramid import build_pyramid
-from deform_attn.detr.transformer import EncoderLayer
-from deform_attn.speed import Call, Case, Inputs, grid_sample_op, relative_error, training
+from deform_attn.detr.config.detector import TransformerConfig
+from deform_attn.detr.model.pyramid import build_pyramid
+from deform_attn.detr.model.transformer import EncoderLayer
+from deform_attn.timing import Call, Case, Inputs, grid_sample_op, relative_error, training
 
 Result = dict[str, object]
 

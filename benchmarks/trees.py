@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.evidence.results import IMAGES, write
-from deform_attn.detr.settings import read_settings
+from deform_attn.detr.config.run import read_settings
 
 NAME = "trees"
 RECIPE = report.ROOT / "docs" / "trees.toml"
@@ -92,11 +92,11 @@ def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.
 
 def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.png") -> Path:
     """Draw what the detector of `seed` finds in every other tile of the strip, and return `path`."""
-    from deform_attn.detr import starting
+    from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.batch import collate
     from deform_attn.detr.data.coco import CocoFolder
-    from deform_attn.detr.detections import Detections
-    from deform_attn.detr.pictures import draw_detections
+    from deform_attn.detr.drawing.pictures import draw_detections
+    from deform_attn.detr.model.detections import Detections
 
     detector = starting.load(str(RUNS / f"trees-{seed}"))
     tiles = CocoFolder(data / "val.json", data / "val", max_size=detector.max_size)

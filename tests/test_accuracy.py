@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import accuracy, report
-from deform_attn import explain, speed
+from deform_attn import explain, timing
 
-TINY = replace(speed.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21, heads=3, channels=10)
+TINY = replace(timing.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21, heads=3, channels=10)
 AVAILABLE = [name for name, reasons in explain().reasons.items() if not reasons]
 # Of the output and the gradient of value: float32 sums on maps ten pixels wide, or one rounding of the result.
 BOUNDS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-11}
@@ -45,7 +45,7 @@ def test_a_wrong_result_has_a_large_error(wrong, monkeypatch):
         extra = 0.1 * locations.flatten(2).sum(-1, keepdim=True)
         return output + (extra if wrong == "output" else extra - extra.detach())
 
-    monkeypatch.setattr(speed.Case, "op", lambda case: off)
+    monkeypatch.setattr(timing.Case, "op", lambda case: off)
     for row in accuracy.measure(TINY, [torch.float32])["classic"]["float32"].values():
         assert row["grad locations"] > 1e-3
         assert (row["output"] > 1e-3) == (wrong == "output")

@@ -11,8 +11,8 @@ import torch
 from benchmarks import detector, limit, measure, memory, plot, report, run, series, stories
 from benchmarks.cases import BEYOND, CANONICAL, CASES, MEMORY, map_size_series, query_series
 from benchmarks.peers import EAGER, PEERS, Peer
-from deform_attn import speed
-from deform_attn.speed import DEC300, ENC640, ENC800
+from deform_attn import timing
+from deform_attn.timing import DEC300, ENC640, ENC800
 
 TINY = replace(DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21, heads=3, channels=10)
 COMMITTED = sorted({name for path in report.DOCUMENTS for _, _, name, *_ in report.BLOCK.findall(path.read_text())})
@@ -117,7 +117,7 @@ def test_a_wrong_rival_is_not_timed():
 
 def test_nothing_is_timed_when_we_are_wrong(monkeypatch):
     op = TINY.op()
-    monkeypatch.setattr(speed.Case, "op", lambda case: with_a_wrong_point(op))
+    monkeypatch.setattr(timing.Case, "op", lambda case: with_a_wrong_point(op))
     with pytest.raises(measure.DisagreementError, match="ours is wrong on dec300"):
         measure.compare(TINY, [], torch.get_num_threads(), 0)
 
@@ -136,7 +136,7 @@ def test_a_rival_that_cannot_run_says_why():
 def test_calls_take_turns():
     order = []
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    assert [set(sample) for sample in islice(speed.rounds(calls), 4)] == [{"a", "b"}] * 4
+    assert [set(sample) for sample in islice(timing.rounds(calls), 4)] == [{"a", "b"}] * 4
     turns = re.findall(r"a+|b+", "".join(order))
     assert len(turns) >= 5  # at the start each of them twice, then a b, b a, a b, b a, with neighbours joined
 
@@ -243,8 +243,8 @@ def test_the_goals_are_judged_by_the_median():
 
 def test_a_short_report_names_the_machine_and_compares(monkeypatch):
     for name in ("ENC800", "ENC640", "DEC300"):
-        monkeypatch.setattr(speed, name, replace(TINY, name=name.lower()))
-    first, header, *rows = speed.report(seconds=0)
+        monkeypatch.setattr(timing, name, replace(TINY, name=name.lower()))
+    first, header, *rows = timing.report(seconds=0)
     assert f"torch {torch.__version__}" in first
     assert header.split()[-3:] == ["ours", "grid_sample", "ratio"]
     assert [row.split(",")[0] for row in rows] == ["enc800", "enc640", "dec300", "enc640"]
@@ -252,10 +252,10 @@ def test_a_short_report_names_the_machine_and_compares(monkeypatch):
 
 
 def test_the_short_report_refuses_to_time_what_differs(monkeypatch):
-    monkeypatch.setattr(speed, "ENC800", TINY)
-    monkeypatch.setattr(speed, "grid_sample_op", lambda case: with_a_wrong_point(case.op()))
+    monkeypatch.setattr(timing, "ENC800", TINY)
+    monkeypatch.setattr(timing, "grid_sample_op", lambda case: with_a_wrong_point(case.op()))
     with pytest.raises(RuntimeError, match=r"dec300: .* and grid_sample differ"):
-        list(speed.report(seconds=0))
+        list(timing.report(seconds=0))
 
 
 @pytest.mark.parametrize("name", COMMITTED)

@@ -10,7 +10,7 @@ from benchmarks import memory, report
 from benchmarks.evidence import convergence, cost, independence, layers, plots, pretraining, results
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.errors import DivergenceError
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.deformable_detr import build_model
 
 
 def test_exponents_are_those_of_a_power_law():

@@ -23,10 +23,22 @@ FLOORS = [
     {"functional"},
     {"modules", "recording", "reference_points"},
     {"interop", "export"},
-    {"detr", "explore", "speed"},
+    {"detr", "explore", "timing"},
     {"cli"},
     {"__main__"},
 ]
+
+DETR_FLOORS = [
+    {"errors", "extra", "boxes", "files"},
+    {"config"},
+    {"data"},
+    {"model"},
+    {"evaluation", "drawing"},
+    {"checkpoints"},
+    {"prediction", "training"},
+    {"demo"},
+]
+MOST_MODULES = 20  # of one folder
 
 
 def modules():
@@ -38,8 +50,8 @@ def part(parts):
     return parts[0] if parts else "__init__"
 
 
-def floor(name):
-    return next((i for i, names in enumerate(FLOORS) if name in names), None)
+def floor(name, floors=None):
+    return next((i for i, names in enumerate(floors or FLOORS) if name in names), None)
 
 
 def is_type_checking(node):
@@ -83,6 +95,13 @@ def upward_imports(importer, imported_names):
     return wrong
 
 
+def upward_imports_in_detr(importer, imported_names):
+    """Return those of the `imported_names` that lie on a floor of the detector above that of its part `importer`."""
+    inside = [name.split(".") for name in imported_names if name.startswith("deform_attn.detr.")]
+    floors = {".".join(segments): floor(segments[2], DETR_FLOORS) for segments in inside}
+    return [name for name, of_name in floors.items() if of_name is None or of_name > floor(importer, DETR_FLOORS)]
+
+
 def test_the_public_names_are_these():
     assert deform_attn.__all__ == [
         "DeformableAttention",
@@ -110,6 +129,21 @@ def test_no_module_imports_upward(module):
     assert upward_imports(importer, names) == []
 
 
+@pytest.mark.parametrize("module", [m for m in modules() if m.parts[:1] == ("detr",) and len(m.parts) > 1], ids=str)
+def test_no_module_of_the_detector_imports_upward(module):
+    if module.parts[1] == "__init__":
+        return
+    names = [name for name, _ in imports(PACKAGE / module.with_suffix(".py"))]
+    assert upward_imports_in_detr(module.parts[1], names) == []
+
+
+def test_no_folder_holds_too_many_modules():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    count = {folder: len([p for p in folder.glob("*.py") if p.stem != "__init__"]) for folder in folders}
+    assert {folder.name: n for folder, n in count.items() if n > MOST_MODULES} == {}
+    assert max(count.values()) > 10
+
+
 def test_the_import_order_test_sees_an_upward_import():
     assert upward_imports("checks", ["deform_attn.functional.explain"]) == ["deform_attn.functional.explain"]
     assert upward_imports("detr", ["deform_attn.interop.patch"]) == ["deform_attn.interop.patch"]
@@ -123,6 +157,8 @@ def test_the_import_order_test_sees_an_upward_import():
     assert upward_imports("interop", ["deform_attn.record"]) == ["deform_attn.record"]
     assert upward_imports("interop", ["deform_attn.recording.sampling_of", "deform_attn.functional.explain"]) == []
     assert upward_imports("functional", ["deform_attn.checks", "torch.nn"]) == []
+    upward = ["deform_attn.detr.training.engine.fit"]
+    assert upward_imports_in_detr("data", [*upward, "deform_attn.detr.errors.DataError", "torch"]) == upward
 
 
 @pytest.mark.parametrize("module", modules(), ids=str)

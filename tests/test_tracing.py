@@ -11,8 +11,8 @@ from deform_attn import (
     multi_scale_deformable_attention,
     use_backend,
 )
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TransformerConfig
-from deform_attn.detr.model import build_model
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.model.deformable_detr import build_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),

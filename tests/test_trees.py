@@ -7,8 +7,8 @@ import zipfile
 import pytest
 
 from benchmarks import report, trees, trees_data
+from deform_attn.detr.config.run import Settings, read_settings
 from deform_attn.detr.data.coco import CocoFolder
-from deform_attn.detr.settings import Settings, read_settings
 
 VOC = "<annotation>{}</annotation>"
 BOX = "<object><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"

@@ -32,17 +32,17 @@ import torch
 from benchmarks import report
 from benchmarks.evidence import plots, results
 from benchmarks.evidence.pretraining import pretrain
-from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.config.detector import AttentionKind, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.base import DetectionData
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.data.holdout import Part
-from deform_attn.detr.engine import train_one_epoch
 from deform_attn.detr.errors import DivergenceError
-from deform_attn.detr.learner import Learner
-from deform_attn.detr.model import build_model
-from deform_attn.detr.processes import start_processes
-from deform_attn.detr.validation import evaluate_model
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.engine import train_one_epoch
+from deform_attn.detr.training.learner import Learner
+from deform_attn.detr.training.processes import start_processes
+from deform_attn.detr.training.validation import evaluate_model
 
 NAME = "evidence-convergence"
 STEPS = ("choose", "train", "time")

@@ -22,7 +22,7 @@ from benchmarks.evidence.layers import HEADS, KINDS, POINTS, STRIDE, WIDTH, call
 from benchmarks.evidence.timing import medians
 from benchmarks.measure import Bystanders
 from deform_attn import use_backend
-from deform_attn.speed import relative_error
+from deform_attn.timing import relative_error
 
 NAME = "evidence-cost"
 SIDES = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)

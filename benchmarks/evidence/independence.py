@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from benchmarks.evidence import plots, results
 from benchmarks.evidence.timing import medians
 from benchmarks.measure import TOLERANCES, Bystanders, Judge
-from deform_attn.speed import Call, Case, grid_sample_op
+from deform_attn.timing import Call, Case, grid_sample_op
 
 NAME = "evidence-independence"
 QUERIES = 300

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from deform_attn.detr.data.batch import Sample, collate
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.model import DeformableDetr
+from deform_attn.detr.model.deformable_detr import DeformableDetr
 
 BATCH, RATE = 16, 2e-3
 

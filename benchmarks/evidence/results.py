@@ -13,7 +13,7 @@ from benchmarks.peers import versions
 from benchmarks.run import commit
 from deform_attn.backends import native_library
 from deform_attn.detr.files import atomic_path
-from deform_attn.speed import machine
+from deform_attn.timing import machine
 
 IMAGES = report.ROOT / "docs" / "images"
 

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Mapping
 
-from deform_attn.speed import Call, rounds
+from deform_attn.timing import Call, rounds
 
 MIN_ROUNDS = 3
 

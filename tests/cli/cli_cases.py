@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from deform_attn.cli import main
-from deform_attn.detr.checkpoint import Detector, save
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.checkpoints.checkpoint import save
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
 
 
 def write_split(annotations, pictures, count):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cli_cases import error_line, train
 
-from deform_attn import speed
+from deform_attn import timing
 from deform_attn.backends import native_cpu
 from deform_attn.cli import build_parser, info, main
 
@@ -72,10 +72,10 @@ def test_version_prints_the_version(capsys):
 
 
 def test_bench_compares_with_grid_sample_on_the_threads_asked_for(capsys, monkeypatch):
-    tiny = replace(speed.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21)
+    tiny = replace(timing.DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21)
     for name in ("ENC800", "ENC640", "DEC300"):
-        monkeypatch.setattr(speed, name, replace(tiny, name=name.lower()))
-    monkeypatch.setattr(speed.report, "__defaults__", (0.0,))
+        monkeypatch.setattr(timing, name, replace(tiny, name=name.lower()))
+    monkeypatch.setattr(timing.report, "__defaults__", (0.0,))
     before = torch.get_num_threads()
     try:
         for threads, said in ((2, "2 threads"), (1, "1 thread")):
@@ -91,7 +91,7 @@ def test_bench_compares_with_grid_sample_on_the_threads_asked_for(capsys, monkey
 def test_bench_shows_each_line_as_soon_as_it_is_known(monkeypatch):
     flushed = []
     monkeypatch.setattr("builtins.print", lambda *_, flush=False, **__: flushed.append(flush))
-    monkeypatch.setattr(speed, "report", lambda: iter("ab"))
+    monkeypatch.setattr(timing, "report", lambda: iter("ab"))
     assert main(["bench"]) == 0
     assert flushed[:2] == [True, True]
 
@@ -121,7 +121,7 @@ def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
     def fail(*_args, **_kwargs):
         raise ValueError("nobody's input")
 
-    monkeypatch.setattr("deform_attn.detr.engine.fit", fail)
+    monkeypatch.setattr("deform_attn.detr.training.engine.fit", fail)
     with pytest.raises(ValueError, match="nobody's input"):
         train(folder)
 
@@ -144,7 +144,7 @@ def test_the_help_of_every_verb_loads_no_package_of_an_extra():
     ],
 )
 def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, said):
-    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: ask())
+    monkeypatch.setattr("deform_attn.detr.training.engine.fit", lambda *_args, **_kwargs: ask())
     assert train(folder) == 1
     line = error_line(capsys)
     expected = rf"deform-attn: error: out of memory \({said}\); smaller pictures \(--max-size\) or batches need less"
@@ -156,7 +156,7 @@ def _no_memory_on_a_gpu():
 
 
 def test_an_error_of_torch_that_is_no_lack_of_memory_is_not_called_one(folder, monkeypatch):
-    monkeypatch.setattr("deform_attn.detr.engine.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr("deform_attn.detr.training.engine.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         train(folder)
 

@@ -4,7 +4,7 @@ import pytest
 from cli_cases import edit, error_line, train
 
 from deform_attn.cli import main
-from deform_attn.detr import engine
+from deform_attn.detr.training import engine
 
 
 def test_a_file_that_is_no_picture_is_one_line_with_its_name(folder, capsys):
@@ -52,7 +52,7 @@ def test_a_file_in_the_place_of_the_output_folder_is_one_line(folder, capsys):
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line_before_training(folder, capsys, monkeypatch):
-    monkeypatch.setattr("deform_attn.detr.engine.train_one_epoch", None)
+    monkeypatch.setattr("deform_attn.detr.training.engine.train_one_epoch", None)
     assert main(["train", "--data", str(folder), "--out", str(folder / "val.json" / "run")]) == 1
     assert "val.json" in error_line(capsys)
 

@@ -4,9 +4,9 @@ import pytest
 from cli_cases import edit, error_line, train, write_checkpoint, write_split
 
 from deform_attn.cli import main
-from deform_attn.detr import engine
 from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.holdout import hold_out
+from deform_attn.detr.training import engine
 
 
 def repeat(count, **values):

@@ -9,7 +9,7 @@ import torch
 from cli_cases import error_line, write_checkpoint
 
 from deform_attn.cli import main
-from deform_attn.detr import export_model
+from deform_attn.detr.prediction import export_model
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deform_attn.cli import VERBS, build_parser
-from deform_attn.detr.settings import Settings
+from deform_attn.detr.config.run import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))

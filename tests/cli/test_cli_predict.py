@@ -10,10 +10,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from deform_attn.cli import main
-from deform_attn.detr import predict as predict_module
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.coco import CocoFolder
-from deform_attn.detr.predict import find_pictures, predict, read_picture, sample_of
+from deform_attn.detr.prediction import predict as predict_module
+from deform_attn.detr.prediction.predict import find_pictures, predict, read_picture, sample_of
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from cli_cases import edit, error_line, train, write_checkpoint, write_split
 
 from deform_attn.cli import main
-from deform_attn.detr import engine
-from deform_attn.detr.checkpoint import load_model, load_training
+from deform_attn.detr.checkpoints.checkpoint import load_model, load_training
+from deform_attn.detr.training import engine
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(folder, capsys):

@@ -4,8 +4,9 @@ import pytest
 from cli_cases import error_line, interrupt, train
 
 from deform_attn.cli import main
-from deform_attn.detr import demo, engine, validation
+from deform_attn.detr import demo
 from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.training import engine, validation
 
 
 def test_ctrl_c_says_that_nothing_is_kept_and_leaves_an_earlier_training_alone(folder, capsys, monkeypatch):

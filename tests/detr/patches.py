@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import AttentionKind, BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.config.detector import AttentionKind, BackboneConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.data.base import Category, coco_from_samples
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.model import build_model
-from deform_attn.detr.norm import NormKind
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.model.norm import NormKind
 
 
 class Patches:

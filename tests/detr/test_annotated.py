@@ -5,10 +5,10 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from deform_attn.detr.annotated import annotate
-from deform_attn.detr.canvas import category_colour
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.detections import Detections
+from deform_attn.detr.drawing.annotated import annotate
+from deform_attn.detr.drawing.canvas import category_colour
+from deform_attn.detr.model.detections import Detections
 
 CATEGORIES = (Category(1, "cat"), Category(2, "straße Ж"))
 

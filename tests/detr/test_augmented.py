@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import AugmentConfig, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.config.detector import AugmentConfig, BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.augmented import Augmented
 from deform_attn.detr.data.base import coco_from_samples
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.engine import fit
 from deform_attn.detr.errors import CheckpointError, ConfigError, TrainingStopped
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.engine import fit
 
 ALL = AugmentConfig(
     crop=(0.5, 0.9), keep=0.5, resize=(0.5, 1.5), max_size=70, horizontal_flip=True, vertical_flip=True,

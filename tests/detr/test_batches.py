@@ -6,11 +6,11 @@ import pytest
 import torch
 from patches import Assorted, Patches, detector
 
-from deform_attn.detr.batches import Part, count_steps, epoch_parts
-from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import fit
 from deform_attn.detr.errors import DataError, ProcessError
+from deform_attn.detr.training.batches import Part, count_steps, epoch_parts
+from deform_attn.detr.training.engine import fit
 
 # Torch advises against more workers than this process may use cores.
 several = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from deform_attn.detr.checkpoint import (
+from deform_attn.detr.checkpoints.checkpoint import (
     CheckpointError,
     Detector,
     TrainingState,
@@ -24,9 +24,9 @@ from deform_attn.detr.checkpoint import (
     load_training,
     save,
 )
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.deformable_detr import build_model
 
 
 def detector(seed: int, width: int = 16) -> Detector:

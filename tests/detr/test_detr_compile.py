@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TransformerConfig
-from deform_attn.detr.model import DeformableDetr, Output, build_model
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.model.deformable_detr import DeformableDetr, Output, build_model
 
 CONFIG = ModelConfig(
     3,

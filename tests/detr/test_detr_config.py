@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deform_attn.detr.config import BackboneConfig, LossConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.config.detector import BackboneConfig, LossConfig, ModelConfig, TrainConfig, TransformerConfig
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from deform_attn.detr.config import LossConfig
-from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.config.detector import LossConfig
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.heads import Prediction
-from deform_attn.detr.model import Output
+from deform_attn.detr.model.deformable_detr import Output
+from deform_attn.detr.model.heads import Prediction
+from deform_attn.detr.training.criterion import Criterion
 
 
 def sample(boxes: list[list[float]], labels: list[int]) -> Sample:

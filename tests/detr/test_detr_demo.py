@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from deform_attn.detr.checkpoint import load_model
+from deform_attn.detr.checkpoints.checkpoint import load_model
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.demo import run_demo
 from deform_attn.detr.errors import OccupiedError
-from deform_attn.detr.progress import progress_bar
+from deform_attn.detr.training.progress import progress_bar
 
 
 def test_the_demo_writes_a_checkpoint_metrics_and_pictures_and_resumes(

@@ -10,12 +10,10 @@ import pytest
 import torch
 from patches import Patches, detector
 
-from deform_attn.detr import engine
-from deform_attn.detr.checkpoint import load_model, load_training, without_nan
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig
+from deform_attn.detr.checkpoints.checkpoint import load_model, load_training, without_nan
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import Progress, Step, fit, train_one_epoch
 from deform_attn.detr.errors import (
     CheckpointError,
     ConfigError,
@@ -24,13 +22,15 @@ from deform_attn.detr.errors import (
     OccupiedError,
     TrainingStopped,
 )
-from deform_attn.detr.heads import Prediction
-from deform_attn.detr.learner import Learner
-from deform_attn.detr.matcher import Matcher, Targets
-from deform_attn.detr.model import DeformableDetr, build_model
-from deform_attn.detr.optimizer import build_optimizer, learning_rate
-from deform_attn.detr.processes import start_processes
-from deform_attn.detr.validation import evaluate_model
+from deform_attn.detr.model.deformable_detr import DeformableDetr, build_model
+from deform_attn.detr.model.heads import Prediction
+from deform_attn.detr.training import engine
+from deform_attn.detr.training.engine import Progress, Step, fit, train_one_epoch
+from deform_attn.detr.training.learner import Learner
+from deform_attn.detr.training.matcher import Matcher, Targets
+from deform_attn.detr.training.optimizer import build_optimizer, learning_rate
+from deform_attn.detr.training.processes import start_processes
+from deform_attn.detr.training.validation import evaluate_model
 
 
 class Small(Patches):

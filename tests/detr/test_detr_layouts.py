@@ -12,15 +12,16 @@ from torch import Tensor
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 from transformers.models.deformable_detr import modeling_deformable_detr as stock_code
 
-from deform_attn.detr.checkpoint import Detector, load_model, save
-from deform_attn.detr.config import BackboneConfig, LossConfig, ModelConfig, TransformerConfig
-from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.checkpoints.checkpoint import load_model, save
+from deform_attn.detr.checkpoints.exchange import load_original, load_transformers, save_original, save_transformers
+from deform_attn.detr.checkpoints.published import published
+from deform_attn.detr.config.detector import BackboneConfig, LossConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample, collate
 from deform_attn.detr.errors import CheckpointError, ConfigError
-from deform_attn.detr.exchange import load_original, load_transformers, save_original, save_transformers
-from deform_attn.detr.model import DeformableDetr, Output, build_model
-from deform_attn.detr.published import published
+from deform_attn.detr.model.deformable_detr import DeformableDetr, Output, build_model
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.criterion import Criterion
 from tests.detr import original_repository
 
 VARIANTS = [(True, True), (False, True), (False, False)]  # transformers has no two-stage detector without refinement

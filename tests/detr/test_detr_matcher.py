@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deform_attn.detr.config import LossConfig
-from deform_attn.detr.heads import Prediction
-from deform_attn.detr.matcher import Matcher, pad_targets
+from deform_attn.detr.config.detector import LossConfig
+from deform_attn.detr.model.heads import Prediction
+from deform_attn.detr.training.matcher import Matcher, pad_targets
 
 
 def random_boxes(*shape: int) -> Tensor:

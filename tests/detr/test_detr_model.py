@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deform_attn.detr.config import AttentionKind, BackboneConfig, LossConfig, ModelConfig, TransformerConfig
-from deform_attn.detr.criterion import Criterion
+from deform_attn.detr.config.detector import AttentionKind, BackboneConfig, LossConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.data.batch import Sample, collate
-from deform_attn.detr.model import DeformableDetr, Output, build_model, postprocess
-from deform_attn.detr.norm import FrozenBatchNorm, NormKind, PaddedGroupNorm, freeze_norms
-from deform_attn.detr.pyramid import Pyramid
+from deform_attn.detr.model.deformable_detr import DeformableDetr, Output, build_model, postprocess
+from deform_attn.detr.model.norm import FrozenBatchNorm, NormKind, PaddedGroupNorm, freeze_norms
+from deform_attn.detr.model.pyramid import Pyramid
+from deform_attn.detr.training.criterion import Criterion
 
 KINDS: list[AttentionKind] = ["deformable", "deformable_single_scale", "dense"]
 # At least 16 channels: with AVX-512 the oneDNN of torch 2.13.0 writes out of bounds in the backward pass of a 1 x 1

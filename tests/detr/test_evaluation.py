@@ -8,8 +8,8 @@ import torch
 
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.detections import Detections
-from deform_attn.detr.evaluation import counted_detections, evaluate, format_metrics
+from deform_attn.detr.evaluation.metrics import counted_detections, evaluate, format_metrics
+from deform_attn.detr.model.detections import Detections
 
 NAMES = ["AP", "AP50", "AP75", "AR100", "AP<16", "AP<32", "AP32-96", "AP>96"]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.config.detector import MAX_PIXELS
 from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.picture_file import check_header, read_picture_file
 from deform_attn.detr.data.pillow_limit import lifted_limit
 from deform_attn.detr.errors import DataError
-from deform_attn.detr.predict import read_picture, sample_of, whole_image
+from deform_attn.detr.prediction.predict import read_picture, sample_of, whole_image
 
 FORMATS = ["jpg", "png", "tif", "webp", "bmp", "gif", "jp2"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from patches import Assorted, detector
 
-from deform_attn.detr.checkpoint import check_target, load_training
-from deform_attn.detr.config import TrainConfig
-from deform_attn.detr.engine import Progress, fit
+from deform_attn.detr.checkpoints.checkpoint import check_target, load_training
+from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.errors import CheckpointError, TrainingStopped
-from deform_attn.detr.metrics_log import MetricsLog, write_csv
+from deform_attn.detr.training.engine import Progress, fit
+from deform_attn.detr.training.metrics_log import MetricsLog, write_csv
 
 CONFIG = TrainConfig(epochs=3, batch_size=2, warmup_steps=2, save_every=4)
 DATA = Assorted(26)  # 13 steps an epoch, of which every tenth is in TensorBoard: 0, 10, 20, 30

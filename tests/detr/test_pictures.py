@@ -9,14 +9,14 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from deform_attn.detr import pictures
-from deform_attn.detr.captions import intersection, place_captions
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.detections import Detections
+from deform_attn.detr.drawing import pictures
+from deform_attn.detr.drawing.captions import intersection, place_captions
+from deform_attn.detr.drawing.pictures import draw_detections
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.pictures import draw_detections
+from deform_attn.detr.model.detections import Detections
 
 CATEGORIES = (Category(1, "cat"), Category(2, "bird"))
 

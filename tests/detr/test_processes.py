@@ -14,15 +14,16 @@ import torch
 import torch.distributed as dist
 from patches import Assorted, detector
 
-from deform_attn.detr import processes
-from deform_attn.detr.checkpoint import Detector, load_training, without_nan
-from deform_attn.detr.config import TrainConfig
+from deform_attn.detr.checkpoints.checkpoint import load_training, without_nan
+from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.engine import History, Progress, fit
 from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, ProcessError, TrainingStopped
-from deform_attn.detr.model import DeformableDetr
-from deform_attn.detr.processes import Processes, start_processes
-from deform_attn.detr.validation import evaluate_model
+from deform_attn.detr.model.deformable_detr import DeformableDetr
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training import processes
+from deform_attn.detr.training.engine import History, Progress, fit
+from deform_attn.detr.training.processes import Processes, start_processes
+from deform_attn.detr.training.validation import evaluate_model
 
 CONFIG = TrainConfig(epochs=2, batch_size=2, warmup_steps=2, lr=3e-3)
 PICTURES = 9  # two steps of four and one of a single picture, so that one process has none
@@ -86,7 +87,7 @@ def detect_together(folder: Path, rank: int) -> dict[str, Any]:
         start_processes(learner.model, "float32") as both,
         pytest.MonkeyPatch.context() as patches,
     ):
-        patches.setattr("deform_attn.detr.validation.evaluate", lambda truth, found: {"found": found})
+        patches.setattr("deform_attn.detr.training.validation.evaluate", lambda truth, found: {"found": found})
         return evaluate_model(learner, Assorted(PICTURES), 2, both)
 
 
@@ -110,7 +111,7 @@ def train_with_a_broken_picture(folder: Path, rank: int) -> str:
 def train_on_a_full_disk(folder: Path, rank: int) -> str:
     with pytest.MonkeyPatch.context() as patches:
         if rank == 0:
-            patches.setattr("deform_attn.detr.checkpoint.save", full_disk)
+            patches.setattr("deform_attn.detr.checkpoints.checkpoint.save", full_disk)
         try:
             fit(detector(), Assorted(PICTURES), CONFIG, folder / "full")
         except (OSError, ProcessError) as error:
@@ -193,7 +194,7 @@ def test_the_comparison_of_weights_sees_a_training_with_another_batch(tmp_path: 
 def test_two_processes_find_in_their_parts_what_one_finds_in_all_pictures(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deform_attn.detr.validation.evaluate", lambda truth, found: {"found": found})
+    monkeypatch.setattr("deform_attn.detr.training.validation.evaluate", lambda truth, found: {"found": found})
     expected = evaluate_model(detector(norm="group"), Assorted(PICTURES), 2)
     assert {found["image_id"] for found in expected["found"]} == set(range(PICTURES))
     assert outcomes(two, detect_together) == [expected, expected]
@@ -303,10 +304,10 @@ import torch.distributed as dist
 # What is registered first runs last. In one piece, which the other process's output cannot split.
 atexit.register(lambda: os.write(1, f"in a group at the end: {dist.is_initialized()}\\n".encode()))
 from patches import Assorted
-from deform_attn.detr.checkpoint import Detector
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
-from deform_attn.detr.engine import fit
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.training.engine import fit
+from deform_attn.detr.model.deformable_detr import build_model
 
 # Its fourth stage, at stride 32, is computed and not used.
 source = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1],

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from deform_attn.detr.engine import Progress
-from deform_attn.detr.progress import picture_bar, progress_bar
+from deform_attn.detr.training.engine import Progress
+from deform_attn.detr.training.progress import picture_bar, progress_bar
 
 
 def test_no_bar_is_drawn_before_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from patches import Assorted, detector
 
-from deform_attn.detr.checkpoint import Detector, Position, load_model, load_training
-from deform_attn.detr.config import TrainConfig
-from deform_attn.detr.engine import OnStep, Progress, fit
+from deform_attn.detr.checkpoints.checkpoint import Position, load_model, load_training
+from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.errors import CheckpointError, TrainingStopped
-from deform_attn.detr.resumption import stoppable
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.engine import OnStep, Progress, fit
+from deform_attn.detr.training.resumption import stoppable
 
 CONFIG = TrainConfig(epochs=2, batch_size=2, warmup_steps=2, save_every=2)
 PICTURES = 9  # five steps an epoch
@@ -187,8 +188,8 @@ def other_training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from patches import Assorted, detector
-from deform_attn.detr.config import TrainConfig
-from deform_attn.detr.engine import fit
+from deform_attn.detr.config.detector import TrainConfig
+from deform_attn.detr.training.engine import fit
 echo = lambda _: print(input(), flush=True)
 fit(detector(), Assorted(2), TrainConfig(epochs=9), {str(tmp_path / "run")!r}, on_step=echo)
 """

@@ -4,9 +4,9 @@ import tomllib
 
 import pytest
 
-from deform_attn.detr.config import BackboneConfig, TrainConfig
+from deform_attn.detr.config.detector import BackboneConfig, TrainConfig
+from deform_attn.detr.config.run import DEFAULTS, DataConfig, Settings, merged, read_settings
 from deform_attn.detr.errors import ConfigError
-from deform_attn.detr.settings import DEFAULTS, DataConfig, Settings, merged, read_settings
 
 WRONG = {
     "train.epoch = 3": "train: unknown field 'epoch'; the fields are epochs, ",

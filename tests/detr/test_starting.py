@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deform_attn.detr import starting
-from deform_attn.detr.checkpoint import Detector, save
-from deform_attn.detr.config import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.checkpoints import starting
+from deform_attn.detr.checkpoints.checkpoint import save
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.errors import CheckpointError
-from deform_attn.detr.model import build_model
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
 
 BEFORE = (Category(1, "cat"), Category(2, "dog"), Category(3, "owl"))
 

@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _kept(stop: TrainingStopped) -> str:
-    from deform_attn.detr import checkpoint
+    from deform_attn.detr.checkpoints import checkpoint
 
     if stop.kept or stop.steps:
         steps = "1 step" if stop.steps == 1 else f"{stop.steps} steps"

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from deform_attn import speed
+from deform_attn import timing
 from deform_attn.cli.common import positive
 
 NAME, SUMMARY = "bench", "time the op on this machine against torch's grid_sample, in about half a minute"
@@ -23,5 +23,5 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the report, each line as soon as it is known."""
     torch.set_num_threads(options.threads)
-    for line in speed.report():
+    for line in timing.report():
         print(line, flush=True)  # the next one takes seconds

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.config.detector import MAX_PIXELS
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.base import DetectionData
@@ -97,7 +97,7 @@ def add_restart(verb: argparse.ArgumentParser) -> None:
 
 def say_if_anew(resume: bool, folder: Path) -> None:
     """Say that a training begins where one was to go on and there is none."""
-    from deform_attn.detr import checkpoint
+    from deform_attn.detr.checkpoints import checkpoint
 
     if resume and not checkpoint.exists(folder):
         say(f"{folder} holds no training yet; a new one begins")

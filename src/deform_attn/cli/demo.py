@@ -21,8 +21,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the demo and print its metrics and its files."""
     from deform_attn.detr.demo import CHECKPOINT, SCENE, run_demo
-    from deform_attn.detr.evaluation import format_metrics
-    from deform_attn.detr.progress import progress_bar
+    from deform_attn.detr.evaluation.metrics import format_metrics
+    from deform_attn.detr.training.progress import progress_bar
 
     say_if_anew(options.resume, options.out / CHECKPOINT)
     with progress_bar() as on_step:

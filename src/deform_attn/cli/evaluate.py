@@ -21,13 +21,13 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the metrics on the validation split."""
-    from deform_attn.detr import starting
+    from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.data.holdout import hold_out
     from deform_attn.detr.data.objects import require_objects
     from deform_attn.detr.data.splits import required_split
-    from deform_attn.detr.evaluation import format_metrics
-    from deform_attn.detr.validation import evaluate_model
+    from deform_attn.detr.evaluation.metrics import format_metrics
+    from deform_attn.detr.training.validation import evaluate_model
 
     detector = starting.load(options.checkpoint)
     split = required_split(options.data, "train" if options.hold_out else "val")

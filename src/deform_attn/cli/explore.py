@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting
-from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.config.detector import MAX_PIXELS
 
 if TYPE_CHECKING:
     from deform_attn.explore import Scene
@@ -50,8 +50,8 @@ def read_scene(
     max_pixels: int = MAX_PIXELS,
 ) -> "Scene":
     """Return what the verb's page shows, for `plot_sampling`; the arguments are those of the verb."""
-    from deform_attn.detr import starting
-    from deform_attn.detr.attended import attend
+    from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.prediction.attended import attend
     from deform_attn.explore import Detection, Scene
 
     detector = starting.load(checkpoint)

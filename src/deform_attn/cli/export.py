@@ -18,8 +18,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export, and print what was checked and how to use the file."""
-    from deform_attn.detr import starting
-    from deform_attn.detr.export_model import export_model
+    from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.prediction.export_model import export_model
 
     detector = starting.load(options.checkpoint)
     print(f"exporting {options.checkpoint}, and trying the file", flush=True)  # it takes a while

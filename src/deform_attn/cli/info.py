@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from deform_attn import explain, speed
+from deform_attn import explain, timing
 from deform_attn.backends import native_cpu
 
 NAME, SUMMARY = "info", "print versions, this machine, and which backends are available and why"
@@ -33,10 +33,10 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> None:
     """Print it."""
-    here = speed.machine()
+    here = timing.machine()
     print(f"deform-attn {version('deform-attn')}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{here['system']}, {here['memory_gib']} GiB" if here["memory_gib"] else here["system"])
-    print(f"{here['processor']}, {here['cores']} cores, torch uses {speed.thread_count()}")
+    print(f"{here['processor']}, {here['cores']} cores, torch uses {timing.thread_count()}")
     print(f"instruction sets: {_instruction_sets()}; torch's {here['torch_instruction_set']}")
     print(f"accelerator: {_accelerator()}")
     print("\nbackends, in order of preference:")

@@ -19,9 +19,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and print what was written."""
-    from deform_attn.detr import starting
-    from deform_attn.detr.predict import find_pictures, predict
-    from deform_attn.detr.progress import picture_bar
+    from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.prediction.predict import find_pictures, predict
+    from deform_attn.detr.training.progress import picture_bar
 
     pictures = find_pictures(options.pictures)
     detector = starting.load(options.checkpoint)

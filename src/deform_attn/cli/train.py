@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of
-from deform_attn.detr.config import Precision
-from deform_attn.detr.settings import Settings, merged, read_settings
+from deform_attn.detr.config.detector import Precision
+from deform_attn.detr.config.run import Settings, merged, read_settings
 
 if TYPE_CHECKING:
-    from deform_attn.detr.checkpoint import Detector
     from deform_attn.detr.data.base import DetectionData
+    from deform_attn.detr.model.detector import Detector
 
 NAME, SUMMARY = "train", "train a detector on pictures in COCO format"
 
@@ -84,9 +84,9 @@ def run(options: argparse.Namespace) -> None:
         missing = "--out" if options.out is None else "--data (or dir in the table data of the config file)"
         return options.fail(f"the following arguments are required: {missing}")
 
-    from deform_attn.detr.engine import fit
-    from deform_attn.detr.evaluation import format_metrics
-    from deform_attn.detr.progress import progress_bar
+    from deform_attn.detr.evaluation.metrics import format_metrics
+    from deform_attn.detr.training.engine import fit
+    from deform_attn.detr.training.progress import progress_bar
 
     detector, data, validation = _prepare(settings, Path(folder), options.skip_bad)
     if is_main():
@@ -132,11 +132,11 @@ def _prepare(
     """Return the detector at its start, what it is trained on and what it is evaluated on; say what it starts from."""
     import torch
 
-    from deform_attn.detr import starting
-    from deform_attn.detr.checkpoint import Detector
+    from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.data.holdout import hold_out
     from deform_attn.detr.data.splits import find_split, looked_for, required_split
+    from deform_attn.detr.model.detector import Detector
 
     split, validation_split = required_split(folder, "train"), find_split(folder, "val")
     before = None if settings.start is None else starting.load(settings.start)

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import torch
 
-from deform_attn.detr.checkpoint import Detector, without_nan
-from deform_attn.detr.config import ModelConfig, TrainConfig
+from deform_attn.detr.checkpoints.checkpoint import without_nan
+from deform_attn.detr.config.detector import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
-from deform_attn.detr.detections import Detections
-from deform_attn.detr.engine import History, OnStep, fit
+from deform_attn.detr.drawing.pictures import draw_detections
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.model import DeformableDetr, build_model
-from deform_attn.detr.pictures import draw_detections
-from deform_attn.detr.resumption import stoppable
-from deform_attn.detr.validation import evaluate_model
+from deform_attn.detr.model.deformable_detr import DeformableDetr, build_model
+from deform_attn.detr.model.detections import Detections
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.engine import History, OnStep, fit
+from deform_attn.detr.training.resumption import stoppable
+from deform_attn.detr.training.validation import evaluate_model
 
 CHECKPOINT, SCENE = "checkpoint", "scene.png"
 """Of a demo, in the directory that it writes to."""

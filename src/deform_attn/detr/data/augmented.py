@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from deform_attn.detr.config import AugmentConfig
+from deform_attn.detr.config.detector import AugmentConfig
 from deform_attn.detr.data.base import Category, DetectionData, coco_from_samples
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.data.transforms import (

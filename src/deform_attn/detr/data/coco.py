@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from deform_attn.detr.boxes import xyxy_to_cxcywh
-from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.config.detector import MAX_PIXELS
 from deform_attn.detr.data.base import Category, coco_categories
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.data.brightness import dark_remark, is_dark

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deform_attn.detr.config import MAX_PIXELS
+from deform_attn.detr.config.detector import MAX_PIXELS
 from deform_attn.detr.data.orientation import orientation, orientation_once_loaded, sides, turned, upright_size
 from deform_attn.detr.data.pillow_limit import lifted_limit
 from deform_attn.detr.data.pixels import check_pixels, eight_bits, has_more_than_8_bits

@@ -1,0 +1,1 @@
+"""Checkpoints: detectors in files, ours and those of other projects."""

@@ -1,0 +1,230 @@
+"""The settings of a detector and of its training: frozen dataclasses that travel as plain dictionaries."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from deform_attn.detr.config.base import Config
+
+NormKind = Literal["batch", "group", "frozen"]
+AttentionKind = Literal["deformable", "deformable_single_scale", "dense"]
+QueryPosition = Literal["each_layer", "fixed"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+MAX_PIXELS = 2**28
+"""Of the largest picture that is read unless told otherwise: 16,384 x 16,384, which take 1 GiB when decoded."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig(Config):
+    """Where the features come from.
+
+    `name="small"` is the built-in convolutional network, with `channels` at strides 2, 4, 8, and so on.
+    `name="transformers"` is any backbone of that library, made from `source`: the dictionary of its configuration with
+    its `model_type` (random weights), or a directory that holds configuration and weights. Nothing is downloaded.
+    `norm` is the normalisation: "batch"; in the built-in network also "group" (groups of 8 channels), which does not
+    depend on the other pictures of a batch; "frozen" is "batch" whose statistics and scales never change. The parts of
+    the network that `frozen` names, such as "network.embedder", do not learn.
+    """
+
+    name: Literal["small", "transformers"] = "small"
+    channels: tuple[int, ...] = (24, 48, 96, 128)
+    norm: NormKind = "batch"
+    source: dict[str, Any] | str | None = None
+    frozen: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        self.require(bool(self.channels) and min(self.channels) > 0, "channels: at least one, all above zero")
+        self.require(
+            self.norm != "group" or all(width % 8 == 0 for width in self.channels),
+            f"channels: {self.channels} are no multiples of 8, the groups of norm='group'",
+        )
+        self.require(self.norm != "group" or self.name == "small", "norm: a backbone from transformers has its own")
+        self.require(
+            self.name == "small" or self.source is not None,
+            "source: a backbone from transformers needs its configuration or its directory",
+        )
+        self.require(
+            self.name != "small" or self.source is None, "source: is for name='transformers'; add it, or leave this out"
+        )
+
+
+@dataclass(frozen=True)
+class TransformerConfig(Config):
+    """The encoder and decoder.
+
+    `attention` is the one difference between the three kinds of detector: deformable on all levels, deformable on one,
+    or dense on that one as in DETR. `two_stage` takes the queries from the encoder's best proposals instead of learning
+    them; a proposal's box has sides of `proposal_size * 2**level`, as fractions of the picture. With `refine` each
+    decoder layer starts from the boxes of the one before. The sine encoding's frequencies run from `position_periods`
+    waves across the picture down by the factor `position_temperature`.
+
+    `query_position` says what a query knows of its place: with "each_layer" every decoder layer encodes the box it
+    starts from, and content is learned or the proposal's features; with "fixed", as published, content and one position
+    for all layers are learned together (a first layer without a box then starts from a point) or made from the
+    proposal's box, and proposals learn to tell objects from background, whatever their classes.
+    """
+
+    attention: AttentionKind = "deformable"
+    width: int = 64
+    num_heads: int = 4
+    num_points: int = 4
+    feedforward_dim: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 3
+    num_queries: int = 30
+    two_stage: bool = True
+    refine: bool = True
+    query_position: QueryPosition = "each_layer"
+    dropout: float = 0.0
+    proposal_size: float = 0.1
+    position_periods: float = 4.0
+    position_temperature: float = 20.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name in ("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries"):
+            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
+        self.require(self.encoder_layers >= 0, "encoder_layers: must not be negative")
+        self.require(
+            self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
+        )
+        self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
+        for name in ("proposal_size", "position_periods", "position_temperature"):
+            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
+        self.require(0 <= self.dropout < 1, "dropout: must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """A detector: `num_classes`, the `strides` of its feature levels, its backbone and its transformer.
+
+    A stride beyond the backbone's is made from its last map by a stride-2 convolution. The kinds of attention that see
+    a single level see the one of `single_stride`. `norm_groups` are those of each map's GroupNorm; None: by the width.
+
+    With `exact_padding` a picture gives the same result alone and padded in a batch (exactly with the built-in
+    backbone, nearly with others). Without, as published, convolutions and normalisations see the padding, which changes
+    a picture's result a little with its batch, and each level rounds to its own pixels what part of it is picture.
+    """
+
+    num_classes: int
+    strides: tuple[int, ...] = (8, 16)
+    single_stride: int = 16
+    exact_padding: bool = True
+    norm_groups: int | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        self.require(self.num_classes > 0, "num_classes: must be above zero")
+        self.require(bool(self.strides), "strides: at least one level is needed")
+        for stride in (*self.strides, self.single_stride):
+            self.require(stride >= 2 and stride & (stride - 1) == 0, f"strides: {stride} is no power of two above one")
+        width, groups = self.transformer.width, self.norm_groups
+        self.require(
+            groups is None or (groups > 0 and width % groups == 0), f"norm_groups: {groups} do not divide width {width}"
+        )
+        self.require(list(self.strides) == sorted(set(self.strides)), "strides: must ascend")
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The strides that the chosen kind of attention sees."""
+        return self.strides if self.transformer.attention == "deformable" else (self.single_stride,)
+
+
+@dataclass(frozen=True)
+class LossConfig(Config):
+    """The weights of the three terms, in the matching and in the loss alike, and the focal loss's alpha and gamma."""
+
+    class_weight: float = 2.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name in ("class_weight", "box_weight", "giou_weight", "gamma"):
+            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.alpha <= 1, f"alpha: must be in [0, 1], got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class AugmentConfig(Config):
+    """How training pictures are changed at random, in this order and all of it off by default.
+
+    `crop` is the range of the share of each side that is kept, (1, 1) for no crop; a box stays if at least the share
+    `keep` of its area does. `resize` is the range of the factor that both sides are scaled by, after which the longer
+    one is at most `max_size` pixels. `horizontal_flip`, `vertical_flip` (of half of the pictures) and `quarter_turns`
+    (none to three) suit pictures that have no left, no top or neither, as those from the air. `brightness`, `contrast`
+    and `saturation` are scaled by 1 plus or minus these at most; `hue` moves by at most this part of the colour circle.
+    """
+
+    crop: tuple[float, float] = (1.0, 1.0)
+    keep: float = 0.4
+    resize: tuple[float, float] = (1.0, 1.0)
+    max_size: int | None = None
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name, most in (("crop", 1.0), ("resize", math.inf)):
+            values = getattr(self, name)
+            pair = len(values) == 2 and 0 < values[0] <= values[1] <= most
+            limit = f" at most {most:g}," if most < math.inf else ""
+            self.require(pair, f"{name}: must be two numbers above zero, the smaller first,{limit} got {values}")
+        self.require(0 < self.keep <= 1, f"keep: must be above 0 and at most 1, got {self.keep}")
+        self.require(self.max_size is None or self.max_size > 0, f"max_size: must be above zero, got {self.max_size}")
+        for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            value = getattr(self, name)
+            self.require(0 <= value <= most, f"{name}: must be in [0, {most:g}], got {value}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """A training: AdamW with a linear warm-up (over half of it at most) and a cosine down to zero at its end.
+
+    `batch_size` is for each process. `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the
+    sampling offsets and of the backbone. `precision` is that of the forward pass, mixed with float32 where that is
+    needed; weights and losses are always float32. `save_every` steps within an epoch the checkpoint is written, 0: only
+    at the end of each. `workers` processes prepare batches ahead, 0: none. Neither changes the results. `fit` changes
+    the training pictures as `augment` says.
+    """
+
+    epochs: int = 7
+    batch_size: int = 16
+    lr: float = 1e-3
+    offsets_lr_factor: float = 1.0
+    backbone_lr_factor: float = 1.0
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    seed: int = 0
+    precision: Precision = "float32"
+    save_every: int = 0
+    workers: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        for name in ("epochs", "batch_size", "lr", "clip_norm"):
+            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
+        for name in (
+            "offsets_lr_factor",
+            "backbone_lr_factor",
+            "weight_decay",
+            "warmup_steps",
+            "save_every",
+            "workers",
+        ):
+            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")

@@ -1,0 +1,165 @@
+"""The settings of a training run: the tables of a TOML file, and what is laid over them."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from deform_attn.detr.config.base import Config
+from deform_attn.detr.config.detector import MAX_PIXELS, ModelConfig, TrainConfig
+from deform_attn.detr.errors import ConfigError
+
+DEFAULTS: dict[str, Any] = {
+    "model": {"transformer": {"num_queries": 100}},
+    "train": {
+        "epochs": 50,
+        "batch_size": 8,
+        "augment": {
+            "crop": (0.7, 1.0),
+            "horizontal_flip": True,
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+        },
+    },
+}
+"""Where a run on somebody's pictures differs from the configs' defaults, which are the demo's."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """The pictures: the folder `dir` (see `find_split`), and the longer side in pixels that larger ones are scaled to.
+
+    With `max_size` None pictures keep their size, or get that of the starting weights. A picture of more than
+    `max_pixels` is an error. Where there is no validation
+    split, the share `hold_out` of the pictures is kept apart as one (see `hold_out`).
+    """
+
+    dir: str | None = None
+    max_size: int | None = None
+    max_pixels: int = MAX_PIXELS
+    hold_out: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigError if the fields cannot work together."""
+        self.require(self.max_size is None or self.max_size > 0, "max_size: must be above zero")
+        self.require(self.max_pixels > 0, f"max_pixels: must be above zero, got {self.max_pixels}")
+        self.require(0 <= self.hold_out < 1, f"hold_out: must be at least 0 and below 1, got {self.hold_out}")
+
+
+@dataclass(frozen=True)
+class Settings(Config):
+    """All of a run: starting weights (see `starting.resolve`), or else the model; its training; its data.
+
+    `model.num_classes` is a stand-in: it comes from the data, see `model_for`.
+    """
+
+    start: str | None = None
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(1))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def model_for(self, num_classes: int) -> ModelConfig:
+        """Return the model's config for that number of classes."""
+        return replace(self.model, num_classes=num_classes)
+
+    @classmethod
+    def from_layers(cls, *layers: Mapping[str, Any]) -> Self:
+        """Return what DEFAULTS and then `layers`, later ones over earlier ones, say.
+
+        Raises:
+            ConfigError: a key is unknown or a value wrong, or starting weights come together with a model.
+        """
+        given = merged(*layers)
+        model = given.get("model", {})
+        if isinstance(model, Mapping) and "num_classes" in model:
+            raise ConfigError("model: num_classes comes from the data; leave it out")
+        if given.get("start") is not None and model:
+            raise ConfigError(
+                f"model: the starting weights {given['start']} bring their own; leave the one or the other"
+            )
+        values = merged(DEFAULTS, {"model": {"num_classes": 1}}, given)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(_with_tables(str(error))) from error
+
+    def to_toml(self) -> str:
+        """Return a TOML file that says the same, with all defaults; fields that are None are left out."""
+        values = self.to_dict()
+        del values["model"]["num_classes"]
+        if self.start is not None:
+            del values["model"]
+        return _table(values, ())
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the tables of the TOML file at `path`, as a layer for `Settings.from_layers`.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong; the message names the file and the key.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); pass the path of a TOML file") from error
+    except (ValueError, RecursionError) as error:  # no TOML, or no text at all
+        raise ConfigError(f"{path}: this is no TOML ({error})") from error
+    try:
+        Settings.from_layers(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return values
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `layers` as one, table by table; of a key that several have, the last one's value."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+            result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def _with_tables(message: str) -> str:
+    """Return a config's `message` with the name of its table in the place of the name of its class."""
+    for name, table in _tables(Settings, ""):
+        message = re.sub(rf"^{name}\b" if table else rf"^{name}(: |\.)", table, message)
+    return message
+
+
+def _tables(config: type[Config], path: str) -> list[tuple[str, str]]:
+    """Return (class, table) of `config` and of all configs in its fields."""
+    found = [(config.__name__, path)]
+    for name, kind in get_type_hints(config).items():
+        if isinstance(kind, type) and issubclass(kind, Config):
+            found += _tables(kind, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    """Return a TOML table at `path` and those inside it."""
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines += [f"{_key(k)} = {_value(v)}" for k, v in values.items() if k not in inner and v is not None]
+    own = "\n".join(lines) + "\n" if lines else ""
+    parts = [own, *(_table(value, (*path, key)) for key, value in inner.items())]
+    return "\n".join(part for part in parts if part)
+
+
+def _value(value: Any) -> str:
+    """Return a value in TOML; JSON writes numbers, texts and true and false as TOML does."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

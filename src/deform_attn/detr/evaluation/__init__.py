@@ -1,0 +1,1 @@
+"""Evaluation: what detections are worth."""

@@ -1,0 +1,1 @@
+"""Prediction: what a detector finds in pictures, where it looks for that, and its export."""

@@ -1,0 +1,92 @@
+"""Resumption: what a checkpoint keeps of a training, and how the training goes on from there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from deform_attn.detr.checkpoints import checkpoint as checkpoints
+from deform_attn.detr.checkpoints.checkpoint import TrainingState
+from deform_attn.detr.errors import CheckpointError, TrainingStopped
+from deform_attn.detr.model.detector import Detector
+from deform_attn.detr.training.learner import Learner
+
+_FREE = ("save_every", "workers")
+"""Settings that may change when a training is resumed: its results do not depend on them."""
+
+
+@contextmanager
+def stoppable(path: str | os.PathLike[str], epochs: int, run: str | None = None) -> Iterator[None]:
+    """Around a part of a training of `epochs` epochs: say on Ctrl-C what the checkpoint at `path` keeps of it.
+
+    Args:
+        path: of the checkpoint.
+        epochs: of the training.
+        run: of the training; a checkpoint of another keeps nothing. None: the one at `path` is known to be its own.
+
+    Raises:
+        TrainingStopped: Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        kept, steps = _kept(path, run)
+        raise TrainingStopped(path, kept, epochs, steps) from stop
+
+
+def _kept(path: str | os.PathLike[str], run: str | None) -> tuple[int, int]:
+    """Return how many epochs, and steps of the next one, the checkpoint at `path` holds of `run`.
+
+    It is read rather than counted, because Ctrl-C may come while it is written.
+    """
+    if not checkpoints.exists(path):
+        return 0, 0
+    try:
+        saved = checkpoints.load_training(path, optimizer=False)
+    except CheckpointError:  # of a detector without a training: an earlier one, still to be replaced
+        return 0, 0
+    return (len(saved.history), saved.position.step) if run in (None, saved.run) else (0, 0)
+
+
+def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, pictures: int) -> TrainingState:
+    """Put model and optimiser where the checkpoint at `path` left them.
+
+    Args:
+        path: of the checkpoint.
+        detector: the one that `learner` trains.
+        learner: as it was made.
+        pictures: how many there are to train on.
+
+    Returns:
+        Where the training stands.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or from another model, config, data or number of processes.
+    """
+    saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
+    before, now = training.config.to_dict(), learner.config.to_dict()
+    others = {"pictures": pictures, "categories": detector.categories, "max_size": detector.max_size}
+    pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "model setting ": (saved.model.config.to_dict(), detector.model.config.to_dict()),
+        "training setting ": (before, {name: value for name, value in now.items() if name not in _FREE}),
+        "": (
+            {
+                "pictures": training.pictures,
+                "categories": saved.categories,
+                "max_size": saved.max_size,
+                "processes": training.processes,
+            },
+            others | {"processes": learner.processes.count},
+        ),
+    }
+    for what, (then, wanted) in pairs.items():
+        for name, value in wanted.items():
+            if then[name] != value:
+                raise CheckpointError(
+                    f"{path}: was begun with {what}{name} {then[name]!r}, not {value!r}; "
+                    "resume it with what it was begun with, or train on from its weights into another directory"
+                )
+    detector.model.load_state_dict(saved.model.state_dict())
+    learner.load_state(training.optimizer, training.scaler)
+    return replace(training, config=learner.config)
