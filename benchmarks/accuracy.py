@@ -28,7 +28,7 @@ from benchmarks.measure import described, off_kinks
 from benchmarks.peers import versions
 from benchmarks.run import commit
 from deform_attn import explain, reference, use_backend
-from deform_attn.backends import native_library
+from deform_attn.backends.native import library as native_library
 from deform_attn.timing import ENC640, Case, Op, machine, training
 
 CASE = replace(ENC640, name="enc640, 500 queries", queries=500)

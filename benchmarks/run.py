@@ -27,7 +27,7 @@ from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
 from benchmarks.peers import PEERS, versions
-from deform_attn.backends import native_library
+from deform_attn.backends.native import library as native_library
 from deform_attn.timing import machine
 
 SECTIONS = (

@@ -12,12 +12,14 @@ from benchmarks.cases import ENC640, ENC800, MEMORY, TINY, map_size_series, quer
 from benchmarks.measure import timed
 from benchmarks.peers import EAGER, Peer
 from deform_attn import MultiScaleDeformableAttention, checks, encoder_reference_points
-from deform_attn.backends import native_cpu, native_library, operators
+from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import library as native_library
 from deform_attn.checks import SamplingInputs
 from deform_attn.detr.config.detector import TransformerConfig
 from deform_attn.detr.model.pyramid import build_pyramid
 from deform_attn.detr.model.transformer import EncoderLayer
 from deform_attn.timing import Call, Case, Inputs, grid_sample_op, relative_error, training
+from deform_attn.torch_ops import schema
 
 Result = dict[str, object]
 
@@ -176,12 +178,12 @@ def overhead(seconds: float, wait: float = 0) -> Result:
     torch.set_num_threads(1)
     inputs = TINY.inputs()
     op, fused = TINY.op(), TINY.fused_op(inputs.references)
-    call = native_cpu.sample_call(*operators.arguments(_judged(inputs)))
+    call = native_call.sample_call(*schema.arguments(_judged(inputs)))
     output = torch.empty(1, TINY.query_count, TINY.heads * TINY.channels)
     packed = native_library.pack(*call.fields(), output.data_ptr(), *[0] * 7)
     trained = [tensor.clone().requires_grad_() for tensor in inputs[:3]]
     calls: dict[str, Call] = {
-        "kernel": lambda: native_cpu.loaded().forward_packed(packed),
+        "kernel": lambda: native_call.loaded().forward_packed(packed),
         "classic": partial(op, *inputs[:3]),
         "fused": partial(fused, inputs.value, inputs.offsets, inputs.logits),
         "classic, with gradients": partial(op, *trained),

@@ -19,6 +19,7 @@ EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy"
 # Each row may import from its own row and from those above it.
 FLOORS = [
     {"messages", "signatures", "tensor_checks", "checks", "module_checks", "reference"},
+    {"torch_ops"},
     {"backends"},
     {"functional"},
     {"modules", "recording", "reference_points"},

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from deform_attn.backends import library_file, native_cpu
+from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import library_file
 
-pytestmark = pytest.mark.skipif(native_cpu._library is None, reason="the CPU kernels are not built")
+pytestmark = pytest.mark.skipif(native_call._library is None, reason="the CPU kernels are not built")
 needs_elf = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the library is no ELF file here")
 
 # Loads each file as the package does, in one process, which a signal would end.
 LOAD = """
 import sys
-from deform_attn.backends import native_library
+from deform_attn.backends.native import library as native_library
 for path in sys.argv[1:]:
     native_library.importlib.util.find_spec = lambda name: type("Spec", (), {"origin": path})
     library, reasons = native_library.load()

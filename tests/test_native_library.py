@@ -12,23 +12,25 @@ import pytest
 import torch
 
 from deform_attn import explain, multi_scale_deformable_attention
-from deform_attn.backends import native_cpu, native_library, registry
+from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import SlowBackendWarning
+from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import library as native_library
 
 TESTS = Path(__file__).parent
 ONE_CALL = """
 import torch, deform_attn
-from deform_attn.backends import native_cpu
+from deform_attn.backends.native import call as native_call
 value, locations, weights = torch.ones(1, 6, 1, 3), torch.full((1, 4, 1, 1, 2, 2), 0.5), torch.ones(1, 4, 1, 1, 2)
 output = deform_attn.multi_scale_deformable_attention(value, [(2, 3)], locations, weights)
 assert torch.equal(output, torch.full((1, 4, 3), 2.0)), output
-print(native_cpu._library.isa if native_cpu._library else deform_attn.explain())
+print(native_call._library.isa if native_call._library else deform_attn.explain())
 """
 
 
 def library():
-    assert native_cpu._library is not None, native_cpu._reasons
-    return native_cpu._library
+    assert native_call._library is not None, native_call._reasons
+    return native_call._library
 
 
 def python(*arguments, isa=None):
@@ -66,7 +68,7 @@ def test_it_takes_the_best_instruction_set_of_the_machine():
     assert library().isas[-1] == "baseline"
 
 
-LOWER_ISAS = native_cpu._library.isas[1:] if native_cpu._library else []
+LOWER_ISAS = native_call._library.isas[1:] if native_call._library else []
 
 
 @pytest.mark.parametrize("isa", LOWER_ISAS)
@@ -137,8 +139,9 @@ def test_a_file_that_is_no_library_is_a_reason(monkeypatch, tmp_path):
 
 
 def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeypatch):
-    monkeypatch.setattr(native_cpu, "_reasons", ["it is not here"])
-    monkeypatch.setattr(registry, "_warned", False)
+    monkeypatch.setattr(native_call, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registry, "_warned", set())
+    monkeypatch.setattr(remembered, "_plans", {})
     with pytest.warns(SlowBackendWarning, match="it is not here"):
         first = multi_scale_deformable_attention(*classic_call())
     with warnings.catch_warnings():
@@ -149,8 +152,9 @@ def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeyp
 
 
 def test_a_slow_backend_that_was_asked_for_does_not_warn(monkeypatch):
-    monkeypatch.setattr(native_cpu, "_reasons", ["it is not here"])
-    monkeypatch.setattr(registry, "_warned", False)
+    monkeypatch.setattr(native_call, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registry, "_warned", set())
+    monkeypatch.setattr(remembered, "_plans", {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         multi_scale_deformable_attention(*classic_call(), backend="reference")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deform_attn import deformable_attention, multi_scale_deformable_attention
-from deform_attn.backends import native_cpu
+from deform_attn.backends.native import call as native_call
 from tolerances import assert_close
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -159,8 +159,8 @@ def test_native_reads_the_two_parts_of_one_matrix_product_where_they_lie():
     offsets = product[..., : 2 * M * T].unflatten(-1, (M, T, 2))
     logits = product[..., 2 * M * T :].unflatten(-1, (M, T))
     assert not offsets.is_contiguous()
-    assert native_cpu._dense(offsets, 3) is offsets
-    assert native_cpu._dense(logits, 2) is logits
+    assert native_call._dense(offsets, 3) is offsets
+    assert native_call._dense(logits, 2) is logits
     tensors = torch.randn(N, 69, M, 32), torch.rand(N, Q, 1, 2), offsets, logits
     compare(fused(shapes), tensors, torch.float32, num_points=[4, 4])
     actual = fused(shapes)(*tensors, num_points=[4, 4], backend="native")

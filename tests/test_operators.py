@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cases import SMALL_CASES, case_id, grad_output_of, inputs_of, named
 from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
-from deform_attn.backends import operators
+from deform_attn.torch_ops import schema
 from tolerances import assert_close
 
 OPS = torch.ops.deform_attn
@@ -25,7 +25,7 @@ def op_and_arguments(form, case, dtype, modes=("bilinear", "zeros"), requires_gr
     def fresh(tensor, *shape):
         return tensor.clone().reshape(shape or tensor.shape).requires_grad_(requires_grad)
 
-    shapes = operators.flat(case.spatial_shapes)
+    shapes = schema.flat(case.spatial_shapes)
     if form == "classic":
         points = fresh(inputs.sampling_locations, N, Q, M, T, 2), fresh(inputs.attention_weights, N, Q, M, T)
         return OPS.multi_scale_deformable_attention.default, [fresh(inputs.value), shapes, *points, num_points, *modes]

@@ -11,7 +11,7 @@ import torch
 from benchmarks import report
 from benchmarks.peers import versions
 from benchmarks.run import commit
-from deform_attn.backends import native_library
+from deform_attn.backends.native import library as native_library
 from deform_attn.detr.files import atomic_path
 from deform_attn.timing import machine
 

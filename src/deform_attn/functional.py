@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from deform_attn import checks
-from deform_attn.backends import autocast, native_cpu, registry, shortcut
+from deform_attn.backends import registry, remembered
 from deform_attn.signatures import by_name
+from deform_attn.torch_ops import autocast
 
 _asked_for: ContextVar[str | None] = ContextVar("deform_attn_backend", default=None)
 
@@ -78,8 +79,8 @@ def deformable_attention(
         checks.by_position("deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
-    key = shortcut.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
-    if key is not None and (output := shortcut.run(key, tensors)) is not None:
+    key = remembered.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
+    if key is not None and (output := remembered.run(key, tensors)) is not None:
         return output
     inputs = checks.attention_inputs(
         value,
@@ -96,8 +97,8 @@ def deformable_attention(
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name)
-    if key is not None and chosen.name == native_cpu.NAME:
-        shortcut.remember(key, inputs, tensors)
+    if key is not None:
+        remembered.remember(key, chosen, inputs, tensors)
     return chosen.attend(inputs)
 
 
@@ -147,8 +148,8 @@ def multi_scale_deformable_attention(
         checks.by_position("multi_scale_deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
     tensors = value, sampling_locations, attention_weights
-    key = shortcut.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
-    if key is not None and (output := shortcut.run(key, tensors)) is not None:
+    key = remembered.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
+    if key is not None and (output := remembered.run(key, tensors)) is not None:
         return output
     inputs = checks.sampling_inputs(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
@@ -156,8 +157,8 @@ def multi_scale_deformable_attention(
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name)
-    if key is not None and chosen.name == native_cpu.NAME:
-        shortcut.remember(key, inputs, tensors)
+    if key is not None:
+        remembered.remember(key, chosen, inputs, tensors)
     return chosen.sample(inputs)
 
 

@@ -8,7 +8,7 @@ import torch
 from fuzz_cases import Call
 from torch import Tensor
 
-from deform_attn.backends import shortcut
+from deform_attn.backends import remembered
 
 # For each argument that is no tensor, what it must not be.
 OTHERS: dict[str, list[Any]] = {
@@ -107,7 +107,7 @@ def judge_refusal(right: Call, number: int) -> None:
     name, wrong = spoil(right, choose)
     if is_right_after_all(name, right, wrong):
         return
-    shortcut._plans.clear()
+    remembered._plans.clear()
     cold = refusal(wrong)
     right()
     right()

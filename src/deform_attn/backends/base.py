@@ -1,13 +1,29 @@
 """A backend: its name, what it can run, and the two functions that run it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+
+# As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
+Tensors = Sequence[Tensor | None]
+
+
+class Plan(Protocol):
+    """A judged call without its tensors, to be made again with others of the same metadata."""
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Return the output `[N, Q, M*D]`."""
+        ...
+
+    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """Return the gradients of all tensors, None where not wanted."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,7 +32,8 @@ class Backend:
 
     `unavailable_reasons` says why it cannot run on this machine at all, `unsupported_reasons` why it cannot run one
     call; an empty list means that it can. The latter may look at metadata only (device, dtype, shapes, options), so
-    that the choice can be made while tracing.
+    that the choice can be made while tracing. A backend whose calls can be made again past torch's dispatcher has a
+    `plan`, which lays one out, or returns None where that one cannot (remembered.py).
     """
 
     name: str
@@ -25,6 +42,7 @@ class Backend:
     unsupported_reasons: Callable[[Inputs], list[str]]
     sample: Callable[[SamplingInputs], Tensor]
     attend: Callable[[AttentionInputs], Tensor]
+    plan: Callable[[Inputs, Tensors], Plan | None] | None = None
 
 
 def transforms_in_force() -> list[str]:

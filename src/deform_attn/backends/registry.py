@@ -5,17 +5,21 @@ from dataclasses import dataclass
 
 import torch
 
-from deform_attn.backends import autocast, batching, derivatives, flops
+from deform_attn.backends import remembered
 from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
-from deform_attn.backends.native_cpu import NATIVE
+from deform_attn.backends.native.backend import NATIVE
 from deform_attn.backends.reference import REFERENCE
 from deform_attn.checks import Inputs, backend_name
+from deform_attn.torch_ops import autocast, autograd, flops, vmap
 
 # Imported for what they register with torch around the ops.
-_AROUND_THE_OPS = (autocast, batching, derivatives, flops)
+_AROUND_THE_OPS = (autocast, autograd, flops, vmap)
 
 BACKENDS: tuple[Backend, ...] = (NATIVE, GRID_SAMPLE, REFERENCE)
+
+# The backend with kernels for a type of device, whose absence is worth a warning.
+_BEST_ON = {"cpu": NATIVE}
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Explanation:
 
     `backend` is the name of the one that runs (None where the one that was asked for cannot, or where no call was
     given), `reasons` maps each name, in order of preference, to what speaks against it (an empty list: nothing).
+    `notes` says what else is slower here than it could be.
     """
 
     backend: str | None
     reasons: dict[str, list[str]]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = []
@@ -37,7 +43,7 @@ class Explanation:
             verdict = "no: " + "; ".join(reasons) if reasons else "yes"
             rows.append(f"{mark} {backend.name:<12} {verdict}")
             rows.append(f"{'':16}{backend.summary}")
-        return "\n".join(rows)
+        return "\n".join([*rows, *(f"note: {note}" for note in self.notes)])
 
 
 def get(name: str) -> Backend:
@@ -61,8 +67,7 @@ def select(inputs: Inputs, name: str | None = None) -> Backend:
     if name is None:
         # The last one, reference, has never anything against a call.
         chosen = next(backend for backend in BACKENDS if not reasons_against(backend, inputs))
-        if chosen is not NATIVE and inputs.value.device.type == "cpu":
-            _warn_of_slow_cpu(chosen)
+        _warn_if_slow(inputs.value.device.type, chosen)
         return chosen
     backend = get(name)
     reasons = reasons_against(backend, inputs)
@@ -79,18 +84,19 @@ def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
     reasons = {backend.name: reasons_against(backend, inputs) for backend in BACKENDS}
     candidates = [name] if name is not None else list(reasons)
     chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
-    return Explanation(chosen if inputs is not None else None, reasons)
+    notes = [f"no call is remembered, since this torch has no {', '.join(remembered.MISSING)}"]
+    return Explanation(chosen if inputs is not None else None, reasons, tuple(notes if remembered.MISSING else ()))
 
 
-_warned = False
+_warned: set[str] = set()
 
 
-def _warn_of_slow_cpu(chosen: Backend) -> None:
-    """Say once that the CPU kernels are missing. Where they are there but cannot run a call, `explain` tells why."""
-    global _warned
-    reasons = NATIVE.unavailable_reasons()
-    if not reasons or _warned or torch.compiler.is_compiling():
+def _warn_if_slow(device: str, chosen: Backend) -> None:
+    """Say once that a device's kernels are missing. Where they are there but cannot run a call, `explain` tells why."""
+    best = _BEST_ON.get(device)
+    if best is None or chosen is best or device in _warned or torch.compiler.is_compiling():
         return
-    _warned = True
-    message = f"deform_attn runs the slow backend {chosen.name!r} on the CPU: {'; '.join(reasons)}."
-    warnings.warn(message, SlowBackendWarning, stacklevel=4)
+    if reasons := best.unavailable_reasons():
+        _warned.add(device)
+        message = f"deform_attn runs the slow backend {chosen.name!r} on the {device.upper()}: {'; '.join(reasons)}."
+        warnings.warn(message, SlowBackendWarning, stacklevel=4)

@@ -1,5 +1,7 @@
-"""The short way to the CPU kernels: who takes it, who must not, and that nobody can tell but by the clock."""
+"""Calls that are remembered: which ones, which must not be, and that nobody can tell but by the clock."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -7,7 +9,8 @@ import torch
 
 from cases import CASES, case_id, inputs_of, named
 from deform_attn import deformable_attention, multi_scale_deformable_attention, use_backend
-from deform_attn.backends import native_plan, shortcut
+from deform_attn.backends import remembered
+from deform_attn.backends.native import plan as native_plan
 
 FORMS = pytest.mark.parametrize("form", ["fused", "classic"])
 SHAPES = [(2, 3), (4, 1)]
@@ -15,7 +18,7 @@ SHAPES = [(2, 3), (4, 1)]
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(shortcut, "_plans", {})
+    monkeypatch.setattr(remembered, "_plans", {})
 
 
 @pytest.fixture
@@ -115,9 +118,11 @@ def test_another_backend_never_takes_it(form, short_calls):
     with use_backend("grid_sample"):
         call(form)
     assert short_calls == []
-    with use_backend("native"):
+    with use_backend("native"):  # asked for by name, it is remembered under its name
         call(form)
-    assert len(short_calls) == 1
+        call(form)
+    call(form)
+    assert len(short_calls) == 2
 
 
 # What a dict takes for the same as what was seen before, and the checks do not.
@@ -147,7 +152,7 @@ def test_what_equals_a_good_call_but_is_not_one_is_still_refused(form, wrong):
         options = {"num_points": num_points, **({"offset_scale": 1} if form == "fused" else {})}
         for _ in range(2):
             entry_point(value, SHAPES, *tensors, **options)
-    assert len(shortcut._plans) == 2
+    assert len(remembered._plans) == 2
     changed = {**options, "spatial_shapes": SHAPES, **WRONG[wrong]}
     with pytest.raises((TypeError, ValueError), match="expected"):
         entry_point(value, changed.pop("spatial_shapes"), *tensors, **changed)
@@ -155,10 +160,10 @@ def test_what_equals_a_good_call_but_is_not_one_is_still_refused(form, wrong):
 
 @FORMS
 def test_what_is_remembered_does_not_grow_without_end(form, monkeypatch):
-    monkeypatch.setattr(shortcut, "_MOST", 3)
+    monkeypatch.setattr(remembered, "_MOST", 3)
     for case in CASES[:8]:
         call(form, case)
-        assert 1 <= len(shortcut._plans) <= 3
+        assert 1 <= len(remembered._plans) <= 3
 
 
 @FORMS
@@ -178,3 +183,26 @@ def test_threads_share_a_plan(form):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+PRIVATE = [name for name in remembered._NAMES if "DispatchKey" not in name]
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_without_a_private_name_of_torch_calls_take_the_long_way_and_explain_names_it(name):
+    code = f"""
+import torch
+owner, _, last = "{name}".rpartition(".")
+del vars(eval(owner))[last]
+import deform_attn
+from deform_attn.backends import remembered
+print(deform_attn.explain())
+key = remembered.key(None, [torch.ones(1)], [(1, 1)], None)
+print("no key" if key is None else "a key")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"note: no call is remembered, since this torch has no {name}\n" in result.stdout
+    assert result.stdout.endswith("no key\n")
+    kernels_need_it = f"no: this torch has no {name}" in result.stdout
+    assert kernels_need_it == (name == "torch._C._dispatch_keys")

@@ -1,37 +1,42 @@
 """A plan: a call of the CPU kernels that is made again with other tensors of the same metadata."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from deform_attn.backends import native_cpu, native_library, operators
-from deform_attn.backends.addresses import extent, plain_address
+from deform_attn.backends.base import Tensors
+from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import library
+from deform_attn.backends.native.addresses import extent, plain_address
 from deform_attn.checks import AttentionInputs, Inputs
-
-# As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
-Tensors = Sequence[Tensor | None]
+from deform_attn.torch_ops import schema
 
 # Where the fields of a call hold addresses, and what else is not metadata (see native/deform_attn.h).
 _THREADS, _VALUE, _POINTS, _WEIGHTS, _REFERENCES, _MASK, _OUTPUT = 11, 14, 18, 22, 26, 33, 36
+
+
+def plan(inputs: Inputs, tensors: Tensors) -> "Plan | None":
+    """Return the plan of a judged call, or None where the kernels read copies of its `tensors`."""
+    made = Plan(inputs, tensors)
+    return made if made.reads(tensors) else None
 
 
 class Plan:
     """A call without its tensors: as the kernels take it, and as the ops do."""
 
     def __init__(self, inputs: Inputs, tensors: Tensors) -> None:
-        args = operators.arguments(inputs)
+        args = schema.arguments(inputs)
         if isinstance(inputs, AttentionInputs):
             self._places: tuple[int, ...] = (_VALUE, _REFERENCES, _POINTS, _WEIGHTS, _MASK)
-            self._kernel: Callable[..., tuple[Tensor, ...]] = native_cpu.attend_backward
-            self._op = operators.ATTEND_BACKWARD
+            self._op = schema.ATTEND_BACKWARD
             self._tensors_at: tuple[int, ...] = (0, 2, 3, 4, 5)
-            call: native_cpu.Call = native_cpu.attend_call(*args)
+            call: native_call.Call = native_call.attend_call(*args)
         else:
             self._places = _VALUE, _POINTS, _WEIGHTS
-            self._kernel, self._op = native_cpu.sample_backward, operators.SAMPLE_BACKWARD
+            self._op = schema.SAMPLE_BACKWARD
             self._tensors_at = 0, 2, 3
-            call = native_cpu.sample_call(*args)
+            call = native_call.sample_call(*args)
         self._fields = [*call.fields(), *[0] * 8]
         self._names = call.names
         self._extents = [0 if tensor is None else extent(tensor) for tensor in tensors]
@@ -57,18 +62,16 @@ class Plan:
                 fields[place] = plain_address(name, tensor, needed)
         fields[_THREADS] = torch.get_num_threads()
         fields[_OUTPUT] = output.data_ptr()  # just made
-        native_cpu.loaded().forward_packed(native_library.pack(*fields))
+        native_call.loaded().forward_packed(library.pack(*fields))
         return output
 
-    def backward(
-        self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], short: bool
-    ) -> list[Tensor | None]:
-        """Return the gradients of all tensors, None where not wanted, from the kernels if `short`, or by torch."""
+    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """Return the gradients of all tensors, None where not wanted."""
         args = self._args.copy()
         for i, shape, tensor in zip(self._tensors_at, self._shapes, tensors, strict=True):
             args[i] = tensor if tensor is None or shape is None or tensor.shape == shape else tensor.reshape(shape)
         floats = 3 if len(tensors) == 3 else 4  # a mask has no gradient
-        grads = (self._kernel if short else self._op)(grad_output, *args, wanted[:floats])
+        grads = self._op(grad_output, *args, wanted[:floats])
         result: list[Tensor | None] = [None] * len(tensors)
         for i, (grad, tensor) in enumerate(zip(grads, tensors, strict=False)):
             if wanted[i] and tensor is not None:

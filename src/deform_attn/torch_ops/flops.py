@@ -7,31 +7,30 @@ one at one pixel. Backward, the gradient of value costs the same, and so do thos
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.utils.flop_counter import register_flop_formula
 
-_OPS = torch.ops.deform_attn
+from deform_attn.torch_ops.schema import ATTEND, ATTEND_BACKWARD, SAMPLE, SAMPLE_BACKWARD
 
 
-@register_flop_formula([_OPS.multi_scale_deformable_attention])
+@register_flop_formula([SAMPLE.overloadpacket])
 def _sample(value: Sequence[int], _shapes: Any, _locations: Any, weights: Any, *options: Any, **_: Any) -> int:
     return _reads(value, weights, options)
 
 
-@register_flop_formula([_OPS.deformable_attention])
+@register_flop_formula([ATTEND.overloadpacket])
 def _attend(
     value: Sequence[int], _shapes: Any, _references: Any, _offsets: Any, logits: Any, *options: Any, **_: Any
 ) -> int:
     return _reads(value, logits, options[2:])
 
 
-@register_flop_formula([_OPS.multi_scale_deformable_attention_backward])
+@register_flop_formula([SAMPLE_BACKWARD.overloadpacket])
 def _sample_backward(_grad: Any, *args: Any, **_: Any) -> int:
     *call, wanted = args
     return _sample(*call) * _passes(wanted)
 
 
-@register_flop_formula([_OPS.deformable_attention_backward])
+@register_flop_formula([ATTEND_BACKWARD.overloadpacket])
 def _attend_backward(_grad: Any, *args: Any, **_: Any) -> int:
     *call, wanted = args
     return _attend(*call) * _passes(wanted)

@@ -4,19 +4,27 @@ The kernels trust what they are given, and torch has many tensors whose numbers 
 say: zeros without memory, negative views, wrappers of a transform, a storage that was freed or shrunk under its views.
 """
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-# Looking a name up in torch takes as long as some calls on the short way do.
-_keys = torch._C._dispatch_keys
+# A private name, without which no call reaches the kernels; no public one tells as much of a tensor.
+MISSING = [] if hasattr(torch._C, "_dispatch_keys") else ["torch._C._dispatch_keys"]
+
+
+def _plain_keys() -> tuple[int, ...]:
+    with torch.inference_mode():
+        tensors = [torch.empty(0)]
+    return tuple(_keys(tensor).raw_repr() for tensor in (*tensors, torch.empty(0)))
+
+
+# Looking a name up in torch takes as long as some calls that are made again do.
+_keys: Any = getattr(torch._C, "_dispatch_keys", None)
 
 # How torch dispatches on a dense tensor in this machine's memory. Other devices and layouts, negative and conjugate
 # views, zeros without memory, fake tensors and those of torch.func have keys of their own.
-with torch.inference_mode():
-    _INFERENCE = _keys(torch.empty(0)).raw_repr()
-PLAIN_KEYS = _keys(torch.empty(0)).raw_repr(), _INFERENCE
+PLAIN_KEYS = _plain_keys() if _keys else ()
 
 
 def is_plain(tensor: Tensor) -> bool:

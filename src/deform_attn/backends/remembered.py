@@ -1,8 +1,9 @@
-"""The short way to the CPU kernels, for small models that make calls by the thousand.
+"""Calls that are remembered, for small models that make them by the thousand.
 
 On a small input torch's dispatcher and our own checks cost many times what the kernel does. Both look at metadata only.
 So a call whose metadata passed before, while torch has nothing to do between the call and its kernel, goes straight
-there. Every other call takes the long way, the only one that knows errors, modes, transforms and other backends.
+there, by the plan of the backend that ran it. Every other call takes the long way, the only one that knows errors,
+modes, transforms and other backends.
 """
 
 from collections.abc import Sequence
@@ -10,39 +11,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet
-from torch.autograd import forward_ad
 
-from deform_attn.backends import addresses, derivatives, native_cpu
-from deform_attn.backends.native_plan import Plan, Tensors
+from deform_attn.backends.base import Backend, Plan, Tensors
+from deform_attn.backends.native.addresses import PLAIN_KEYS
 from deform_attn.checks import Inputs
+from deform_attn.torch_ops import autograd
 
 Key = tuple[Any, ...]
 
 _MOST = 1024  # keys remembered; each takes about a kilobyte
 _plans: dict[Key, Plan] = {}
 
-_BACKENDS = None, native_cpu.NAME
 _OPTION_TYPES = str, float, int
 
-# Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _keys, _PLAIN_KEYS = torch.nn.Parameter, torch._C._dispatch_keys, addresses.PLAIN_KEYS
-_included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
-_is_function_mode_on, _is_profiler_on = torch._C._is_torch_function_mode_enabled, torch._C._autograd._profiler_enabled
-_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-_AUTOCAST, _AUTOGRAD = DispatchKey.AutocastCPU, DispatchKey.AutogradCPU
+# What tells whether torch has anything to do with a call: private names, which a version of torch may lack. Then every
+# call takes the long way, and `explain` says so.
+_NAMES = (
+    "torch._C.DispatchKey.AutocastCPU",
+    "torch._C.DispatchKey.AutogradCPU",
+    "torch._C.DispatchKey.BackendSelect",
+    "torch._C.DispatchKey.ADInplaceOrView",
+    "torch._C.DispatchKeySet",
+    "torch._C._dispatch_keys",
+    "torch._C._dispatch_tls_local_include_set",
+    "torch._C._dispatch_tls_is_dispatch_key_excluded",
+    "torch._C._is_torch_function_mode_enabled",
+    "torch._C._autograd._profiler_enabled",
+    "torch._C._any_requires_grad",
+    "torch.autograd.forward_ad._current_level",
+)
 
-# What torch includes in each dispatch by itself, also under inference mode; modes and transforms in force add to it.
-_ALWAYS = DispatchKeySet(DispatchKey.BackendSelect)
-_NOTHING_IN_FORCE = (_ALWAYS | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_repr(), _ALWAYS.raw_repr()
+
+def _named(name: str) -> Any:
+    found: Any = torch
+    for part in name.split(".")[1:]:
+        found = getattr(found, part, None)
+    return found
+
+
+MISSING = [name for name in _NAMES if _named(name) is None]
+
+# Looking a name up in torch takes as long as some of these calls do.
+_Parameter, _is_grad_enabled, forward_ad = torch.nn.Parameter, torch.is_grad_enabled, torch.autograd.forward_ad
+_AUTOCAST, _AUTOGRAD, _BACKEND_SELECT, _IN_PLACE, _KeySet = map(_named, _NAMES[:5])
+_keys, _included, _is_excluded, _is_function_mode_on, _is_profiler_on, _any_requires_grad = map(_named, _NAMES[5:11])
+
+
+def _nothing_in_force() -> tuple[int, ...]:
+    """Return what torch includes in each dispatch by itself, the second under inference mode; modes add to it."""
+    always = _KeySet(_BACKEND_SELECT)
+    return (always | _KeySet(_IN_PLACE)).raw_repr(), always.raw_repr()
+
+
+_NOTHING_IN_FORCE = () if MISSING else _nothing_in_force()
 
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
     """Return all that checks and kernels look at in a call, or None where it must take the long way."""
-    if torch.compiler.is_compiling() or not _torch_stands_aside() or backend not in _BACKENDS or native_cpu._reasons:
+    if MISSING or torch.compiler.is_compiling() or not _torch_stands_aside():
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
-    result = [_pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
+    result = [backend, _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
     for option in options:
         if type(option) not in _OPTION_TYPES:
             return None
@@ -51,10 +80,10 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
     return None if () in result else tuple(result)
 
 
-def remember(key: Key, inputs: Inputs, tensors: Tensors) -> None:
-    """Remember that a call with this key passed all checks, as `inputs`, and that the CPU kernels can run it."""
-    plan = Plan(inputs, tensors)
-    if plan.reads(tensors):
+def remember(key: Key, backend: Backend, inputs: Inputs, tensors: Tensors) -> None:
+    """Remember, where `backend` has plans, that a call with this key passed all checks, as `inputs`, and runs there."""
+    plan = None if backend.plan is None else backend.plan(inputs, tensors)
+    if plan is not None:
         if len(_plans) >= _MOST:
             _plans.clear()  # sizes that keep changing; those still in use come back with their next call
         _plans[key] = plan
@@ -72,8 +101,8 @@ def run(key: Key, tensors: Tensors) -> Tensor | None:
     return plan.forward(tensors)
 
 
-class _Recorded(derivatives.Function):
-    """A call on the short way that autograd records. A backward pass of its own may go the long way."""
+class _Recorded(autograd.Function):
+    """A remembered call that autograd records; its backward pass goes through torch's dispatcher."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:
@@ -87,13 +116,7 @@ class _Recorded(derivatives.Function):
         grad_output, tensors, (_, *wanted) = grad_outputs[0], ctx.saved_tensors, ctx.needs_input_grad
         if grad_output is None:
             return (None,) * len(ctx.needs_input_grad)
-        short = (
-            not torch.is_grad_enabled()
-            and _torch_stands_aside()
-            and all(tensor is None or _metadata(tensor) for tensor in (grad_output, *tensors))
-        )
-        grads = ctx.plan.backward(grad_output, tensors, wanted, short)
-        return None, *grads
+        return None, *ctx.plan.backward(grad_output, tensors, wanted)
 
 
 def _torch_stands_aside() -> bool:
@@ -109,7 +132,7 @@ def _torch_stands_aside() -> bool:
 
 def _metadata(tensor: Any) -> tuple[Any, ...]:
     """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in _PLAIN_KEYS:
+    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in PLAIN_KEYS:
         return tensor.shape, tensor.stride(), tensor.dtype
     return ()
 

@@ -1,7 +1,4 @@
-"""The backend `native`: compiled CPU kernels (native/), on torch's own threads.
-
-Deterministic to the last bit for any number of threads, on one instruction set (`DEFORM_ATTN_ISA` may lower it).
-"""
+"""A call of the CPU kernels (native/): laid out as they take it, made, and registered with torch for the device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,30 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.backends import native_library, operators
-from deform_attn.backends.addresses import address
-from deform_attn.backends.base import Backend
-from deform_attn.checks import Inputs
+from deform_attn.backends.native import library
+from deform_attn.backends.native.addresses import MISSING, address
+from deform_attn.torch_ops import schema
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-NAME = "native"
-
-_library, _reasons = native_library.load()
+_library, _reasons = library.load() if not MISSING else (None, [f"this torch has no {', '.join(MISSING)}"])
 
 
-def _unavailable_reasons() -> list[str]:
+def unavailable_reasons() -> list[str]:
+    """Return why the kernels cannot be called on this machine; an empty list means that they can."""
     return list(_reasons)
-
-
-def _unsupported_reasons(inputs: Inputs) -> list[str]:
-    reasons = []
-    value = inputs.value
-    if value.device.type != "cpu":
-        reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
-    if value.shape[1] >= 2**31:
-        reasons.append("more than 2^31 pixels")
-    return reasons
 
 
 def sample_call(
@@ -116,7 +101,7 @@ class Call:
         self.value = value  # [N, S, M, D]
         self.L = len(num_points)
         self.options = int(interpolation == "nearest"), int(padding_mode == "border")
-        self.levels, self.levels_kept = native_library.levels(tuple(spatial_shapes), tuple(num_points))
+        self.levels, self.levels_kept = library.levels(tuple(spatial_shapes), tuple(num_points))
 
     def from_raw(self, references: Tensor, mask: Tensor | None, offset_scale: float) -> None:
         """Let points and weights be raw offsets and logits around these references."""
@@ -212,7 +197,7 @@ class Call:
         )
 
 
-def loaded() -> native_library.NativeLibrary:
+def loaded() -> library.NativeLibrary:
     """Return the library of kernels."""
     if _library is None:
         raise RuntimeError("deform_attn: " + "; ".join(_reasons))
@@ -237,16 +222,7 @@ def _fit(name: str, tensor: Tensor, *shape: int) -> None:
 
 
 if _library is not None:
-    operators.LIBRARY.impl("multi_scale_deformable_attention", _sample, "CPU")
-    operators.LIBRARY.impl("multi_scale_deformable_attention_backward", sample_backward, "CPU")
-    operators.LIBRARY.impl("deformable_attention", _attend, "CPU")
-    operators.LIBRARY.impl("deformable_attention_backward", attend_backward, "CPU")
-
-NATIVE = Backend(
-    name=NAME,
-    summary="compiled CPU kernels: every option and every derivative",
-    unavailable_reasons=_unavailable_reasons,
-    unsupported_reasons=_unsupported_reasons,
-    sample=operators.sample,
-    attend=operators.attend,
-)
+    schema.LIBRARY.impl("multi_scale_deformable_attention", _sample, "CPU")
+    schema.LIBRARY.impl("multi_scale_deformable_attention_backward", sample_backward, "CPU")
+    schema.LIBRARY.impl("deformable_attention", _attend, "CPU")
+    schema.LIBRARY.impl("deformable_attention_backward", attend_backward, "CPU")

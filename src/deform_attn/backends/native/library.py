@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deform_attn.backends import library_file
+from deform_attn.backends.native import library_file
 
 # The fields of `deform_attn_call` in native/deform_attn.h, in order; each takes 8 bytes.
 _CALL = struct.Struct("=35qd8q")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import reference
-from deform_attn.backends.operators import SAMPLE, SAMPLE_BACKWARD, pairs
+from deform_attn.torch_ops.schema import SAMPLE, SAMPLE_BACKWARD, pairs
 
 Tangent = Tensor | None  # None stands for 0
 

@@ -1,7 +1,7 @@
 """The two ops as torch knows them, `torch.ops.deform_attn.*`: their signatures, and the shapes of what they return.
 
 A backend with compiled kernels registers them for its device with `LIBRARY.impl`. What torch does around a kernel is
-registered beside this file: derivatives.py (autograd, backward and forward), batching.py (vmap), autocast.py, flops.py.
+registered beside this file: autograd.py (backward and forward), vmap.py, autocast.py, flops.py.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.backends.operators import ATTEND, ATTEND_BACKWARD, LIBRARY, NAMES, SAMPLE, SAMPLE_BACKWARD
+from deform_attn.torch_ops.schema import ATTEND, ATTEND_BACKWARD, LIBRARY, NAMES, SAMPLE, SAMPLE_BACKWARD
 
 Result = tuple[Any, Any]  # outputs, and at which axis each is mapped
 

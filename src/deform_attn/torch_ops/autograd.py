@@ -1,7 +1,7 @@
 """Derivatives of the two ops, of any order, backward and forward, as torch's autograd asks for them.
 
 The first gradients are ops themselves, `..._backward`, with compiled kernels. What lies beyond is made of tangents.py
-for the classic op; the op from raw offsets and logits is first taken apart into that (composed.py).
+for the classic op; the op from raw offsets and logits is first taken apart into that (decomposition.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from deform_attn.backends import composed, tangents
-from deform_attn.backends.operators import ATTEND, ATTEND_BACKWARD, LIBRARY, SAMPLE, SAMPLE_BACKWARD
+from deform_attn.torch_ops import decomposition, tangents
+from deform_attn.torch_ops.schema import ATTEND, ATTEND_BACKWARD, LIBRARY, SAMPLE, SAMPLE_BACKWARD
 
 _Grads = tuple[Tensor | None, ...]
 
@@ -184,7 +184,7 @@ def _attend_autograd(
 ) -> Tensor:
     tensors = value, references, offsets, logits
     if _is_moving(*tensors):
-        return composed.attend(value, shapes, references, offsets, logits, *rest)
+        return decomposition.attend(value, shapes, references, offsets, logits, *rest)
     if _is_recorded(*tensors):
         return _Attend.run(value, shapes, references, offsets, logits, *rest)
     with torch._C._AutoDispatchBelowAutograd():
@@ -202,7 +202,7 @@ def _attend_backward_autograd(
 ) -> tuple[Tensor, ...]:
     tensors = grad_output, value, references, offsets, logits
     if _is_recorded(*tensors) or _is_moving(*tensors):
-        return composed.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
+        return decomposition.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
     with torch._C._AutoDispatchBelowAutograd():
         return ATTEND_BACKWARD(grad_output, value, shapes, references, offsets, logits, *rest)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.backends.operators import ATTEND, LIBRARY, NAMES, SAMPLE
+from deform_attn.torch_ops.schema import ATTEND, LIBRARY, NAMES, SAMPLE
 
 _DEVICES = ("CPU", "CUDA", "XPU", "MPS")
 

@@ -1,0 +1,31 @@
+"""The backend `native`: compiled CPU kernels (native/), on torch's own threads.
+
+Deterministic to the last bit for any number of threads, on one instruction set (`DEFORM_ATTN_ISA` may lower it).
+"""
+
+from deform_attn.backends.base import Backend
+from deform_attn.backends.native.call import unavailable_reasons
+from deform_attn.backends.native.plan import plan
+from deform_attn.checks import Inputs
+from deform_attn.torch_ops import schema
+
+
+def _unsupported_reasons(inputs: Inputs) -> list[str]:
+    reasons = []
+    value = inputs.value
+    if value.device.type != "cpu":
+        reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
+    if value.shape[1] >= 2**31:
+        reasons.append("more than 2^31 pixels")
+    return reasons
+
+
+NATIVE = Backend(
+    name="native",
+    summary="compiled CPU kernels: every option and every derivative",
+    unavailable_reasons=unavailable_reasons,
+    unsupported_reasons=_unsupported_reasons,
+    sample=schema.sample,
+    attend=schema.attend,
+    plan=plan,
+)
