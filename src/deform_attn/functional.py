@@ -95,7 +95,7 @@ def deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name)
+    checks.traceable(chosen.name, inputs.num_points)
     if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.attend(inputs)
@@ -155,7 +155,7 @@ def multi_scale_deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name)
+    checks.traceable(chosen.name, inputs.num_points)
     if key is not None and chosen.name == native_cpu.NAME:
         shortcut.remember(key, inputs, tensors)
     return chosen.sample(inputs)
