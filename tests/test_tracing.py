@@ -72,6 +72,8 @@ def calls():
 
 
 FIXED = ["classic", "fused", "module, flat"]  # whose sizes are plain ints
+# The kernels' counts of points must be plain ints, too.
+RIGHT = [*[(name, "grid_sample") for name in FIXED], ("module, flat", "native")]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ FIXED = ["classic", "fused", "module, flat"]  # whose sizes are plain ints
         (name, backend)
         for name in calls()
         for backend in ("native", "reference", "grid_sample")
-        if not (name in FIXED and backend == "grid_sample")
+        if (name, backend) not in RIGHT
     ],
 )
 def test_a_call_that_torch_cannot_record_rightly_is_refused_with_what_to_use(name, backend):
@@ -89,16 +91,25 @@ def test_a_call_that_torch_cannot_record_rightly_is_refused_with_what_to_use(nam
         torch.jit.trace(module, arguments)
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_grid_sample_with_sizes_of_plain_ints_is_recorded_and_right_for_other_numbers(name):
+@pytest.mark.parametrize(("name", "backend"), RIGHT)
+def test_sizes_of_plain_ints_are_recorded_and_right_for_other_numbers(name, backend):
     module, arguments = calls()[name]
-    with use_backend("grid_sample"):
+    with use_backend(backend):
         traced = torch.jit.trace(module, arguments)
     others = [tensor.flip(0, 1) * 0.7 for tensor in arguments]
     torch.testing.assert_close(traced(*others), module(*others))
 
 
-@pytest.mark.parametrize("name", ["module, maps", "module, one map"])
+@pytest.mark.parametrize("backend", ["native", "grid_sample"])
+def test_what_was_recorded_refuses_maps_of_another_size(backend):
+    module, (query, references, features) = calls()["module, flat"]
+    with use_backend(backend):
+        traced = torch.jit.trace(module, (query, references, features))
+    with pytest.raises(RuntimeError):
+        traced(query, references, features[:, :7])
+
+
+@pytest.mark.parametrize("name", ["module, flat", "module, maps", "module, one map"])
 def test_the_old_exporter_to_onnx_is_refused_with_what_to_use(name, tmp_path):
     module, arguments = calls()[name]
     with pytest.raises(ValueError, match=REFUSED):

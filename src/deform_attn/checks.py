@@ -201,14 +201,16 @@ def backend_name(name: Any, known: Sequence[str]) -> None:
         fail("backend", "one of " + ", ".join(map(repr, known)), shown(name), fix)
 
 
-def traceable(backend: str) -> None:
+def traceable(backend: str, num_points: Sequence[int]) -> None:
     """Judge whether torch.jit.trace, where it is at work, can record the backend called so.
 
-    A recorded kernel would not see that later maps have other sizes, and would read beyond them; torch cannot record
-    the reference at all.
+    torch cannot record the reference at all, nor a kernel whose counts it has read from a tensor, and it cannot write
+    a kernel to ONNX.
     """
     if is_tracing() and backend != "grid_sample":
-        _not_traceable()
+        plain = all(type(count) is int for count in num_points)
+        if backend == "reference" or not plain or torch.onnx.is_in_onnx_export():
+            _not_traceable()
 
 
 def _not_traceable() -> NoReturn:

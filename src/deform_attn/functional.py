@@ -96,7 +96,7 @@ def deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name)
+    checks.traceable(chosen.name, inputs.num_points)
     if key is not None:
         remembered.remember(key, chosen, inputs, tensors)
     return chosen.attend(inputs)
@@ -156,7 +156,7 @@ def multi_scale_deformable_attention(
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
     chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name)
+    checks.traceable(chosen.name, inputs.num_points)
     if key is not None:
         remembered.remember(key, chosen, inputs, tensors)
     return chosen.sample(inputs)
