@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.base import Backend, Plan, Tensors
-from deform_attn.backends.native.addresses import PLAIN_KEYS
+from deform_attn.backends.native.addresses import PLAIN_KEYS, dispatch_keys
 from deform_attn.checks import Inputs
 from deform_attn.torch_ops import autograd
 
@@ -32,7 +32,6 @@ _NAMES = (
     "torch._C.DispatchKey.BackendSelect",
     "torch._C.DispatchKey.ADInplaceOrView",
     "torch._C.DispatchKeySet",
-    "torch._C._dispatch_keys",
     "torch._C._dispatch_tls_local_include_set",
     "torch._C._dispatch_tls_is_dispatch_key_excluded",
     "torch._C._is_torch_function_mode_enabled",
@@ -54,7 +53,7 @@ MISSING = [name for name in _NAMES if _named(name) is None]
 # Looking a name up in torch takes as long as some of these calls do.
 _Parameter, _is_grad_enabled, forward_ad = torch.nn.Parameter, torch.is_grad_enabled, torch.autograd.forward_ad
 _AUTOCAST, _AUTOGRAD, _BACKEND_SELECT, _IN_PLACE, _KeySet = map(_named, _NAMES[:5])
-_keys, _included, _is_excluded, _is_function_mode_on, _is_profiler_on, _any_requires_grad = map(_named, _NAMES[5:11])
+_included, _is_excluded, _is_function_mode_on, _is_profiler_on, _any_requires_grad = map(_named, _NAMES[5:10])
 
 
 def _nothing_in_force() -> tuple[int, ...]:
@@ -132,7 +131,7 @@ def _torch_stands_aside() -> bool:
 
 def _metadata(tensor: Any) -> tuple[Any, ...]:
     """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (type(tensor) is Tensor or type(tensor) is _Parameter) and _keys(tensor).raw_repr() in PLAIN_KEYS:
+    if (type(tensor) is Tensor or type(tensor) is _Parameter) and dispatch_keys(tensor).raw_repr() in PLAIN_KEYS:
         return tensor.shape, tensor.stride(), tensor.dtype
     return ()
 

@@ -4,32 +4,25 @@ The kernels trust what they are given, and torch has many tensors whose numbers 
 say: zeros without memory, negative views, wrappers of a transform, a storage that was freed or shrunk under its views.
 """
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-# A private name, without which no call reaches the kernels; no public one tells as much of a tensor.
-MISSING = [] if hasattr(torch._C, "_dispatch_keys") else ["torch._C._dispatch_keys"]
-
-
-def _plain_keys() -> tuple[int, ...]:
-    with torch.inference_mode():
-        tensors = [torch.empty(0)]
-    return tuple(_keys(tensor).raw_repr() for tensor in (*tensors, torch.empty(0)))
-
-
-# Looking a name up in torch takes as long as some calls that are made again do.
-_keys: Any = getattr(torch._C, "_dispatch_keys", None)
+# A private name, but one that torch's own Python cannot do without; no public one tells as much of a tensor. Looking it
+# up takes as long as some calls that are made again do.
+dispatch_keys = torch._C._dispatch_keys
 
 # How torch dispatches on a dense tensor in this machine's memory. Other devices and layouts, negative and conjugate
 # views, zeros without memory, fake tensors and those of torch.func have keys of their own.
-PLAIN_KEYS = _plain_keys() if _keys else ()
+with torch.inference_mode():
+    _INFERENCE = dispatch_keys(torch.empty(0)).raw_repr()
+PLAIN_KEYS = dispatch_keys(torch.empty(0)).raw_repr(), _INFERENCE
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Return whether torch takes this for a dense tensor in this machine's memory."""
-    return _keys(tensor).raw_repr() in PLAIN_KEYS
+    return dispatch_keys(tensor).raw_repr() in PLAIN_KEYS
 
 
 def extent(tensor: Tensor) -> int:
@@ -47,7 +40,7 @@ def address(name: str, tensor: Tensor) -> int:
         ValueError: the numbers do not lie in this machine's memory as sizes and strides say.
     """
     if not is_plain(tensor):
-        keys = f"one that torch dispatches by {_keys(tensor)}"
+        keys = f"one that torch dispatches by {dispatch_keys(tensor)}"
         _fail(name, "a dense tensor in the CPU's memory", keys, f"Use {name}.clone() outside of modes and wrappers.")
     needed = extent(tensor)
     # Where there are no numbers, a null pointer would say that the tensor is not there.

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.native import library
-from deform_attn.backends.native.addresses import MISSING, address
+from deform_attn.backends.native.addresses import address
 from deform_attn.torch_ops import schema
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-_library, _reasons = library.load() if not MISSING else (None, [f"this torch has no {', '.join(MISSING)}"])
+_library, _reasons = library.load()
 
 
 def unavailable_reasons() -> list[str]:
