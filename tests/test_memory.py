@@ -194,23 +194,23 @@ def test_the_op_refuses_sizes_that_are_not_those_of_its_tensors(shapes, counts):
     value, _, locations, weights = arguments([(2, 3)], [2])
     options = counts, "bilinear", "zeros"
     with pytest.raises(ValueError, match="spatial_shapes, num_points: expected"):
-        schema.SAMPLE(value, shapes, locations, weights, *options)
+        schema.SAMPLE.forward(value, shapes, locations, weights, *options)
     with pytest.raises(ValueError, match="spatial_shapes, num_points: expected"):
-        schema.SAMPLE_BACKWARD(torch.ones(1, 3, 2), value, shapes, locations, weights, *options, [True] * 3)
+        schema.SAMPLE.backward(torch.ones(1, 3, 2), value, shapes, locations, weights, *options, [True] * 3)
 
 
 def test_the_op_refuses_tensors_whose_shapes_do_not_agree():
     value, shapes, locations, weights = arguments([(2, 3)], [2])
     options = [2], "bilinear", "zeros"
     with pytest.raises(ValueError, match=r"sampling_locations: expected \[1, 3, 1, 2, 2\]"):
-        schema.SAMPLE(value, shapes, locations.expand(2, -1, -1, -1, -1), weights, *options)
+        schema.SAMPLE.forward(value, shapes, locations.expand(2, -1, -1, -1, -1), weights, *options)
     with pytest.raises(ValueError, match=r"attention_weights: expected \[1, 3, 1, 2\]"):
-        schema.SAMPLE(value, shapes, locations, weights[:, :2], *options)
+        schema.SAMPLE.forward(value, shapes, locations, weights[:, :2], *options)
     with pytest.raises(ValueError, match=r"grad_output: expected \[1, 3, 2\]"):
-        schema.SAMPLE_BACKWARD(torch.ones(1, 2, 2), value, shapes, locations, weights, *options, [True] * 3)
+        schema.SAMPLE.backward(torch.ones(1, 2, 2), value, shapes, locations, weights, *options, [True] * 3)
     fused = value, shapes, torch.rand(1, 3, 2, 2), locations, weights, None, 0.5
     with pytest.raises(ValueError, match=r"reference_points: expected \[1, 3, 1, 2\]"):
-        schema.ATTEND(*fused, *options)
+        schema.ATTEND.forward(*fused, *options)
 
 
 EMPTY = [(0, 2**63 - 1), (2**63 - 1, 0), (0, 2**40), (0, 10**6), (10**6, 0)]
@@ -229,7 +229,7 @@ def test_the_other_side_of_an_empty_level_may_be_anything(empty, queries, counts
         weights = torch.rand(1, queries, 1, sum(counts), generator=generator)
         call = value, shapes, locations, weights, counts, "bilinear", padding_mode
         grad_output = torch.rand(1, queries, 2, generator=generator)
-        results.append([schema.SAMPLE(*call), *schema.SAMPLE_BACKWARD(grad_output, *call, [True] * 3)])
+        results.append([schema.SAMPLE.forward(*call), *schema.SAMPLE.backward(grad_output, *call, [True] * 3)])
     for actual, expected in zip(*results, strict=True):
         assert torch.equal(actual, expected)
         assert actual.isfinite().all()

@@ -169,7 +169,7 @@ def test_under_transforms_the_native_backend_is_chosen(form):
 def test_the_gradients_of_each_sample_of_a_batch_are_those_of_the_sample_alone(kind):
     torch.manual_seed(0)
     single = kind is DeformableAttention
-    module = (kind(6, 2, 2) if single else kind(6, 2, 1, 2)).double()
+    module = kind(6, num_heads=2, num_points=2, **{} if single else {"num_levels": 1}).double()
     parameters = {name: torch.randn_like(p) for name, p in module.named_parameters()}
     query, points, features = (torch.randn(3, 5, 6), torch.rand(3, 5, 2), torch.randn(3, 6, 4, 7))
     batch = [tensor.double() for tensor in (query, points, features)]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.torch_ops.schema import ATTEND, LIBRARY, NAMES, SAMPLE
+from deform_attn.torch_ops.schema import LIBRARY, OPS
 
 _DEVICES = ("CPU", "CUDA", "XPU", "MPS")
 
@@ -30,6 +30,6 @@ def _kernel(op: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
     return call
 
 
-for _name, _op in zip(NAMES, (SAMPLE, ATTEND), strict=True):
+for _op in OPS:
     for _device in _DEVICES:
-        LIBRARY.impl(_name, _kernel(_op, _device), f"Autocast{_device}")
+        LIBRARY.impl(_op.name, _kernel(_op.forward, _device), f"Autocast{_device}")

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from deform_attn.torch_ops import decomposition, tangents
-from deform_attn.torch_ops.schema import ATTEND, ATTEND_BACKWARD, LIBRARY, SAMPLE, SAMPLE_BACKWARD
+from deform_attn.torch_ops.schema import ATTEND, SAMPLE, register
 
 _Grads = tuple[Tensor | None, ...]
 
@@ -41,16 +41,16 @@ class Function(_SingleLevelFunction):
 class _Sample(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        _save(ctx, args, tensors=(0, 2, 3))
+        _save(ctx, args, SAMPLE.tensors)
         with _next_level():
-            return SAMPLE(*args)
+            return SAMPLE.forward(*args)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
         wanted = [ctx.needs_input_grad[i] for i in ctx.tensors]
         if grad_outputs[0] is None:
             return (None,) * len(ctx.args)
-        grads = SAMPLE_BACKWARD(grad_outputs[0], *_saved(ctx), wanted)
+        grads = SAMPLE.backward(grad_outputs[0], *_saved(ctx), wanted)
         return _placed(ctx, grads, wanted)
 
     @staticmethod
@@ -62,9 +62,9 @@ class _Sample(Function):
 class _SampleBackward(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        _save(ctx, args, tensors=(0, 1, 3, 4))
+        _save(ctx, args, [0, *(1 + i for i in SAMPLE.tensors)])
         with _next_level():
-            grads = SAMPLE_BACKWARD(*args)
+            grads = SAMPLE.backward(*args)
         ctx.mark_non_differentiable(*[grad for grad, want in zip(grads, args[-1], strict=True) if not want])
         return grads
 
@@ -85,7 +85,7 @@ class _SampleBackward(Function):
             move_grad_output, *move_inputs = (moves[i] for i in ctx.tensors)
             move_grads = tangents.of_gradients(grad_output, inputs, move_inputs)
             if move_grad_output is not None:
-                more = SAMPLE_BACKWARD(move_grad_output, *inputs, [True] * 3)
+                more = SAMPLE.backward(move_grad_output, *inputs, [True] * 3)
                 move_grads = [move + grad for move, grad in zip(move_grads, more, strict=True)]
         return tuple(move if want else None for move, want in zip(move_grads, wanted, strict=True))
 
@@ -93,16 +93,16 @@ class _SampleBackward(Function):
 class _Attend(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        _save(ctx, args, tensors=(0, 2, 3, 4, 5))
+        _save(ctx, args, ATTEND.tensors)
         with _next_level():
-            return ATTEND(*args)
+            return ATTEND.forward(*args)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
-        wanted = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
+        wanted = [ctx.needs_input_grad[i] for i in ATTEND.gradients]
         if grad_outputs[0] is None:
             return (None,) * len(ctx.args)
-        grads = ATTEND_BACKWARD(grad_outputs[0], *_saved(ctx), wanted)
+        grads = ATTEND.backward(grad_outputs[0], *_saved(ctx), wanted)
         return _placed(ctx, (*grads, None), (*wanted, False))
 
 
@@ -166,7 +166,7 @@ def _sample_autograd(value: Tensor, shapes: list[int], locations: Tensor, weight
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return _Sample.run(value, shapes, locations, weights, *options)
     with torch._C._AutoDispatchBelowAutograd():
-        return SAMPLE(value, shapes, locations, weights, *options)
+        return SAMPLE.forward(value, shapes, locations, weights, *options)
 
 
 def _sample_backward_autograd(
@@ -176,7 +176,7 @@ def _sample_backward_autograd(
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return _SampleBackward.run(grad_output, value, shapes, locations, weights, *rest)
     with torch._C._AutoDispatchBelowAutograd():
-        return SAMPLE_BACKWARD(grad_output, value, shapes, locations, weights, *rest)
+        return SAMPLE.backward(grad_output, value, shapes, locations, weights, *rest)
 
 
 def _attend_autograd(
@@ -188,7 +188,7 @@ def _attend_autograd(
     if _is_recorded(*tensors):
         return _Attend.run(value, shapes, references, offsets, logits, *rest)
     with torch._C._AutoDispatchBelowAutograd():
-        return ATTEND(value, shapes, references, offsets, logits, *rest)
+        return ATTEND.forward(value, shapes, references, offsets, logits, *rest)
 
 
 def _attend_backward_autograd(
@@ -204,10 +204,8 @@ def _attend_backward_autograd(
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return decomposition.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
     with torch._C._AutoDispatchBelowAutograd():
-        return ATTEND_BACKWARD(grad_output, value, shapes, references, offsets, logits, *rest)
+        return ATTEND.backward(grad_output, value, shapes, references, offsets, logits, *rest)
 
 
-LIBRARY.impl("multi_scale_deformable_attention", _sample_autograd, "Autograd")
-LIBRARY.impl("multi_scale_deformable_attention_backward", _sample_backward_autograd, "Autograd")
-LIBRARY.impl("deformable_attention", _attend_autograd, "Autograd")
-LIBRARY.impl("deformable_attention_backward", _attend_backward_autograd, "Autograd")
+register(SAMPLE, _sample_autograd, _sample_backward_autograd, "Autograd")
+register(ATTEND, _attend_autograd, _attend_backward_autograd, "Autograd")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import reference
-from deform_attn.torch_ops.schema import SAMPLE, SAMPLE_BACKWARD, pairs
+from deform_attn.torch_ops.schema import SAMPLE, pairs
 
 
 def attend(
@@ -28,7 +28,7 @@ def attend(
     """Return the output `[N, Q, M*D]`."""
     points = references, offsets, logits
     locations, weights = _sampling(value, shapes, points, num_points, offset_scale)
-    return SAMPLE(_masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode)
+    return SAMPLE.forward(_masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode)
 
 
 def attend_backward(
@@ -48,7 +48,7 @@ def attend_backward(
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
     want_value, want_references, want_offsets, want_logits = wanted
     locations, weights = _sampling(value, shapes, (references, offsets, logits), num_points, offset_scale)
-    grad_value, grad_locations, grad_weights = SAMPLE_BACKWARD(
+    grad_value, grad_locations, grad_weights = SAMPLE.backward(
         grad_output,
         _masked(value, mask),
         shapes,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import reference
-from deform_attn.torch_ops.schema import SAMPLE, SAMPLE_BACKWARD, pairs
+from deform_attn.torch_ops.schema import SAMPLE, pairs
 
 Tangent = Tensor | None  # None stands for 0
 
@@ -27,9 +27,9 @@ def of_output(inputs: Sequence[Any], moves: Sequence[Tangent]) -> Tensor:
     N, _, M, D = value.shape
     output = value.new_zeros((N, locations.shape[1], M * D))
     if move_value is not None:
-        output = output + SAMPLE(move_value, shapes, locations, weights, *options)
+        output = output + SAMPLE.forward(move_value, shapes, locations, weights, *options)
     if move_weights is not None:
-        output = output + SAMPLE(value, shapes, locations, move_weights, *options)
+        output = output + SAMPLE.forward(value, shapes, locations, move_weights, *options)
     if move_locations is not None:
         levels = [
             (level.weights[..., None] * sum(c.change[..., None] * c.pixels for c in level.corners)).sum(3)
@@ -51,7 +51,7 @@ def of_gradients(grad_output: Tensor, inputs: Sequence[Any], moves: Sequence[Tan
     move_grads = [torch.zeros_like(tensor) for tensor in (value, locations, weights)]
 
     def add(value: Tensor, weights: Tensor, wanted: list[bool]) -> None:
-        grads = SAMPLE_BACKWARD(grad_output, value, shapes, locations, weights, *options, wanted)
+        grads = SAMPLE.backward(grad_output, value, shapes, locations, weights, *options, wanted)
         for i in range(3):
             if wanted[i]:
                 move_grads[i] = move_grads[i] + grads[i].to(move_grads[i].dtype)

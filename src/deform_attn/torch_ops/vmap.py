@@ -1,39 +1,39 @@
 """vmap over the two ops: the mapped axis is folded into the batch, or into the queries where all share one value."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deform_attn.torch_ops.schema import ATTEND, ATTEND_BACKWARD, LIBRARY, NAMES, SAMPLE, SAMPLE_BACKWARD
+from deform_attn.torch_ops.schema import LIBRARY, OPS, Op
 
 Result = tuple[Any, Any]  # outputs, and at which axis each is mapped
+Rule = Callable[..., Result]
 
 
-def _sample(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
-    fold = _Fold(info.batch_size, into_queries=axes[0] is None)
-    output = SAMPLE(*fold.arguments(args, axes))
-    return fold.unfold(output), fold.axis
+def _forward_rule(op: Op) -> Rule:
+    def rule(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
+        shared = all(axes[i] is None for i in op.without_queries)
+        fold = _Fold(info.batch_size, into_queries=shared)
+        output = op.forward(*fold.arguments(args, axes, op.without_queries))
+        return fold.unfold(output), fold.axis
+
+    return rule
 
 
-def _attend(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
-    fold = _Fold(info.batch_size, into_queries=axes[0] is None and axes[5] is None)
-    output = ATTEND(*fold.arguments(args, axes, over_pixels=(0, 5)))
-    return fold.unfold(output), fold.axis
+def _backward_rule(op: Op) -> Rule:
+    without_queries = [1 + i for i in op.without_queries]  # the gradient of the output comes before them
 
+    def rule(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
+        # Each of the mapped calls has a gradient of value of its own, however many share the value.
+        want_value = args[-1][0]
+        shared = all(axes[i] is None for i in without_queries) and not want_value
+        fold = _Fold(info.batch_size, into_queries=shared)
+        grads = op.backward(*fold.arguments(args, axes, without_queries))
+        return fold.unfold_wanted(grads, args[-1])
 
-def _sample_backward(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
-    # Each of the mapped calls has a gradient of value of its own, however many share the value.
-    fold = _Fold(info.batch_size, into_queries=axes[1] is None and not args[-1][0])
-    grads = SAMPLE_BACKWARD(*fold.arguments(args, axes, over_pixels=(1,)))
-    return fold.unfold_wanted(grads, args[-1])
-
-
-def _attend_backward(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
-    fold = _Fold(info.batch_size, into_queries=axes[1] is None and axes[6] is None and not args[-1][0])
-    grads = ATTEND_BACKWARD(*fold.arguments(args, axes, over_pixels=(1, 6)))
-    return fold.unfold_wanted(grads, args[-1])
+    return rule
 
 
 class _Fold:
@@ -43,12 +43,10 @@ class _Fold:
         self.size = size
         self.axis = int(into_queries)
 
-    def arguments(
-        self, args: Sequence[Any], axes: Sequence[int | None], over_pixels: Sequence[int] = (0,)
-    ) -> list[Any]:
-        """Return the arguments of the folded call; those at the places `over_pixels` have no query axis."""
+    def arguments(self, args: Sequence[Any], axes: Sequence[int | None], without_queries: Sequence[int]) -> list[Any]:
+        """Return the arguments of the folded call; those at the places `without_queries` have no query axis."""
         return [
-            self._fold(arg, axis) if isinstance(arg, Tensor) and not (self.axis and i in over_pixels) else arg
+            self._fold(arg, axis) if isinstance(arg, Tensor) and not (self.axis and i in without_queries) else arg
             for i, (arg, axis) in enumerate(zip(args, axes, strict=True))
         ]
 
@@ -72,6 +70,6 @@ class _Fold:
         return unfolded, tuple(self.axis if want else None for want in wanted)
 
 
-for _name, _rule, _backward_rule in zip(NAMES, (_sample, _attend), (_sample_backward, _attend_backward), strict=True):
-    torch.library.register_vmap(f"deform_attn::{_name}", _rule, lib=LIBRARY)
-    torch.library.register_vmap(f"deform_attn::{_name}_backward", _backward_rule, lib=LIBRARY)
+for _op in OPS:
+    torch.library.register_vmap(f"deform_attn::{_op.name}", _forward_rule(_op), lib=LIBRARY)
+    torch.library.register_vmap(f"deform_attn::{_op.name}_backward", _backward_rule(_op), lib=LIBRARY)

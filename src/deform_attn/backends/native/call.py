@@ -59,7 +59,7 @@ def _attend(*args: Any) -> Tensor:
     return attend_call(*args).forward()
 
 
-def sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
     *call, (want_value, want_locations, want_weights) = args
     grads = sample_call(*call).backward(grad_output, want_value, False, want_locations, want_weights)
@@ -67,7 +67,7 @@ def sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Te
     return grad_value, grad_locations, grad_weights
 
 
-def attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
     *call, wanted = args
     return attend_call(*call).backward(grad_output, *wanted)
@@ -222,7 +222,5 @@ def _fit(name: str, tensor: Tensor, *shape: int) -> None:
 
 
 if _library is not None:
-    schema.LIBRARY.impl("multi_scale_deformable_attention", _sample, "CPU")
-    schema.LIBRARY.impl("multi_scale_deformable_attention_backward", sample_backward, "CPU")
-    schema.LIBRARY.impl("deformable_attention", _attend, "CPU")
-    schema.LIBRARY.impl("deformable_attention_backward", attend_backward, "CPU")
+    schema.register(schema.SAMPLE, _sample, _sample_backward, "CPU")
+    schema.register(schema.ATTEND, _attend, _attend_backward, "CPU")

@@ -26,16 +26,12 @@ class Plan:
     """A call without its tensors: as the kernels take it, and as the ops do."""
 
     def __init__(self, inputs: Inputs, tensors: Tensors) -> None:
-        args = schema.arguments(inputs)
+        args, self._op = schema.arguments(inputs), schema.op_of(inputs)
         if isinstance(inputs, AttentionInputs):
             self._places: tuple[int, ...] = (_VALUE, _REFERENCES, _POINTS, _WEIGHTS, _MASK)
-            self._op = schema.ATTEND_BACKWARD
-            self._tensors_at: tuple[int, ...] = (0, 2, 3, 4, 5)
             call: native_call.Call = native_call.attend_call(*args)
         else:
             self._places = _VALUE, _POINTS, _WEIGHTS
-            self._op = schema.SAMPLE_BACKWARD
-            self._tensors_at = 0, 2, 3
             call = native_call.sample_call(*args)
         self._fields = [*call.fields(), *[0] * 8]
         self._names = call.names
@@ -44,8 +40,8 @@ class Plan:
         N, _, M, D = inputs.value.shape
         self._output_shape = N, call.points.shape[1], M * D
         # The ops know one form of each tensor, without an axis for the levels' points and with one for the references.
-        self._shapes = [None if args[i] is None else args[i].shape for i in self._tensors_at]
-        self._args = [None if i in self._tensors_at else arg for i, arg in enumerate(args)]
+        self._shapes = [None if args[i] is None else args[i].shape for i in self._op.tensors]
+        self._args = [None if i in self._op.tensors else arg for i, arg in enumerate(args)]
 
     def reads(self, tensors: Tensors) -> bool:
         """Return whether the kernels read these tensors themselves, whose call it was made of, and not copies."""
@@ -68,10 +64,9 @@ class Plan:
     def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
         """Return the gradients of all tensors, None where not wanted."""
         args = self._args.copy()
-        for i, shape, tensor in zip(self._tensors_at, self._shapes, tensors, strict=True):
+        for i, shape, tensor in zip(self._op.tensors, self._shapes, tensors, strict=True):
             args[i] = tensor if tensor is None or shape is None or tensor.shape == shape else tensor.reshape(shape)
-        floats = 3 if len(tensors) == 3 else 4  # a mask has no gradient
-        grads = self._op(grad_output, *args, wanted[:floats])
+        grads = self._op.backward(grad_output, *args, wanted[: len(self._op.gradients)])  # the mask, last, has none
         result: list[Tensor | None] = [None] * len(tensors)
         for i, (grad, tensor) in enumerate(zip(grads, tensors, strict=False)):
             if wanted[i] and tensor is not None:
