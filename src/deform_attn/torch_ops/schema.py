@@ -5,7 +5,6 @@ registered beside this file: autograd.py (backward and forward), vmap.py, autoca
 """
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -100,8 +99,9 @@ ATTEND = Op(
 OPS = SAMPLE, ATTEND
 
 # A judged call has the same names as its op, in an order of its own.
-_in_order_of_sample = itemgetter(*map(SamplingInputs._fields.index, SAMPLE.names))
-_in_order_of_attend = itemgetter(*map(AttentionInputs._fields.index, ATTEND.names))
+_SAMPLE_FIELDS = tuple(map(SamplingInputs._fields.index, SAMPLE.names))
+_ATTEND_FIELDS = tuple(map(AttentionInputs._fields.index, ATTEND.names))
+_SCALE = ATTEND.names.index("offset_scale")
 
 
 def sample(inputs: SamplingInputs) -> Tensor:
@@ -130,9 +130,10 @@ def op_of(inputs: Inputs) -> Op:
 def arguments(inputs: Inputs) -> list[Any]:
     """Return a judged call as the arguments of its op."""
     if isinstance(inputs, SamplingInputs):
-        args = list(_in_order_of_sample(inputs))
+        args: list[Any] = [inputs[i] for i in _SAMPLE_FIELDS]
     else:
-        args = list(_in_order_of_attend(inputs._replace(offset_scale=float(inputs.offset_scale))))
+        args = [inputs[i] for i in _ATTEND_FIELDS]
+        args[_SCALE] = float(args[_SCALE])
     args[1] = flat(args[1])
     return args
 
