@@ -178,3 +178,14 @@ def test_threads_share_a_plan(form):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("option", [{"padding_mode": "border"}, {"interpolation": "nearest"}])
+def test_a_remembered_call_with_another_option_is_another_call(option):
+    torch.manual_seed(0)
+    value, locations, weights = torch.randn(1, 6, 1, 2), torch.full((1, 1, 1, 1, 1, 2), 0.1), torch.ones(1, 1, 1, 1, 1)
+    call = value, [(2, 3)], locations, weights
+    plain = [multi_scale_deformable_attention(*call) for _ in range(2)][-1]
+    other = multi_scale_deformable_attention(*call, **option)
+    torch.testing.assert_close(other, multi_scale_deformable_attention(*call, **option, backend="reference"))
+    assert not torch.equal(plain, other)
