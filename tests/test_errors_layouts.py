@@ -71,6 +71,19 @@ def test_sizes_in_a_tensor_that_is_not_dense_are_refused(form, kind):
         encoder_reference_points(sizes)
 
 
+def freed(tensor):
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@FORMS
+@pytest.mark.parametrize("make", [freed, lambda tensor: torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype)])
+def test_sizes_in_a_tensor_without_memory_are_refused(form, make):
+    message = refusal(form, spatial_shapes=make(torch.tensor(SHAPES)))
+    check(message, ["spatial_shapes"], "without memory")
+
+
 @KINDS
 def test_valid_ratios_that_are_not_dense_are_refused(kind):
     with pytest.raises((ValueError, TypeError), match=r"^valid_ratios: expected "):

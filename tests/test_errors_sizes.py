@@ -180,6 +180,13 @@ def test_a_module_that_no_memory_holds_is_refused(sizes):
             DeformableAttention(**sizes)
 
 
+@pytest.mark.parametrize("num_levels", [2**16, 2**31 - 1])
+@pytest.mark.parametrize("num_points", [0, 4])
+def test_a_module_of_more_levels_than_can_be_listed_is_refused_at_once(num_levels, num_points):
+    with pytest.raises(ValueError, match=r"^num_levels: expected an int below 2\^16, got \d+\. "):
+        MultiScaleDeformableAttention(8, num_levels=num_levels, num_points=num_points)
+
+
 @pytest.mark.parametrize("wrong", [None, 1, "yes", np.array([True, False]), torch.ones(2)], ids=kind)
 def test_a_flag_that_is_not_a_bool_is_refused(wrong):
     with pytest.raises(TypeError, match=r"^bias: expected True or False"):

@@ -204,3 +204,14 @@ print("no key" if key is None else "a key")
     assert result.returncode == 0, result.stderr
     assert f"note: no call is remembered, since this torch has no {name}\n" in result.stdout
     assert result.stdout.endswith("no key\n")
+
+
+@pytest.mark.parametrize("option", [{"padding_mode": "border"}, {"interpolation": "nearest"}])
+def test_a_remembered_call_with_another_option_is_another_call(option):
+    torch.manual_seed(0)
+    value, locations, weights = torch.randn(1, 6, 1, 2), torch.full((1, 1, 1, 1, 1, 2), 0.1), torch.ones(1, 1, 1, 1, 1)
+    call = value, [(2, 3)], locations, weights
+    plain = [multi_scale_deformable_attention(*call) for _ in range(2)][-1]
+    other = multi_scale_deformable_attention(*call, **option)
+    torch.testing.assert_close(other, multi_scale_deformable_attention(*call, **option, backend="reference"))
+    assert not torch.equal(plain, other)

@@ -275,6 +275,8 @@ def _pairs_of_tensor(tensor: Tensor) -> list[Any]:
         fail("spatial_shapes", expected, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
     if torch._C._functorch.is_batchedtensor(tensor) or torch._is_functional_tensor(tensor):
         fail("spatial_shapes", expected, "a tensor that a transform of torch.func has wrapped", fix)
+    if type(tensor) is Tensor and tensor.numel() and not tensor.data_ptr():
+        fail("spatial_shapes", expected, "a tensor without memory", fix)
     return tensor.tolist()
 
 

@@ -10,6 +10,8 @@ from deform_attn.checks import MOST, MOST_NUMBERS, is_int, is_list, spatial_shap
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
 
+_MOST_LEVELS = 2**16  # far more than any model has; each has a count of points of its own
+
 
 def sizes(embed_dim: int, num_heads: int, **others: int) -> None:
     """Judge the sizes that a module is built with."""
@@ -20,6 +22,8 @@ def sizes(embed_dim: int, num_heads: int, **others: int) -> None:
             fail(name, "an int >= 1", shown(size), "Pass a positive number.")
         if size > MOST:
             fail(name, "an int below 2^31", shown(size), "Pass a smaller number.")
+    if others.get("num_levels", 1) >= _MOST_LEVELS:
+        fail("num_levels", "an int below 2^16", shown(others["num_levels"]), "Pass the number of feature maps.")
     if embed_dim % num_heads:
         fail("embed_dim", f"a multiple of num_heads = {num_heads}", str(embed_dim), "Change one of the two.")
 

@@ -44,6 +44,37 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("0.PNG", "0.png"),  # Windows, and macOS as it comes
+        ("Images\\IMG_0.JPG", "images/img_0.jpg"),
+        ("ba\u0308ume/0.png", "b\xe4ume/0.png"),  # macOS
+        ("b\xe4ume/0.png", "Ba\u0308ume/0.png"),
+    ],
+)
+def test_case_and_the_form_of_accents_are_ignored_where_one_file_is_left(tmp_path, name, file):
+    touch(tmp_path, file)
+    if (tmp_path / name).exists():
+        pytest.skip("the system itself ignores them")
+    assert find_files(tmp_path, {5: name}) == ({5: tmp_path / file}, [5], {})
+
+
+def test_of_two_files_that_differ_in_case_a_third_spelling_means_none(tmp_path):
+    touch(tmp_path, "a.png", "A.png")
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("the system itself ignores case")
+    assert find_files(tmp_path, {5: "a.PNG"}).files == {}
+    assert find_files(tmp_path, {5: "a.png", 6: "A.png"}).files == {5: tmp_path / "a.png", 6: tmp_path / "A.png"}
+
+
+def test_a_file_that_is_meant_by_its_own_name_is_not_meant_by_another_spelling(tmp_path):
+    touch(tmp_path, "a.png")
+    if (tmp_path / "A.png").exists():
+        pytest.skip("the system itself ignores case")
+    assert find_files(tmp_path, {5: "a.png", 6: "A.png"}) == ({5: tmp_path / "a.png"}, [], {6: tmp_path / "a.png"})
+
+
 @pytest.mark.parametrize(("name", "file"), FOREIGN)
 def test_the_file_is_found_that_the_longest_end_of_a_name_is(tmp_path, name, file):
     touch(tmp_path / "data", file)

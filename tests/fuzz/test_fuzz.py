@@ -18,6 +18,19 @@ def test_the_first_cases_of_a_seed_pass():
     run_cases(range(24))
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        700018,  # grad_output NaN, moved
+        136395049,  # grad_output NaN, differentiated twice
+        1565998043,  # grad_output NaN, zeros without memory
+        700099,  # zeros without memory, moved
+    ],
+)
+def test_right_calls_that_torch_itself_does_not_compute_alike_pass(number):
+    run.run_case(number)
+
+
 def test_a_case_is_the_same_each_time():
     for number in range(8):
         first, second = draw(number), draw(number)

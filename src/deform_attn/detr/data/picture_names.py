@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def find_files(folder: Path, names: Mapping[int, str]) -> Found:
 
     Most are paths relative to `folder`. Of one that is none, such as `images\\\\0.png` on another system than Windows,
     `/data/upload/1/0.png`, `C:\\\\trees\\\\0.png` or `file:///trees/0.png`, the longest end that is a path in `folder`
-    counts, unless another name means the same file: then it is among the `rivals`.
+    counts, unless another name means the same file: then it is among the `rivals`. Where there is none, the only file
+    counts whose path differs from such an end in nothing but case and the form of accents, which other systems ignore.
 
     Example:
         >>> find_files(Path("trees"), {1: "nowhere.png"})
@@ -37,6 +39,12 @@ def find_files(folder: Path, names: Mapping[int, str]) -> Found:
             files[image_id] = Path(whole)
         elif (end := find_end(folder, name)) is not None:
             ends[image_id] = end
+    if missing := {image_id: name for image_id, name in names.items() if image_id not in files | ends}:
+        alike = _by_plain_path(folder)
+        for image_id, name in missing.items():
+            paths = next((alike[plain] for plain in map(_plain, _ends(name)) if plain in alike), [])
+            if len(paths) == 1:
+                ends[image_id] = paths[0]
     if not ends:
         return Found(files, [], {})
 
@@ -64,6 +72,21 @@ def advice_on(folder: Path, name: str, rival: Path | None) -> str:
             "there, or make file_name its path in that folder, with / between the parts"
         )
     return "add it or take its record out"
+
+
+def _by_plain_path(folder: Path) -> dict[str, list[str]]:
+    """Return the paths of all files in `folder`, by what `_plain` makes of them."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for place, _, files in os.walk(folder):
+        for file in files:
+            path = Path(place, file).relative_to(folder).as_posix()
+            found[_plain(path)].append(path)
+    return found
+
+
+def _plain(path: str) -> str:
+    """Return a path as systems compare it that ignore case, and whether an accent is a character of its own."""
+    return unicodedata.normalize("NFC", path.casefold())
 
 
 def _ends(name: str) -> Iterator[str]:
