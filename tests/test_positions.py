@@ -24,7 +24,7 @@ def test_sizes_by_position_are_refused_with_both_orders(sizes):
         MultiScaleDeformableAttention(*sizes)
     assert "MSDeformAttn(d_model, n_levels, n_heads, n_points)" in str(caught.value)
     assert "embed_dim=..., num_levels=..., num_heads=..., num_points=..." in str(caught.value)
-    assert str(caught.value).startswith("MultiScaleDeformableAttention: expected embed_dim by position")
+    assert str(caught.value).startswith("MultiScaleDeformableAttention: expected 1 argument by position (embed_dim)")
 
 
 def test_sizes_of_the_single_map_module_by_position_are_refused_with_their_names():

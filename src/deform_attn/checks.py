@@ -151,8 +151,9 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> tuple[t
     if not _fit([total], MOST_NUMBERS):
         fail("spatial_shapes", "fewer than 2^47 pixels", shown(shapes), "No memory holds so many; use smaller maps.")
     if pixels is not None and total != pixels:
-        got = f"{list(shapes)}, together {total} pixels, beside S = {pixels}"
-        fail("spatial_shapes", "sizes H*W that add up to S", got, "Check the order (H, W) and the levels' number.")
+        got = f"{list(shapes)}, {total} pixels in all, but value has S = {pixels}"
+        fix = "Check the order (H, W) and the number of levels."
+        fail("spatial_shapes", "sizes H*W that add up to S", got, fix)
     return shapes
 
 
@@ -181,17 +182,21 @@ def by_position(function: str, names: str, others: Sequence[Any], fix: str) -> N
     """Refuse the `others` that were passed to `function` by position after the arguments called `names`."""
     if is_tracing():
         _not_traceable()  # torch.onnx.export with dynamo=False passes everything by position
-    expected = f"{names} by position, and all others by name"
-    fail(function, expected, f"{len(others)} more by position", fix, TypeError)
+    count = len(names.split(", "))
+    expected = f"{count} {'argument' if count == 1 else 'arguments'} by position ({names}) and all others by name"
+    fail(function, expected, f"{count + len(others)} by position", fix, TypeError)
 
 
 def nothing_to_explain(value: Any, spatial_shapes: Any, tensors: Sequence[Any]) -> None:
     """Judge that `explain`, given no call, was given nothing."""
     given = sum(argument is not None for argument in (value, spatial_shapes)) + len(tensors)
     if given:
-        expected = "the 5 arguments of deformable_attention, the 4 of multi_scale_deformable_attention, or none"
-        fix = "Pass what you would pass to the function, by position; level_start_index is not needed."
-        fail("explain", expected, str(given), fix, TypeError)
+        expected = (
+            "no arguments, or value, spatial_shapes, sampling_locations, attention_weights, or value, spatial_shapes, "
+            "reference_points, sampling_offsets, attention_logits"
+        )
+        fix = "Pass them by position, as to the function; level_start_index is not needed."
+        fail("explain", expected, f"{given} arguments", fix, TypeError)
 
 
 def backend_name(name: Any, known: Sequence[str]) -> None:
@@ -218,8 +223,7 @@ def _not_traceable() -> NoReturn:
         "Use torch.export; for ONNX use torch.onnx.export(..., dynamo=True) inside "
         '`with deform_attn.use_backend("reference"):`.'
     )
-    got = "a call while it records (torch.onnx.export with dynamo=False uses it, too)"
-    fail("torch.jit.trace", "another exporter, since this one cannot record deformable attention", got, fix)
+    raise ValueError(f"torch.jit.trace and torch.onnx.export(dynamo=False) cannot record deformable attention. {fix}")
 
 
 def is_list(things: Any) -> TypeGuard[Sequence[Any]]:
@@ -360,4 +364,5 @@ def _options(interpolation: Any, padding_mode: Any) -> None:
         ("padding_mode", padding_mode, PADDING_MODES),
     ):
         if not isinstance(option, str) or option not in known:
-            fail(name, "one of " + ", ".join(map(repr, known)), shown(option), "Leave it out for the paper's choice.")
+            fix = f"Leave it out for the default, {known[0]!r}."
+            fail(name, "one of " + ", ".join(map(repr, known)), shown(option), fix)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deform_attn import checks
 from deform_attn.backends import registry, remembered
+from deform_attn.backends.base import Backend, Tensors
 from deform_attn.signatures import by_name
 from deform_attn.torch_ops import autocast
 
@@ -95,11 +96,7 @@ def deformable_attention(
         padding_mode,
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
-    chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name, inputs.num_points)
-    if key is not None:
-        remembered.remember(key, chosen, inputs, tensors)
-    return chosen.attend(inputs)
+    return _chosen(inputs, name, key, tensors).attend(inputs)
 
 
 @by_name
@@ -155,11 +152,7 @@ def multi_scale_deformable_attention(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
     )
     inputs = inputs._replace(value=autocast.cast(inputs.value))
-    chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name, inputs.num_points)
-    if key is not None:
-        remembered.remember(key, chosen, inputs, tensors)
-    return chosen.sample(inputs)
+    return _chosen(inputs, name, key, tensors).sample(inputs)
 
 
 @contextmanager
@@ -255,6 +248,15 @@ def explain(
         checks.nothing_to_explain(value, spatial_shapes, tensors)
     name = _name(backend)
     return registry.explanation(inputs, None if name is None else registry.get(name).name)
+
+
+def _chosen(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, tensors: Tensors) -> Backend:
+    """Return the backend that runs a judged call; a call that has a key is remembered for it."""
+    chosen = registry.select(inputs, name)
+    checks.traceable(chosen.name, inputs.num_points)
+    if key is not None:
+        remembered.remember(key, chosen, inputs, tensors)
+    return chosen
 
 
 def _name(backend: Any) -> str | None:

@@ -30,9 +30,9 @@ def sizes(embed_dim: int, num_heads: int, **others: int) -> None:
 
 def projections(embed_dim: int, value_dim: int, channels: int) -> None:
     """Judge whether a memory can hold the matrices to `embed_dim` from `value_dim`, and from it to `channels`."""
-    if embed_dim * max(embed_dim, value_dim, channels) > MOST_NUMBERS:
-        got = f"embed_dim = {embed_dim} beside value_dim = {value_dim} and {channels} numbers for the points"
-        fail("embed_dim", "projections of at most 2^47 numbers", got, "No memory holds so many; pass smaller sizes.")
+    if embed_dim * max(embed_dim, value_dim, channels) > MOST_NUMBERS // 4:  # of float32
+        got = f"embed_dim = {embed_dim} with value_dim = {value_dim} and {channels} numbers for the points"
+        fail("embed_dim", "projections of at most 2^45 numbers", got, "No memory holds so many; pass smaller sizes.")
 
 
 def flag(name: str, option: Any) -> None:

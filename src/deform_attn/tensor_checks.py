@@ -23,9 +23,10 @@ def dense(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         fail(name, "a tensor", type(tensor).__name__, "Convert it with torch.as_tensor.", TypeError)
     if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").removeprefix("_")
+        layout = str(tensor.layout).removeprefix("torch.").removeprefix("_")
+        kind = "a nested tensor" if tensor.is_nested else f"a tensor of layout {layout}"
         fix = "Pad it to one shape." if tensor.is_nested else f"Use {name}.to_dense()."
-        fail(name, "a dense tensor", f"one of layout {kind}", fix, TypeError)
+        fail(name, "a dense tensor", kind, fix, TypeError)
     if type(tensor) is not Tensor and isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
         fail(
             name, "a tensor with a shape", "an uninitialized one", "Run the lazy module that owns it first.", TypeError

@@ -32,8 +32,10 @@ def judge(call: Call, number: int) -> None:
     for backend in BACKENDS:
         if not supported.reasons[backend]:
             compare(backend, call, results(call, grad_output, backend), expected)
-    for _ in range(2):  # the second time on the short way
+    for _ in range(2):  # the second one is remembered
         compare("default", call, results(call, grad_output, None), expected)
+    another = with_another_option(call, choose)
+    compare("another option", another, results(another, grad_output, None), results(another, grad_output, "reference"))
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             compare(name, call, [call(*fresh(call))], expected)
@@ -54,6 +56,13 @@ def judge(call: Call, number: int) -> None:
         compiled = torch.compile(lambda *tensors: call(*tensors), backend="aot_eager")
         compare("torch.compile", call, [compiled(*fresh(call))], expected)
         torch.compiler.reset()
+
+
+def with_another_option(call: Call, choose: random.Random) -> Call:
+    """Return a call that differs from a remembered one in an option alone, and so must not be taken for it."""
+    name, values = choose.choice([("interpolation", ("bilinear", "nearest")), ("padding_mode", ("zeros", "border"))])
+    other = values[call.options[name] == values[0]]
+    return Call(call.fused, call.spatial_shapes, call.counts, call.tensors, {**call.options, name: other})
 
 
 def fresh(call: Call) -> list[Tensor]:

@@ -12,6 +12,7 @@ import time
 import warnings
 
 BATCH = 200  # cases a process
+HANGS = 300  # seconds beyond its time after which a batch is taken to hang
 
 
 def run_case(number: int) -> None:
@@ -48,7 +49,15 @@ def fuzz(seed: int, seconds: float, cases: int | None) -> int:
     while (left := end - time.monotonic()) > 0 and (cases is None or done < cases):
         count = BATCH if cases is None else min(BATCH, cases - done)
         command = [sys.executable, __file__, "--batch", "--seed", str(seed + done), "--cases", str(count)]
-        batch = subprocess.run([*command, "--seconds", str(left)], capture_output=True, text=True, check=False)
+        try:
+            batch = subprocess.run(
+                [*command, "--seconds", str(left)], capture_output=True, text=True, check=False, timeout=left + HANGS
+            )
+        except subprocess.TimeoutExpired as error:
+            last = (error.stdout or b"").split()[-1:] or [seed + done]
+            raise SystemExit(
+                f"fuzz: case {int(last[0])} hangs; repeat it: make fuzz SEED={int(last[0])} CASES=1"
+            ) from error
         numbers = batch.stdout.split()
         if batch.returncode:
             last = numbers[-1] if numbers else seed + done

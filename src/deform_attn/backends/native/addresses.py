@@ -4,10 +4,10 @@ The kernels trust what they are given, and torch has many tensors whose numbers 
 say: zeros without memory, negative views, wrappers of a transform, a storage that was freed or shrunk under its views.
 """
 
-from typing import NoReturn
-
 import torch
 from torch import Tensor
+
+from deform_attn.messages import fail
 
 # A private name, but one that torch's own Python cannot do without; no public one tells as much of a tensor. Looking it
 # up takes as long as some calls that are made again do.
@@ -41,7 +41,7 @@ def address(name: str, tensor: Tensor) -> int:
     """
     if not is_plain(tensor):
         keys = f"one that torch dispatches by {dispatch_keys(tensor)}"
-        _fail(name, "a dense tensor in the CPU's memory", keys, f"Use {name}.clone() outside of modes and wrappers.")
+        fail(name, "a dense tensor in the CPU's memory", keys, f"Use {name}.clone() outside of modes and wrappers.")
     needed = extent(tensor)
     # Where there are no numbers, a null pointer would say that the tensor is not there.
     return plain_address(name, tensor, needed) if needed else 1
@@ -60,9 +60,5 @@ def plain_address(name: str, tensor: Tensor, needed: int) -> int:
     if not at or held < needed:
         got = f"a storage of {max(held, 0)} bytes" if at else "one without memory"
         fix = "Allocate it again: its storage was freed or resized."
-        _fail(name, f"a tensor of {needed} bytes in memory", got, fix)
+        fail(name, f"a tensor of {needed} bytes in memory", got, fix)
     return at
-
-
-def _fail(name: str, expected: str, got: str, fix: str) -> NoReturn:
-    raise ValueError(f"{name}: expected {expected}, got {got}. {fix}")

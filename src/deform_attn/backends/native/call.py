@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deform_attn.backends.native import library
 from deform_attn.backends.native.addresses import address
+from deform_attn.messages import fail, shape_text
 from deform_attn.torch_ops import schema
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -217,8 +218,7 @@ def _dense(tensor: Tensor, axes: int) -> Tensor:
 
 def _fit(name: str, tensor: Tensor, *shape: int) -> None:
     if tensor.shape != shape:
-        message = f"{name}: expected {list(shape)}, got {list(tensor.shape)}. Compare it with value and spatial_shapes."
-        raise ValueError(message)
+        fail(name, shape_text(shape), shape_text(tensor.shape), "Compare it with value and spatial_shapes.")
 
 
 if _library is not None:
