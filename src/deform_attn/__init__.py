@@ -1,4 +1,4 @@
-"""Deformable attention for everyone: every device, every model that uses it, and code that reads like the paper.
+"""Deformable attention for PyTorch: fast on a CPU, drop-in for the models that use it, and readable.
 
 Zhu et al. 2020, *Deformable DETR: Deformable Transformers for End-to-End Object Detection*
 (https://arxiv.org/abs/2010.04159).

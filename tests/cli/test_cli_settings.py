@@ -122,8 +122,14 @@ def test_a_validation_split_is_validated_on_and_nothing_held_out(folder, capsys)
     assert train(folder, "--queries", "5", "--hold-out", "0.5") == 0
     printed = capsys.readouterr()
     assert f"{folder}: there is a val split, so nothing is held out of the train split" in printed.err
-    assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 0
-    assert printed.out.startswith(capsys.readouterr().out)
+    evaluate = ["evaluate", str(folder / "run"), "--data", str(folder)]
+    assert main(evaluate) == 0
+    metrics = capsys.readouterr().out
+    assert printed.out.startswith(metrics)
+    assert main([*evaluate, "--hold-out", "0.5"]) == 0  # would be images that were trained on
+    again = capsys.readouterr()
+    assert again.out == metrics
+    assert f"{folder}: there is a val split, so nothing is held out of the train split" in again.err
 
 
 def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_for(folder, capsys):

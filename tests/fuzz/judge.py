@@ -35,7 +35,8 @@ def judge(call: Call, number: int) -> None:
     for _ in range(2):  # the second one is remembered
         compare("default", call, results(call, grad_output, None), expected)
     another = with_another_option(call, choose)
-    compare("another option", another, results(another, grad_output, None), results(another, grad_output, "reference"))
+    others = results(wide(another), grad_output.double(), "reference")
+    compare("another option", another, results(another, grad_output, None), others)
     for name, mode in (("no_grad", torch.no_grad), ("inference_mode", torch.inference_mode)):
         with mode():
             compare(name, call, [call(*fresh(call))], expected)
