@@ -55,6 +55,8 @@ def _plain_warnings() -> Iterator[None]:
                 say(str(message))
 
         warnings.showwarning = show_plainly
+        # Of several files with the same damage each has its line; without, Python would show Pillow's text once.
+        warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
         yield
 
 

@@ -1,6 +1,7 @@
 """A picture file: whether it can be read and is as large as the annotations say, and its pixels."""
 
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from torch import Tensor
 from deform_attn.detr.config.detector import MAX_PIXELS
 from deform_attn.detr.data.orientation import orientation, orientation_once_loaded, sides, turned, upright_size
 from deform_attn.detr.data.pillow_limit import lifted_limit
+from deform_attn.detr.data.pillow_warnings import heard_warnings
 from deform_attn.detr.data.pixels import check_pixels, eight_bits, has_more_than_8_bits
-from deform_attn.detr.errors import DataError, one_line
+from deform_attn.detr.errors import DataError, DataWarning, one_line
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
@@ -108,12 +110,15 @@ def picture_tensor(picture: "Image") -> Tensor:
 
 @contextmanager
 def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
-    """Open the picture at `path`; what goes wrong with it in the block is a DataError that calls the file `name`."""
+    """Open the picture at `path`; what goes wrong with it in the block is a DataError that calls the file `name`.
+
+    What Pillow warns of meanwhile is a DataWarning if the block ends well, and else dropped for the error.
+    """
     with detr_extra():
         from PIL import Image
 
     try:
-        with lifted_limit(), Image.open(path) as file:
+        with lifted_limit(), heard_warnings() as heard, Image.open(path) as file:
             yield file
     except DataError:
         raise
@@ -121,6 +126,10 @@ def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
         raise DataError(f"{name}: there is no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+    if heard:
+        # The first alone, so that the checks of the header and of the pixels say one thing.
+        text = f"{name}: read, but Pillow warns: {heard[0].rstrip('. ')}; check the image and save it again"
+        warnings.warn(text, DataWarning, stacklevel=1)
 
 
 def _scaled(size: tuple[int, int], max_size: int) -> tuple[int, int]:
