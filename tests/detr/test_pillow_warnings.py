@@ -1,10 +1,10 @@
-"""Pillow's warnings: what a damaged image makes of them, as a line with the file's name."""
+"""Pillow's warnings and lack of memory: what a damaged image makes of them, as a line with the file's name."""
 
 import threading
 import warnings
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from deform_attn.detr.data.picture_file import check_header, read_picture_file
 from deform_attn.detr.data.pillow_warnings import heard_warnings
@@ -83,3 +83,14 @@ def test_threads_that_read_at_one_time_leave_warnings_as_they_were():
         other.join()
         assert warnings.showwarning is before
     assert texts == ["Truncated File Read"]
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_an_image_for_which_memory_is_short_is_named(tmp_path, monkeypatch, size):
+    def fail(*_args):
+        raise MemoryError
+
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(DataError, match=r"^a: the image is damaged, or larger than the memory; replace it or scale it"):
+        read_picture_file(tmp_path / "a.png", size, "a")

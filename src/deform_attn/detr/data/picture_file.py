@@ -126,6 +126,9 @@ def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
         raise DataError(f"{name}: there is no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+    except MemoryError as error:  # a damaged JPEG 2000 asks for any amount
+        advice = "is damaged, or larger than the memory; replace it or scale it down"
+        raise DataError(f"{name}: the image {advice}") from error
     if heard:
         # The first alone, so that the checks of the header and of the pixels say one thing.
         text = f"{name}: read, but Pillow warns: {heard[0].rstrip('. ')}; check the image and save it again"
