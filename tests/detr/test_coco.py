@@ -219,7 +219,7 @@ def test_a_field_of_the_wrong_type_is_named(folder, table, field, value):
     content = tiny()
     content[table][1][field] = value
     message = error(folder, content)
-    assert f"{table}[1] (id {content[table][1]['id']}): expected {field!r}" in message
+    assert f"{table}[1] (id {content[table][1]['id']!r}): expected {field!r}" in message
     assert f"got {value!r}" in message
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of
 from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
+from deform_attn.detr.errors import printable
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.base import DetectionData
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     detector, data, validation = _prepare(settings, Path(folder), options.skip_bad)
     if is_main():
         say_if_anew(options.resume, options.out)
-    names = ", ".join(category.name for category in data.categories)
+    names = ", ".join(printable(category.name, 80) for category in data.categories)
     with progress_bar(f"pictures: {len(data)}, categories: {names:.200}") as on_step:
         history = fit(
             detector,

@@ -17,7 +17,7 @@ from deform_attn.detr.data.coco_record import Record
 from deform_attn.detr.data.picture_file import Picture, check_header, picture_tensor, read_picture_file
 from deform_attn.detr.data.picture_names import advice_on, find_files
 from deform_attn.detr.data.problems import Problems
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, printable, quoted
 
 _LOOKED_AT = 8  # pictures with more than 8 bits a channel, to see whether they are dark
 
@@ -126,7 +126,7 @@ class CocoFolder:
     def _place(self, record: Record) -> str:
         """Return how messages call the picture of an image record."""
         file = self._files.get(record["id"], self.images / record["file_name"])
-        return f"{file} (image {record['id']} of {self.annotations})"
+        return f"{printable(file)} (image {record['id']} of {self.annotations})"
 
     def _checked_pictures(self, images: dict[int, Record], problems: Problems) -> dict[int, Record]:
         """Return those of `images` whose picture is there, readable and of the size that the annotations say."""
@@ -146,7 +146,7 @@ class CocoFolder:
             with problems.noted(image_id):
                 value = self._checked_picture(record, decode=problems.skip, look=_is_open(brightest))
                 if value is not None:
-                    brightest.append((str(found.files[image_id]), value))
+                    brightest.append((printable(found.files[image_id]), value))
                 good[image_id] = record
         require_some(self.annotations, "images", good, problems)
         self._dark = dark_remark(brightest)
@@ -171,7 +171,7 @@ class CocoFolder:
             name, file = moved[0]["file_name"], self._files[moved[0]["id"]]
             yield (
                 f"{self.annotations}: {len(moved)} of {len(self._images)} pictures were found by the ends of their "
-                f"file names, the first, {name!r:.80}, as {file}"
+                f"file names, the first, {quoted(name)}, as {printable(file)}"
             )
         first: dict[Path, int] = {}
         pairs = [(first.setdefault(self._files[record["id"]], record["id"]), record["id"]) for record in self._images]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, quoted
 
 Record = dict[str, Any]
 
@@ -45,7 +45,7 @@ def check_record(path: Path, table: str, position: int, record: Any) -> None:
 def place_of(path: Path, table: str, position: int, record: Record) -> str:
     """Return how messages call a record that may have no id."""
     name = record.get("id")
-    return f"{path}: {table}[{position}] ({'no id' if name is None else f'id {name}'})"
+    return f"{path}: {table}[{position}] ({'no id' if name is None else f'id {quoted(name)}'})"
 
 
 def number_of(value: object) -> int | None:
