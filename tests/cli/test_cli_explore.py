@@ -144,7 +144,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path, picture, capsys):
     for checkpoint, image, page, said in (
         (run, tmp_path / "gone.png", out, f"{tmp_path / 'gone.png'}: there is no such file"),
         (run, tmp_path / "bad.png", out, f"{tmp_path / 'bad.png'}: this is no readable picture"),
-        (run, tmp_path, out, f"{tmp_path}: this is no readable picture"),
+        (run, tmp_path, out, f"{tmp_path}: is a folder; pass one image"),
         (tmp_path / "nothing", picture, out, f"{tmp_path / 'nothing'}: there is no such directory"),
         (tmp_path / "dense", picture, out, "attention: expected a deformable one, got 'dense'"),
         (

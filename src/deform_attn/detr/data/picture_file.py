@@ -124,6 +124,8 @@ def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
         raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: there is no such file; add it or take its record out") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{name}: is a folder; pass one image") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
     except MemoryError as error:  # a damaged JPEG 2000 asks for any amount
