@@ -111,10 +111,21 @@ def test_pictures_with_one_json_file_are_trained_on_and_some_are_held_out(tmp_pa
     assert f"deform-attn: {tmp_path}: 1 of 4 pictures are held out to validate on" in printed.err
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", "0.25"]) == 0
     assert printed.out.startswith(capsys.readouterr().out)
-    for share in ("0", "1", "some"):
-        with pytest.raises(SystemExit):
-            main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", share])
-    assert train(tmp_path, "--hold-out", "1", "--overwrite") == 1
+
+
+@pytest.mark.parametrize("verb", [["train", "--out", "run"], ["evaluate", "run"]], ids=lambda verb: verb[0])
+@pytest.mark.parametrize("share", ["0", "1", "2", "-0.1", "nan", "some"])
+def test_a_hold_out_that_is_no_share_is_wrong_usage_in_every_verb(capsys, verb, share):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, "--data", "nowhere", f"--hold-out={share}"])
+    assert stop.value.code == 2
+    said = f"argument --hold-out: expected a number above 0 and below 1, got {share!r}"
+    assert said in capsys.readouterr().err
+
+
+def test_a_hold_out_of_everything_in_a_config_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text("[data]\nhold_out = 1.0\n")
+    assert train(tmp_path, "--config", str(tmp_path / "run.toml")) == 1
     assert "data: hold_out: must be at least 0 and below 1, got 1.0" in error_line(capsys)
 
 
