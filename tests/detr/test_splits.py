@@ -46,7 +46,9 @@ def test_coco_pictures_may_lie_in_images(tmp_path):
         ("annotations/instances_default.json", "a.jpg", "images/default/a.jpg", "images/default"),  # as CVAT does
         ("labels.json", "a.jpg", "images/a.jpg", "images"),
         ("labels.json", "a.jpg", "a.jpg", "."),
-        ("labels.json", "a.jpg", "elsewhere/a.jpg", "."),  # reading it will tell
+        ("annotations.json", "a.jpg", "train/a.jpg", "train"),  # the only folder of images, whatever its name
+        ("annotations.json", "C:\\trees\\a.jpg", "train/a.jpg", "train"),
+        ("labels.json", "a.jpg", "elsewhere/b.jpg", "."),  # reading it will tell
     ],
 )
 def test_a_single_json_file_is_the_training_split(tmp_path, file, name, place, images):
@@ -81,6 +83,12 @@ def test_other_files_beside_the_annotations_are_no_split(tmp_path):
     touch(tmp_path, "annotations/instances_valminusminival2014.json")  # three files, so that none is the only one
     assert find_split(tmp_path, "train") is None
     assert find_split(tmp_path, "val") is None
+
+
+def test_of_two_folders_that_hold_the_images_of_a_single_json_file_none_is_chosen(tmp_path):
+    touch(tmp_path, "annotations.json", "train/a.jpg", "test/a.jpg")
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}]}))
+    assert required_split(tmp_path, "train").images == tmp_path
 
 
 def test_a_missing_split_is_an_error_that_says_what_was_looked_for(tmp_path):

@@ -30,7 +30,8 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
     - Roboflow's: `train/_annotations.coco.json`, with the pictures beside it.
 
     Where there is no training split, a single json file is one, as labelling tools export it: in the folder or in
-    `annotations/`, the pictures relative to the folder, to `images/` or to `images/default/`.
+    `annotations/`, the pictures relative to the folder, to `images/`, to `images/default/` or to the only other
+    folder in it that holds the first of them.
 
     Raises:
         DataError: there is no such folder, or more than one such split.
@@ -115,9 +116,17 @@ def _only_json(folder: Path) -> Split | None:
         return None
     places = [folder, folder / "images", folder / "images" / "default"]
     name = _first_picture(files[0])
-    whole = [place for place in places if os.path.isfile(place / name)]
-    there = whole or [place for place in places if find_end(place, name) is not None]
+    there = _holding(places, name)
+    if not there:
+        inside = _holding(sorted(one for one in folder.iterdir() if one.is_dir()), name)
+        there = inside if len(inside) == 1 else []
     return Split(files[0], there[0] if there else folder)
+
+
+def _holding(places: list[Path], name: str) -> list[Path]:
+    """Return those of `places` in which `name` is the path of a file; if there are none, in which an end of it is."""
+    whole = [place for place in places if os.path.isfile(place / name)]
+    return whole or [place for place in places if find_end(place, name) is not None]
 
 
 def _first_picture(annotations: Path) -> str:
