@@ -172,7 +172,7 @@ def test_names_of_another_system_that_may_mean_one_file_are_refused_or_skipped(t
     for name in ("0.png", "1.png"):
         Image.new("RGB", (48, 32)).save(tmp_path / name)
     write(tmp_path, "/a/0.png", "/b/0.png", "/a/1.png")
-    assert f"{tmp_path / '0.png'} may be meant, but by other records, too; make each file_name" in message(tmp_path)
+    assert f"several records could mean {tmp_path / '0.png'}; make each file_name" in message(tmp_path)
     data = CocoFolder(tmp_path / "result.json", tmp_path, skip_bad=True)
     assert [sample.image_id for sample in data] == [3]
     assert len(data.skipped) == 2

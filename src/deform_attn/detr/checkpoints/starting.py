@@ -130,7 +130,8 @@ def _labels_before(before: Sequence[Category], now: Sequence[Category]) -> dict[
         if len(theirs) > 1 and len(ours) != len(theirs):
             ids = ", ".join(str(before[label].id) for label in theirs)
             raise CheckpointError(
-                f"starting weights: {len(theirs)} categories are called {quoted(name)} (ids {ids}), {len(ours)} of the data; "
+                f"starting weights: {len(theirs)} categories are called {quoted(name)} (ids {ids}), "
+                f"{len(ours)} of the data; "
                 "give the data as many, or the category another name, under which it is learnt from nothing"
             )
         if len(theirs) == 1:

@@ -67,7 +67,8 @@ def find_end(folder: Path, name: str) -> str | None:
 def advice_on(folder: Path, name: str, rival: Path | None) -> str:
     """Return what to do where no file is meant by `name`, or `rival` may be, but by other names as well."""
     if rival is not None:
-        return f"{printable(rival)} may be meant, but by other records, too; make each file_name the path of its file in {folder}"
+        meant = printable(rival)
+        return f"several records could mean {meant}; make each file_name the path of its file in {folder}"
     if re.search(r"^/|[\\:?%]", name):
         return (
             f"{quoted(name)} seems to be from another system, and no end of it is a file in {folder}; put the picture "
