@@ -157,3 +157,17 @@ def test_one_bright_picture_shows_that_all_16_bits_are_used(prepared, verb, caps
         Image.fromarray(np.full(SIZE[::-1], 60000, np.uint16)).save(prepared / split / f"{name}.png")
     assert main(verbs(prepared)[verb]) == 0
     assert "16-bit" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("verb", VERBS)
+def test_damaged_exif_data_of_a_readable_image_are_one_line_per_file(prepared, verb, capsys):
+    replace_pictures(prepared, lambda picture, path: picture.save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0"))
+    assert main(verbs(prepared)[verb]) == 0
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if "Pillow warns" in line]
+    assert all(line.startswith(f"deform-attn: {prepared}") for line in lines)
+    pictures = [path for split in ("train", "val") for path in (prepared / split).glob("*.png")]
+    read = {"train": len(pictures), "evaluate": len(list((prepared / "val").glob("*.png")))}
+    assert len(lines) == read.get(verb.split()[0], 1)
+    assert "UserWarning" not in printed

@@ -108,13 +108,24 @@ def test_pictures_with_one_json_file_are_trained_on_and_some_are_held_out(tmp_pa
     write_split(tmp_path / "result.json", tmp_path / "images", 4)
     assert train(tmp_path, "--queries", "5", "--hold-out", "0.25") == 0
     printed = capsys.readouterr()
-    assert f"deform-attn: {tmp_path}: 1 of 4 pictures are held out to validate on" in printed.err
+    assert f"deform-attn: {tmp_path}: 1 of 4 images are held out to validate on" in printed.err
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", "0.25"]) == 0
     assert printed.out.startswith(capsys.readouterr().out)
-    for share in ("0", "1", "some"):
-        with pytest.raises(SystemExit):
-            main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", share])
-    assert train(tmp_path, "--hold-out", "1", "--overwrite") == 1
+
+
+@pytest.mark.parametrize("verb", [["train", "--out", "run"], ["evaluate", "run"]], ids=lambda verb: verb[0])
+@pytest.mark.parametrize("share", ["0", "1", "2", "-0.1", "nan", "some"])
+def test_a_hold_out_that_is_no_share_is_wrong_usage_in_every_verb(capsys, verb, share):
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, "--data", "nowhere", f"--hold-out={share}"])
+    assert stop.value.code == 2
+    said = f"argument --hold-out: expected a number above 0 and below 1, got {share!r}"
+    assert said in capsys.readouterr().err
+
+
+def test_a_hold_out_of_everything_in_a_config_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text("[data]\nhold_out = 1.0\n")
+    assert train(tmp_path, "--config", str(tmp_path / "run.toml")) == 1
     assert "data: hold_out: must be at least 0 and below 1, got 1.0" in error_line(capsys)
 
 
@@ -136,7 +147,7 @@ def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_fo
     (folder / "train.json").unlink()
     assert train(folder) == 1
     looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json, a single json file"
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
     line = f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}; {cure}"
     assert error_line(capsys) == line
 

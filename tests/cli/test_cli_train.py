@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from cli_cases import error_line, train
+from cli_cases import edit, error_line, train
 
 from deform_attn.cli import main
 from deform_attn.detr import demo
@@ -22,9 +22,19 @@ def test_train_then_evaluate_print_the_same_metrics(folder, capsys):
 def test_what_is_trained_on_is_said_first_and_the_last_ap50_in_the_bar(folder, capsys):
     assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--epochs", "2", "--queries", "5"]) == 0
     printed = capsys.readouterr()
-    assert printed.err.startswith("pictures: 2, categories: b")
+    assert printed.err.startswith("images: 2, categories: b")
     assert "epoch 1/2, loss" in printed.err
     assert re.search(r"epoch 2/2, loss \d+\.\d\d, AP50 \d\.\d\d", printed.err)
+
+
+def test_control_characters_of_a_category_do_not_reach_the_terminal(folder, capsys):
+    for split in ("train", "val"):
+        edit(folder / f"{split}.json", lambda truth: truth["categories"][0].update(name="\x1b[31mred\n" + 5000 * "x"))
+    assert train(folder, "--queries", "5") == 0
+    printed = capsys.readouterr()
+    assert r"categories: \x1b[31mred\nxxx" in printed.err
+    assert "\x1b[31m" not in printed.out + printed.err
+    assert 200 * "x" not in printed.out + printed.err
 
 
 def test_training_resumes_where_it_ended(folder, capsys):

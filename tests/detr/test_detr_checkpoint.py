@@ -257,7 +257,7 @@ def cut(name: str) -> Callable[[Path], object]:
         (change("config.json", "model", {"num_classes": 2}), r"model\.safetensors: (lacks|has|tensor)"),
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
-        (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: there is no such file"),
+        (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
         (write("training.json", "{}"), r"training\.json: no state of a training"),
         (change("training.json", "pictures", None), r"training\.json: no state of a training"),
         (change("training.json", "pictures", math.inf), r"training\.json: no state of a training"),

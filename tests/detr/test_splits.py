@@ -46,7 +46,9 @@ def test_coco_pictures_may_lie_in_images(tmp_path):
         ("annotations/instances_default.json", "a.jpg", "images/default/a.jpg", "images/default"),  # as CVAT does
         ("labels.json", "a.jpg", "images/a.jpg", "images"),
         ("labels.json", "a.jpg", "a.jpg", "."),
-        ("labels.json", "a.jpg", "elsewhere/a.jpg", "."),  # reading it will tell
+        ("annotations.json", "a.jpg", "train/a.jpg", "train"),  # the only folder of images, whatever its name
+        ("annotations.json", "C:\\trees\\a.jpg", "train/a.jpg", "train"),
+        ("labels.json", "a.jpg", "elsewhere/b.jpg", "."),  # reading it will tell
     ],
 )
 def test_a_single_json_file_is_the_training_split(tmp_path, file, name, place, images):
@@ -83,6 +85,12 @@ def test_other_files_beside_the_annotations_are_no_split(tmp_path):
     assert find_split(tmp_path, "val") is None
 
 
+def test_of_two_folders_that_hold_the_images_of_a_single_json_file_none_is_chosen(tmp_path):
+    touch(tmp_path, "annotations.json", "train/a.jpg", "test/a.jpg")
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}]}))
+    assert required_split(tmp_path, "train").images == tmp_path
+
+
 def test_a_missing_split_is_an_error_that_says_what_was_looked_for(tmp_path):
     with pytest.raises(DataError) as caught:
         required_split(tmp_path, "val")
@@ -98,7 +106,7 @@ def test_a_missing_training_split_is_an_error_that_says_how_to_lay_it_out(tmp_pa
     touch(tmp_path, "images/0.png")
     with pytest.raises(DataError) as caught:
         required_split(tmp_path, "train")
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
     assert str(caught.value) == f"{tmp_path}: there is no train split; looked for {looked_for('train')}; {cure}"
 
 
@@ -118,10 +126,10 @@ def test_a_split_one_folder_further_down_is_pointed_out(tmp_path, name, file):
 
 
 def test_a_folder_that_is_not_there_and_two_splits_of_one_name_are_errors(tmp_path):
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         find_split(tmp_path / "nowhere", "train")
     touch(tmp_path, "train.json", "train/_annotations.coco.json")
-    with pytest.raises(DataError, match=r"train\.json: this is a file; pass the folder that holds it and the pictures"):
+    with pytest.raises(DataError, match=r"train\.json: this is a file; pass the folder that holds it and the images"):
         find_split(tmp_path / "train.json", "train")
     with pytest.raises(DataError, match=r"train.json and train/_annotations.coco.json are both a train split"):
         find_split(tmp_path, "train")

@@ -55,6 +55,8 @@ def _plain_warnings() -> Iterator[None]:
                 say(str(message))
 
         warnings.showwarning = show_plainly
+        # Of several files with the same damage each has its line; without, Python would show Pillow's text once.
+        warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
         yield
 
 
@@ -87,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not short:
             raise
-        say(f"error: out of memory ({one_line(error)}); smaller pictures (--max-size) or batches need less")
+        say(f"error: out of memory ({one_line(error)}); smaller images (--max-size) or batches need less")
         return 1
     except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
         say(f"error: {error}")

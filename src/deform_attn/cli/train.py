@@ -6,9 +6,10 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of
+from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of, share
 from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
+from deform_attn.detr.errors import printable
 
 if TYPE_CHECKING:
     from deform_attn.detr.data.base import DetectionData
@@ -34,7 +35,7 @@ FLAGS = (
         str,
         "folder with train.json, train/, val.json, val/, or laid out as COCO or Roboflow do, or with one COCO json",
     ),
-    Flag("--hold-out", ("data", "hold_out"), float, "share of the pictures to validate on if there is no val split"),
+    Flag("--hold-out", ("data", "hold_out"), share, "share of the pictures to validate on if there is no val split"),
     Flag("--epochs", ("train", "epochs"), positive, "passes over the pictures"),
     Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
     Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
@@ -64,7 +65,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     for flag in FLAGS:
         default = reduce(lambda table, name: table[name], flag.path, defaults)
         said = "" if default is None else f" (default: {default})"
-        metavar = None if flag.choices else {positive: "N", int: "N", float: "X"}.get(flag.kind, "WHERE")
+        metavar = None if flag.choices else {positive: "N", int: "N", float: "X", share: "X"}.get(flag.kind, "WHERE")
         kind, choices = flag.kind, flag.choices
         verb.add_argument(flag.name, dest=flag.name, type=kind, choices=choices, metavar=metavar, help=flag.help + said)
     verb.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard beside the checkpoint")
@@ -91,8 +92,8 @@ def run(options: argparse.Namespace) -> None:
     detector, data, validation = _prepare(settings, Path(folder), options.skip_bad)
     if is_main():
         say_if_anew(options.resume, options.out)
-    names = ", ".join(category.name for category in data.categories)
-    with progress_bar(f"pictures: {len(data)}, categories: {names:.200}") as on_step:
+    names = ", ".join(printable(category.name, 80) for category in data.categories)
+    with progress_bar(f"images: {len(data)}, categories: {names:.200}") as on_step:
         history = fit(
             detector,
             data,
@@ -140,24 +141,24 @@ def _prepare(
 
     split, validation_split = required_split(folder, "train"), find_split(folder, "val")
     before = None if settings.start is None else starting.load(settings.start)
-    max_size, share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
+    max_size, held_share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
     max_pixels = settings.data.max_pixels
     whole = CocoFolder(*split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
     data: DetectionData = whole
     validation: DetectionData | None = None
     if validation_split is not None:
         validation = CocoFolder(*validation_split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
-        if share and is_main():
+        if held_share and is_main():
             say(f"{folder}: there is a val split, so nothing is held out of the train split")
-    elif share:
-        data, validation = hold_out(whole, share)
+    elif held_share:
+        data, validation = hold_out(whole, held_share)
     if is_main():
         say_of(whole, validation)
         if validation is None:
             what = f"there is no val split, so nothing is evaluated; looked for {looked_for('val')}"
-            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the pictures")
+            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the images")
         elif validation_split is None:
-            say(f"{folder}: {len(validation)} of {len(whole)} pictures are held out to validate on")
+            say(f"{folder}: {len(validation)} of {len(whole)} images are held out to validate on")
     torch.manual_seed(settings.train.seed)
     cure = "train with --queries {} (num_queries in the config file)"
     if before is None:

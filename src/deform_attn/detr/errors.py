@@ -65,3 +65,25 @@ class TrainingStopped(KeyboardInterrupt):
 def one_line(error: BaseException) -> str:
     """Return what `error` says, or its name where it says nothing, as one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(text: object, most: int = 400) -> str:
+    """Return `text` as a terminal may print it: no control characters, and of more than `most` letters the two ends.
+
+    Example:
+        >>> printable("a\\nb" + 5000 * "c", most=11)
+        'a\\\\nb...cccc'
+    """
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _ends(str(text), most))
+    return _ends(safe, most)
+
+
+def quoted(text: object, most: int = 80) -> str:
+    """Return the `repr` of `text`, which has no control characters, or its two ends if it is longer than `most`."""
+    return _ends(repr(text), most)
+
+
+def _ends(text: str, most: int) -> str:
+    """Return `text`, or `most` letters of its two ends if it is longer."""
+    rest = most - 3
+    return text if len(text) <= most else f"{text[: rest - rest // 2]}...{text[len(text) - rest // 2 :]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from deform_attn.detr.checkpoints.checkpoint import load_model
 from deform_attn.detr.config.detector import ModelConfig
 from deform_attn.detr.data.base import Category, listed
-from deform_attn.detr.errors import CheckpointError, ConfigError, UserError, one_line
+from deform_attn.detr.errors import CheckpointError, ConfigError, UserError, one_line, printable, quoted
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.model.deformable_detr import DeformableDetr, build_model
 from deform_attn.detr.model.detector import Detector
@@ -29,8 +29,12 @@ class Start:
     def __str__(self) -> str:
         if not self.new:
             return f"all {len(self.kept)} categories are known"
-        known = f"known: {listed(self.kept)}; " if self.kept else ""
-        return f"{known}new, learnt from nothing: {listed(self.new)}; all other weights are kept"
+        known = f"known: {_names(self.kept)}; " if self.kept else ""
+        return f"{known}new, learnt from nothing: {_names(self.new)}; all other weights are kept"
+
+
+def _names(names: Sequence[str]) -> str:
+    return listed([printable(name, 80) for name in names])
 
 
 def resolve(source: str | os.PathLike[str]) -> Path:
@@ -43,7 +47,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     text = os.fspath(source)
     if not _HUB_ID.fullmatch(text):
-        raise CheckpointError(f"{text}: there is no such directory; pass that of a checkpoint")
+        raise CheckpointError(f"{text}: no such directory; pass that of a checkpoint")
     with detr_extra():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -52,7 +56,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(text, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
-            f"{text}: there is no such directory, nor a model of that name in the hub's cache on this disk; check the "
+            f"{text}: no such directory, nor a model of that name in the hub's cache on this disk; check the "
             f"path, or put the model there with `hf download {text}` (nothing is downloaded from here)"
         ) from error
 
@@ -126,7 +130,8 @@ def _labels_before(before: Sequence[Category], now: Sequence[Category]) -> dict[
         if len(theirs) > 1 and len(ours) != len(theirs):
             ids = ", ".join(str(before[label].id) for label in theirs)
             raise CheckpointError(
-                f"starting weights: {len(theirs)} categories are called {name!r} (ids {ids}), {len(ours)} of the data; "
+                f"starting weights: {len(theirs)} categories are called {quoted(name)} (ids {ids}), "
+                f"{len(ours)} of the data; "
                 "give the data as many, or the category another name, under which it is learnt from nothing"
             )
         if len(theirs) == 1:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy
 from deform_attn.detr.data.batch import Sample
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, quoted
 
 
 class Category(NamedTuple):
@@ -53,7 +53,7 @@ def check_categories(data: DetectionData, expected: Sequence[Category], name: st
     """
     for label, (theirs, ours) in enumerate(itertools.zip_longest(data.categories, expected)):
         if theirs != ours:
-            found, wanted = (f"{c.name!r} (id {c.id})" if c else "missing" for c in (theirs, ours))
+            found, wanted = (f"{quoted(c.name)} (id {c.id})" if c else "missing" for c in (theirs, ours))
             raise DataError(
                 f"{name}: category {label + 1} is {found}, the detector's is {wanted}; "
                 "give all annotations, and the checkpoint, the same categories"

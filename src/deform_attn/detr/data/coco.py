@@ -17,7 +17,7 @@ from deform_attn.detr.data.coco_record import Record
 from deform_attn.detr.data.picture_file import Picture, check_header, picture_tensor, read_picture_file
 from deform_attn.detr.data.picture_names import advice_on, find_files
 from deform_attn.detr.data.problems import Problems
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, printable, quoted
 
 _LOOKED_AT = 8  # pictures with more than 8 bits a channel, to see whether they are dark
 
@@ -73,7 +73,7 @@ class CocoFolder:
         self.max_size = max_size
         self.max_pixels = max_pixels
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: there is no such folder; pass the folder that holds the pictures")
+            raise DataError(f"{self.images}: no such folder; pass the folder that holds the images")
 
         problems = Problems(skip_bad)
         tables = read_json(self.annotations)
@@ -102,7 +102,7 @@ class CocoFolder:
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         record = self._images[index]
         width, height = record["width"], record["height"]
         targets = self._targets[record["id"]]
@@ -126,18 +126,19 @@ class CocoFolder:
     def _place(self, record: Record) -> str:
         """Return how messages call the picture of an image record."""
         file = self._files.get(record["id"], self.images / record["file_name"])
-        return f"{file} (image {record['id']} of {self.annotations})"
+        return f"{printable(file)} (image {record['id']} of {self.annotations})"
 
     def _checked_pictures(self, images: dict[int, Record], problems: Problems) -> dict[int, Record]:
         """Return those of `images` whose picture is there, readable and of the size that the annotations say."""
         found = find_files(self.images, {image_id: record["file_name"] for image_id, record in images.items()})
         self._files, self._moved = found.files, set(found.moved)
         missing = [record for image_id, record in images.items() if image_id not in found.files]
-        others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 and not problems.skip else ""
+        rest = 0 if problems.skip else len(missing) - 1
+        others = f" (and {rest} more {'image is' if rest == 1 else 'images are'} missing)" if rest > 0 else ""
         for record in missing:
             advice = advice_on(self.images, record["file_name"], found.rivals.get(record["id"]))
             with problems.noted(record["id"]):
-                raise DataError(f"{self._place(record)}: there is no such file{others}; {advice}")
+                raise DataError(f"{self._place(record)}: no such file{others}; {advice}")
 
         good: dict[int, Record] = {}
         brightest: list[tuple[str, int]] = []  # of pictures with more than 8 bits a channel
@@ -146,7 +147,7 @@ class CocoFolder:
             with problems.noted(image_id):
                 value = self._checked_picture(record, decode=problems.skip, look=_is_open(brightest))
                 if value is not None:
-                    brightest.append((str(found.files[image_id]), value))
+                    brightest.append((printable(found.files[image_id]), value))
                 good[image_id] = record
         require_some(self.annotations, "images", good, problems)
         self._dark = dark_remark(brightest)
@@ -170,8 +171,8 @@ class CocoFolder:
         if moved:
             name, file = moved[0]["file_name"], self._files[moved[0]["id"]]
             yield (
-                f"{self.annotations}: {len(moved)} of {len(self._images)} pictures were found by the ends of their "
-                f"file names, the first, {name!r:.80}, as {file}"
+                f"{self.annotations}: {len(moved)} of {len(self._images)} images were found by the ends of their "
+                f"file names, the first, {quoted(name)}, as {printable(file)}"
             )
         first: dict[Path, int] = {}
         pairs = [(first.setdefault(self._files[record["id"]], record["id"]), record["id"]) for record in self._images]
@@ -179,7 +180,7 @@ class CocoFolder:
         if again:
             more = f" (pairs of this kind: {len(again)})" if len(again) > 1 else ""
             yield (
-                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are one picture{more}; merge their "
+                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are the same file{more}; merge their "
                 "records, since what one of them marks is background in the other"
             )
         if self._dark is not None:

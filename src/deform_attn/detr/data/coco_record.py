@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, quoted
 
 Record = dict[str, Any]
 
@@ -38,14 +38,14 @@ def check_record(path: Path, table: str, position: int, record: Any) -> None:
     if table == "images" and min(record["width"], record["height"]) < 1:
         raise DataError(
             f"{path}: image {record['id']} is {record['width']} x {record['height']} pixels large; "
-            "write the picture's own width and height"
+            "write the image's own width and height"
         )
 
 
 def place_of(path: Path, table: str, position: int, record: Record) -> str:
     """Return how messages call a record that may have no id."""
     name = record.get("id")
-    return f"{path}: {table}[{position}] ({'no id' if name is None else f'id {name}'})"
+    return f"{path}: {table}[{position}] ({'no id' if name is None else f'id {quoted(name)}'})"
 
 
 def number_of(value: object) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from deform_attn.detr.data.base import DetectionData, listed
-from deform_attn.detr.errors import DataError
+from deform_attn.detr.errors import DataError, quoted
 
 
 class Shown(NamedTuple):
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
         """Return `categories` in words, those that share their name with their id."""
         common = Counter(self.names.values())
         named = [(one, self.names[one]) for one in categories]
-        return listed([f"{name!r} (id {one})" if common[name] > 1 else repr(name) for one, name in named])
+        return listed([f"{quoted(name)} (id {one})" if common[name] > 1 else quoted(name) for one, name in named])
 
 
 def shown_in(ground_truth: Mapping[str, Any]) -> Shown:

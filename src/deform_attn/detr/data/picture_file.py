@@ -1,6 +1,7 @@
 """A picture file: whether it can be read and is as large as the annotations say, and its pixels."""
 
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from torch import Tensor
 from deform_attn.detr.config.detector import MAX_PIXELS
 from deform_attn.detr.data.orientation import orientation, orientation_once_loaded, sides, turned, upright_size
 from deform_attn.detr.data.pillow_limit import lifted_limit
+from deform_attn.detr.data.pillow_warnings import heard_warnings
 from deform_attn.detr.data.pixels import check_pixels, eight_bits, has_more_than_8_bits
-from deform_attn.detr.errors import DataError, one_line
+from deform_attn.detr.errors import DataError, DataWarning, one_line
 from deform_attn.detr.extra import detr_extra
 
 if TYPE_CHECKING:
@@ -108,19 +110,31 @@ def picture_tensor(picture: "Image") -> Tensor:
 
 @contextmanager
 def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
-    """Open the picture at `path`; what goes wrong with it in the block is a DataError that calls the file `name`."""
+    """Open the picture at `path`; what goes wrong with it in the block is a DataError that calls the file `name`.
+
+    What Pillow warns of meanwhile is a DataWarning if the block ends well, and else dropped for the error.
+    """
     with detr_extra():
         from PIL import Image
 
     try:
-        with lifted_limit(), Image.open(path) as file:
+        with lifted_limit(), heard_warnings() as heard, Image.open(path) as file:
             yield file
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{name}: there is no such file; add it or take its record out") from error
+        raise DataError(f"{name}: no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+        if path.is_dir():
+            raise DataError(f"{name}: is a folder; pass one image") from error
+        raise DataError(f"{name}: not a readable image ({one_line(error)}); replace the file") from error
+    except MemoryError as error:  # a damaged JPEG 2000 asks for any amount
+        advice = "is damaged, or larger than the memory; replace it or scale it down"
+        raise DataError(f"{name}: the image {advice}") from error
+    if heard:
+        # The first alone, so that the checks of the header and of the pixels say one thing.
+        text = f"{name}: read, but Pillow warns: {heard[0].rstrip('. ')}; check the image and save it again"
+        warnings.warn(text, DataWarning, stacklevel=1)
 
 
 def _scaled(size: tuple[int, int], max_size: int) -> tuple[int, int]:
@@ -133,7 +147,7 @@ def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = found
     if width * height > max_pixels:
         raise DataError(
-            f"{name}: the picture has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
+            f"{name}: the image has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
             f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python); decoding "
             "takes at least 4 bytes per pixel, or less for a JPEG with --max-size"
         )
@@ -142,6 +156,6 @@ def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
 def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) -> None:
     if found != expected:
         raise DataError(
-            f"{name}: the picture is {found[0]} x {found[1]} pixels large, the annotations say "
-            f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
+            f"{name}: the image is {found[0]} x {found[1]} pixels large, the annotations say "
+            f"{expected[0]} x {expected[1]}; annotate the upright image, and do not resize it afterwards"
         )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from deform_attn.detr.errors import printable, quoted
+
 
 class Found(NamedTuple):
     """Files by the id of their image; the ids of those `moved`, found by an end; and files that several names mean."""
@@ -65,10 +67,11 @@ def find_end(folder: Path, name: str) -> str | None:
 def advice_on(folder: Path, name: str, rival: Path | None) -> str:
     """Return what to do where no file is meant by `name`, or `rival` may be, but by other names as well."""
     if rival is not None:
-        return f"{rival} may be meant, but by other records, too; make each file_name the path of its file in {folder}"
+        meant = printable(rival)
+        return f"several records could mean {meant}; make each file_name the path of its file in {folder}"
     if re.search(r"^/|[\\:?%]", name):
         return (
-            f"{name!r:.80} seems to be from another system, and no end of it is a file in {folder}; put the picture "
+            f"{quoted(name)} seems to be from another system, and no end of it is a file in {folder}; put the image "
             "there, or make file_name its path in that folder, with / between the parts"
         )
     return "add it or take its record out"

@@ -30,16 +30,17 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
     - Roboflow's: `train/_annotations.coco.json`, with the pictures beside it.
 
     Where there is no training split, a single json file is one, as labelling tools export it: in the folder or in
-    `annotations/`, the pictures relative to the folder, to `images/` or to `images/default/`.
+    `annotations/`, the pictures relative to the folder, to `images/`, to `images/default/` or to the only other
+    folder in it that holds the first of them.
 
     Raises:
         DataError: there is no such folder, or more than one such split.
     """
     folder = Path(folder)
     if folder.is_file():
-        raise DataError(f"{folder}: this is a file; pass the folder that holds it and the pictures")
+        raise DataError(f"{folder}: this is a file; pass the folder that holds it and the images")
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; pass the one that holds the annotations and the pictures")
+        raise DataError(f"{folder}: no such folder; pass the one that holds the annotations and the images")
     candidates = (split for one in _NAMES[name] for split in _candidates(folder, one))
     found = [split for split in candidates if split.annotations.is_file()]
     if len(found) > 1:
@@ -69,13 +70,13 @@ def _cure(folder: Path, name: SplitName) -> str:
     several = [str(file.relative_to(folder)) for file in _unnamed(folder)]
     if name == "train" and len(several) > 1:
         files = ", ".join(several[:5])
-        return f"there are several json files ({files}): call one train.json, and the folder of its pictures train"
+        return f"there are several json files ({files}): call one train.json, and the folder of its images train"
     inside = sorted(one for one in folder.iterdir() if one.is_dir() and _has_split(one, name))
     if inside:
         return f"pass {inside[0]}, which has one"
     if name == "val":
         return "use --hold-out 0.1 to evaluate on a tenth of the train split"
-    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
 
 
 def _has_split(folder: Path, name: SplitName) -> bool:
@@ -115,9 +116,17 @@ def _only_json(folder: Path) -> Split | None:
         return None
     places = [folder, folder / "images", folder / "images" / "default"]
     name = _first_picture(files[0])
-    whole = [place for place in places if os.path.isfile(place / name)]
-    there = whole or [place for place in places if find_end(place, name) is not None]
+    there = _holding(places, name)
+    if not there:
+        inside = _holding(sorted(one for one in folder.iterdir() if one.is_dir()), name)
+        there = inside if len(inside) == 1 else []
     return Split(files[0], there[0] if there else folder)
+
+
+def _holding(places: list[Path], name: str) -> list[Path]:
+    """Return those of `places` in which `name` is the path of a file; if there are none, in which an end of it is."""
+    whole = [place for place in places if os.path.isfile(place / name)]
+    return whole or [place for place in places if find_end(place, name) is not None]
 
 
 def _first_picture(annotations: Path) -> str:
