@@ -147,7 +147,7 @@ def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, 
     monkeypatch.setattr("deform_attn.detr.training.engine.fit", lambda *_args, **_kwargs: ask())
     assert train(folder) == 1
     line = error_line(capsys)
-    expected = rf"deform-attn: error: out of memory \({said}\); smaller pictures \(--max-size\) or batches need less"
+    expected = rf"deform-attn: error: out of memory \({said}\); smaller images \(--max-size\) or batches need less"
     assert re.fullmatch(expected, line), line
 
 

@@ -81,4 +81,4 @@ def test_a_missing_validation_picture_is_one_line_before_the_first_step(folder, 
     (folder / "val" / "0.png").unlink()
     assert train(folder) == 1
     place = f"{folder / 'val' / '0.png'} (image 1 of {folder / 'val.json'})"
-    assert error_line(capsys) == f"deform-attn: error: {place}: there is no such file; add it or take its record out"
+    assert error_line(capsys) == f"deform-attn: error: {place}: no such file; add it or take its record out"

@@ -113,7 +113,7 @@ def test_pictures_under_names_of_another_system_are_trained_on_and_said(one_json
 
     edit(one_json / "labels.json", rename)
     assert train(one_json, "--hold-out", "0.3", "--queries", "5") == 0
-    assert "4 of 4 pictures were found by the ends of their file names, the first, " in capsys.readouterr().err
+    assert "4 of 4 images were found by the ends of their file names, the first, " in capsys.readouterr().err
 
 
 def test_two_categories_of_one_name_train_further_with_their_own_weights(folder, capsys):

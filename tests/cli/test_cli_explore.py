@@ -142,16 +142,16 @@ def test_what_cannot_be_used_is_one_line(tmp_path, picture, capsys):
     (tmp_path / "file").write_text("no folder")
     run, out = tmp_path / "run", tmp_path / "x.html"
     for checkpoint, image, page, said in (
-        (run, tmp_path / "gone.png", out, f"{tmp_path / 'gone.png'}: there is no such file"),
-        (run, tmp_path / "bad.png", out, f"{tmp_path / 'bad.png'}: this is no readable picture"),
+        (run, tmp_path / "gone.png", out, f"{tmp_path / 'gone.png'}: no such file"),
+        (run, tmp_path / "bad.png", out, f"{tmp_path / 'bad.png'}: not a readable image"),
         (run, tmp_path, out, f"{tmp_path}: is a folder; pass one image"),
-        (tmp_path / "nothing", picture, out, f"{tmp_path / 'nothing'}: there is no such directory"),
+        (tmp_path / "nothing", picture, out, f"{tmp_path / 'nothing'}: no such directory"),
         (tmp_path / "dense", picture, out, "attention: expected a deformable one, got 'dense'"),
         (
             run,
             picture,
             tmp_path / "file" / "x.html",
-            f"{tmp_path / 'file'}: is no folder, so x.html cannot be written there",
+            f"{tmp_path / 'file'}: is not a folder, so x.html cannot be written there",
         ),
     ):
         assert main(["explore", str(checkpoint), str(image), "--out", str(page)]) == 1

@@ -64,7 +64,7 @@ def test_a_program_that_differs_from_the_model_is_not_written(tmp_path, capsys, 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "model.pt2")]) == 1
-    assert error_line(capsys).startswith(f"deform-attn: error: {tmp_path / 'run'}: there is no such directory")
+    assert error_line(capsys).startswith(f"deform-attn: error: {tmp_path / 'run'}: no such directory")
 
 
 @pytest.mark.parametrize("options", [["--size", "640"], ["--size", "0x9"], ["--batch", "0"], ["--out", "model.onnx"]])

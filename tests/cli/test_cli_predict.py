@@ -51,9 +51,7 @@ def test_predictions_are_those_of_the_model_and_load_as_data_set_and_as_results(
         assert [one["category_id"] for one in mine] == [10 + label for label in expected.labels.tolist()]
     results = COCO(file).loadRes(content["annotations"])
     assert len(results.getAnnIds()) == len(content["annotations"]) > 0
-    assert (
-        f"pictures: 4, objects found: {len(content['annotations'])}, pictures skipped: 0\n" in capsys.readouterr().out
-    )
+    assert f"images: 4, objects found: {len(content['annotations'])}, images skipped: 0\n" in capsys.readouterr().out
 
 
 def test_more_than_100_objects_are_found_where_there_are_more_queries(tmp_path, pictures):
@@ -142,13 +140,13 @@ def test_a_picture_that_cannot_be_read_stops_or_is_listed(tmp_path, pictures, ca
     (pictures / "b.png").write_text("not a picture")
     assert run(tmp_path / "run", pictures, out=tmp_path / "out") == 1
     line = error_line(capsys)
-    assert line.startswith(f"deform-attn: error: {pictures / 'b.png'}: this is no readable picture")
+    assert line.startswith(f"deform-attn: error: {pictures / 'b.png'}: not a readable image")
     assert not (tmp_path / "out" / "predictions.json").exists()
     assert run(tmp_path / "run", pictures, "--skip-bad", out=tmp_path / "out") == 0
     printed = capsys.readouterr()
-    assert printed.err.startswith(f"deform-attn: skipped: {pictures / 'b.png'}: this is no readable picture")
-    assert "pictures: 3, " in printed.out
-    assert "pictures skipped: 1\n" in printed.out
+    assert printed.err.startswith(f"deform-attn: skipped: {pictures / 'b.png'}: not a readable image")
+    assert "images: 3, " in printed.out
+    assert "images skipped: 1\n" in printed.out
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [image["id"] for image in content["images"]] == [1, 2, 3]
 
@@ -158,9 +156,9 @@ def test_nothing_to_predict_is_one_line(tmp_path, pictures, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_text("not a picture")
     for place, said in (
-        ("empty", "there is no picture in this folder"),
-        ("gone.png", "there is no such file or folder"),
-        ("bad.png", "this is no readable picture"),
+        ("empty", "no image in this folder"),
+        ("gone.png", "no such file or folder"),
+        ("bad.png", "not a readable image"),
     ):
         assert run(tmp_path / "run", tmp_path / place, "--skip-bad", out=tmp_path / "out") == 1
         assert error_line(capsys).startswith(f"deform-attn: error: {tmp_path / place}: {said}")
@@ -171,10 +169,10 @@ def test_originals_are_never_written_over(tmp_path, pictures, capsys):
     write_checkpoint(tmp_path / "run")
     before = {path: path.read_bytes() for path in pictures.iterdir()}
     assert run(tmp_path / "run", pictures, out=pictures) == 1
-    assert "holds the pictures themselves" in error_line(capsys)
+    assert "holds the images themselves" in error_line(capsys)
     assert {path: path.read_bytes() for path in pictures.iterdir()} == before
     assert run(tmp_path / "run", pictures, out=pictures / "b.png") == 1
-    assert "is no folder" in error_line(capsys)
+    assert "is not a folder" in error_line(capsys)
 
 
 @pytest.mark.parametrize("threshold", ["2", "-0.1", "much"])
@@ -194,7 +192,7 @@ def test_an_original_behind_a_link_is_never_written_over(tmp_path, capsys):
     (tmp_path / "links" / "a.png").symlink_to(original)
     before = original.read_bytes()
     assert run(tmp_path / "run", tmp_path / "links", out=tmp_path / "originals") == 1
-    assert "holds the pictures themselves" in error_line(capsys)
+    assert "holds the images themselves" in error_line(capsys)
     assert original.read_bytes() == before
 
 

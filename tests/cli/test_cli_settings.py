@@ -108,7 +108,7 @@ def test_pictures_with_one_json_file_are_trained_on_and_some_are_held_out(tmp_pa
     write_split(tmp_path / "result.json", tmp_path / "images", 4)
     assert train(tmp_path, "--queries", "5", "--hold-out", "0.25") == 0
     printed = capsys.readouterr()
-    assert f"deform-attn: {tmp_path}: 1 of 4 pictures are held out to validate on" in printed.err
+    assert f"deform-attn: {tmp_path}: 1 of 4 images are held out to validate on" in printed.err
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path), "--hold-out", "0.25"]) == 0
     assert printed.out.startswith(capsys.readouterr().out)
 
@@ -141,7 +141,7 @@ def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_fo
     (folder / "train.json").unlink()
     assert train(folder) == 1
     looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json, a single json file"
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
     line = f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}; {cure}"
     assert error_line(capsys) == line
 

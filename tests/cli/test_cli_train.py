@@ -22,7 +22,7 @@ def test_train_then_evaluate_print_the_same_metrics(folder, capsys):
 def test_what_is_trained_on_is_said_first_and_the_last_ap50_in_the_bar(folder, capsys):
     assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--epochs", "2", "--queries", "5"]) == 0
     printed = capsys.readouterr()
-    assert printed.err.startswith("pictures: 2, categories: b")
+    assert printed.err.startswith("images: 2, categories: b")
     assert "epoch 1/2, loss" in printed.err
     assert re.search(r"epoch 2/2, loss \d+\.\d\d, AP50 \d\.\d\d", printed.err)
 

@@ -169,18 +169,18 @@ def test_a_missing_json_is_named(folder):
 
 
 def test_a_missing_folder_of_pictures_is_named(folder):
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         CocoFolder(write(folder, tiny()), folder / "nowhere")
 
 
 @pytest.mark.parametrize("content", ["", "{'single': 'quotes'}", '{"images": [', "[" * 100_000])
 def test_what_is_no_json_is_refused(folder, content):
-    assert "this is no JSON" in error(folder, content)
+    assert "not valid JSON" in error(folder, content)
 
 
 def test_bytes_that_are_no_text_are_refused(folder):
     (folder / "boxes.json").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe\x00")
-    with pytest.raises(DataError, match="this is no JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         CocoFolder(folder / "boxes.json", folder)
 
 
@@ -188,18 +188,18 @@ def test_bytes_that_are_no_text_are_refused(folder):
     "content", ["3", "null", '"text"', "{}", '{"images": {}, "annotations": [], "categories": []}']
 )
 def test_json_that_is_not_coco_is_refused(folder, content):
-    assert "not in COCO format, 'images' is no list" in error(folder, content)
+    assert "not in COCO format, 'images' is not a list" in error(folder, content)
 
 
 def test_coco_results_are_told_from_annotations(folder):
-    assert "rather COCO results" in error(
+    assert "not a COCO dataset, but COCO results" in error(
         folder, [{"image_id": 12, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 1}]
     )
 
 
 @pytest.mark.parametrize("table", ["images", "annotations", "categories"])
 def test_an_empty_table_is_refused(folder, table):
-    assert f"there are no {table}" in error(folder, tiny() | {table: []})
+    assert f"no {table}; label some images and export again" in error(folder, tiny() | {table: []})
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_a_missing_picture_is_named_before_any_is_read(folder):
     with pytest.raises(DataError) as caught:
         load(folder, tiny())
     place = f"{folder / 'b.png'} (image 5 of {folder / 'boxes.json'})"
-    assert str(caught.value) == f"{place}: there is no such file; add it or take its record out"
+    assert str(caught.value) == f"{place}: no such file; add it or take its record out"
     (folder / "c.png").unlink()
-    with pytest.raises(DataError, match=r"b\.png .* no such file, nor one for 1 of the others; add it"):
+    with pytest.raises(DataError, match=r"b\.png .* no such file \(and 1 more image is missing\); add it"):
         load(folder, tiny())
 
 
@@ -301,7 +301,7 @@ def test_a_picture_that_vanishes_later_is_named_when_it_is_read(folder):
 
 def test_a_file_that_is_no_picture_is_named(folder):
     (folder / "a.png").write_text("<html>not found</html>")
-    assert "this is no readable picture" in picture_error(folder, "made")
+    assert "not a readable image" in picture_error(folder, "made")
 
 
 @pytest.mark.parametrize("kind", [OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error])
@@ -310,19 +310,19 @@ def test_a_picture_on_which_a_reader_fails_in_any_of_pillows_ways_is_named(folde
         raise kind("Failed to decode frame 0")  # RuntimeError is what the reader of AVIF raises
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    assert "this is no readable picture (Failed to decode frame 0)" in picture_error(folder, "read")
+    assert "not a readable image (Failed to decode frame 0)" in picture_error(folder, "read")
 
 
 @pytest.mark.parametrize(("length", "when"), [(0, "made"), (4, "made"), (60, "read"), (2000, "read")])
 def test_a_truncated_picture_is_named(folder, length, when):
     path = folder / "a.png"
     path.write_bytes(path.read_bytes()[:length])
-    assert "this is no readable picture" in picture_error(folder, when)
+    assert "not a readable image" in picture_error(folder, when)
 
 
 def test_a_picture_of_another_size_is_named(folder):
     Image.fromarray(pixels(40, 60)).save(folder / "a.png")
-    assert "the picture is 60 x 40 pixels large, the annotations say 50 x 30" in picture_error(folder, "made")
+    assert "the image is 60 x 40 pixels large, the annotations say 50 x 30" in picture_error(folder, "made")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])

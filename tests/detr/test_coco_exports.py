@@ -178,7 +178,7 @@ def test_the_annotations_of_a_skipped_image_go_with_it_however_its_id_is_written
     data = spoil(content(), "images", kind, "id")
     data["images"][0]["width"] = 0
     (line,) = load(folder, data, skip_bad=True).skipped
-    assert line.endswith("write the picture's own width and height; with it 2 annotations")
+    assert line.endswith("write the image's own width and height; with it 2 annotations")
 
 
 def test_two_image_records_of_one_picture_are_said(folder):
@@ -186,6 +186,6 @@ def test_two_image_records_of_one_picture_are_said(folder):
     data = content()
     data["images"].append({"id": 9, "file_name": "a.png", "width": 48, "height": 32})
     (remark,) = load(folder, data).remarks
-    assert remark.startswith(f"{folder / 'boxes.json'}: images 1 and 9 are one picture; merge their records")
+    assert remark.startswith(f"{folder / 'boxes.json'}: images 1 and 9 are the same file; merge their records")
     data["images"].append({"id": 10, "file_name": "./a.png", "width": 48, "height": 32})
-    assert "images 1 and 9 are one picture (pairs of this kind: 2); merge" in load(folder, data).remarks[0]
+    assert "images 1 and 9 are the same file (pairs of this kind: 2); merge" in load(folder, data).remarks[0]

@@ -163,7 +163,7 @@ def test_what_lies_beside_or_in_a_checkpoint_survives(tmp_path: Path) -> None:
 
 def test_files_of_other_programs_are_refused_as_a_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="file: is in the place"):
+    with pytest.raises(CheckpointError, match="file: is a file; choose a folder"):
         check_target(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_text("weights")
@@ -257,7 +257,7 @@ def cut(name: str) -> Callable[[Path], object]:
         (change("config.json", "model", {"num_classes": 2}), r"model\.safetensors: (lacks|has|tensor)"),
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
-        (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: there is no such file"),
+        (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
         (write("training.json", "{}"), r"training\.json: no state of a training"),
         (change("training.json", "pictures", None), r"training\.json: no state of a training"),
         (change("training.json", "pictures", math.inf), r"training\.json: no state of a training"),

@@ -98,17 +98,30 @@ def test_a_finished_training_resumes_to_its_history_without_a_step(tmp_path: Pat
 def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
     fit(detector(), data, config, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"begun with training setting lr 0\.001, not 0\.01"):
+    with pytest.raises(CheckpointError, match=r"begun with training setting lr 0\.001 \(now 0\.01\); resume it"):
         fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match="begun with model setting transformer"):
+    with pytest.raises(
+        CheckpointError, match=r"begun with model setting transformer\.two_stage True \(now False\); resume it"
+    ):
         fit(detector(two_stage=False), data, config, tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match="begun with pictures 2, not 3"):
+    with pytest.raises(CheckpointError, match=r"begun with images 2 \(now 3\); resume it"):
         fit(detector(), Patches(3), config, tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match="begun with max_size None, not 80"):
+    with pytest.raises(CheckpointError, match=r"begun with max_size None \(now 80\); resume it"):
         fit(replace(detector(), max_size=80), data, config, tmp_path / "run", resume=True)
     data.categories = (Category(1, "bright"), Category(2, "dim"))
-    with pytest.raises(CheckpointError, match=r"begun with categories .*'dark'.*, not .*'dim'"):
+    with pytest.raises(
+        CheckpointError, match=r"begun with category \d 'dark' \(id \d\) \(now 'dim' \(id \d\)\); resume it"
+    ):
         fit(replace(detector(), categories=data.categories), data, config, tmp_path / "run", resume=True)
+
+
+def test_several_settings_that_differ_are_named_and_no_other(tmp_path: Path) -> None:
+    data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
+    fit(detector(), data, config, tmp_path / "run")
+    with pytest.raises(CheckpointError) as caught:
+        fit(detector(), Patches(3), replace(config, lr=0.01, workers=1), tmp_path / "run", resume=True)
+    different = "training setting lr 0.001 (now 0.01), images 2 (now 3); resume it with what it was begun with"
+    assert f"was begun with {different}" in str(caught.value)
 
 
 def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
@@ -176,7 +189,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_first_step(tmp_
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         fit(detector(), data, config, tmp_path / "file" / "run")
-    with pytest.raises(CheckpointError, match="in the place"):
+    with pytest.raises(CheckpointError, match="file: is a file; choose a folder"):
         fit(detector(), data, config, tmp_path / "file")
     assert data.epochs == []
 
@@ -214,7 +227,7 @@ def test_data_of_other_categories_are_refused_before_the_first_step(
         fit(detector(), other, config, tmp_path / "run")
     with pytest.raises(DataError, match=f"validation data: {difference}"):
         fit(detector(), data, config, tmp_path / "run", validation=other)
-    with pytest.raises(DataError, match="training data: there is no picture to train on"):
+    with pytest.raises(DataError, match="training data: no image to train on"):
         fit(detector(), Patches(0), config, tmp_path / "run")
     assert data.epochs == []
     assert not (tmp_path / "run").exists()

@@ -75,5 +75,5 @@ def test_a_part_has_the_samples_and_the_truth_of_its_pictures(folder):
 
 
 def test_one_picture_cannot_be_held_out():
-    with pytest.raises(DataError, match="expected at least 2 pictures, got 1"):
+    with pytest.raises(DataError, match="expected at least 2 images, got 1"):
         hold_out(Named(1), 0.5)

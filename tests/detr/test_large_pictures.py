@@ -76,7 +76,7 @@ def test_a_picture_above_the_limit_is_refused_with_what_to_do(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     noise(40, 50).save(path)
     message = (
-        "x: the picture has 40 x 50 = 2000 pixels, the limit is 1999; cut it into tiles, scale the file down, or pass "
+        "x: the image has 40 x 50 = 2000 pixels, the limit is 1999; cut it into tiles, scale the file down, or pass "
         "--max-pixels 2000 (max_pixels in Python); decoding takes at least 4 bytes per pixel, or less for a JPEG with "
         "--max-size"
     )

@@ -101,7 +101,7 @@ def test_every_format_comes_out_upright_whatever_its_orientation(tmp_path, kind,
 def test_a_lying_size_is_refused_by_the_header_and_by_reading(tmp_path, kind, orientation):
     path = write(tmp_path, kind, orientation)
     for check in (check_header, read_picture_file):
-        with pytest.raises(DataError, match="x: the picture is 48 x 32 pixels large, the annotations say 32 x 48"):
+        with pytest.raises(DataError, match="x: the image is 48 x 32 pixels large, the annotations say 32 x 48"):
             check(path, (HEIGHT, WIDTH), "x")
 
 

@@ -143,7 +143,7 @@ def test_a_single_json_of_another_system_is_read_and_said(tmp_path, place, prefi
     assert [sample.image[:, 0, 0].tolist() for sample in data] == [[1, 0, 0], [0, 0, 1]]
     (remark,) = data.remarks
     first = f"the first, {prefix + '0.png'!r}, as {tmp_path / place / '0.png'}"
-    assert remark.endswith(f"2 of 2 pictures were found by the ends of their file names, {first}")
+    assert remark.endswith(f"2 of 2 images were found by the ends of their file names, {first}")
     assert [image["file_name"] for image in data.ground_truth()["images"]] == [f"{prefix}0.png", f"{prefix}1.png"]
 
 
@@ -165,7 +165,7 @@ def test_a_missing_picture_under_a_name_of_another_system_names_this_cause(tmp_p
     write(tmp_path, "C:\\trees\\0.png")
     said = message(tmp_path)
     assert "(image 1 of " in said
-    assert "there is no such file; 'C:\\\\trees\\\\0.png' seems to be from another system, and no end of it is" in said
+    assert "no such file; 'C:\\\\trees\\\\0.png' seems to be from another system, and no end of it is" in said
 
 
 def test_names_of_another_system_that_may_mean_one_file_are_refused_or_skipped(tmp_path):

@@ -20,10 +20,10 @@ WRONG = {
     "data.max_size = 0": "data: max_size: must be above zero",
     "optimiser.lr = 1.0": "unknown field 'optimiser'; the fields are start, model, train, data",
     "start = 'run'\nmodel.strides = [8]": "model: the starting weights run bring their own",
-    "train.epochs = ": "this is no TOML (",
+    "train.epochs = ": "not valid TOML (",
     "train.clip_norm = inf": "train.clip_norm: expected a finite number, got inf",
     "model.backbone.source = 'resnet'": "model.backbone: source: is for name='transformers'",
-    "a = " + 5000 * "[": "this is no TOML (",
+    "a = " + 5000 * "[": "not valid TOML (",
 }
 
 

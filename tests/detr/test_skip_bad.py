@@ -104,21 +104,21 @@ BAD = {
     ),
     "a missing file": (
         lambda folder, data: (folder / "b.jpg").unlink(),
-        "b.jpg (image 12 of ", "there is no such file; add it or take its record out", [11, 13], [21],
+        "b.jpg (image 12 of ", "no such file; add it or take its record out", [11, 13], [21],
     ),
     "a folder in the place of a file": (
-        change("images", 1, file_name="."), "(image 12 of ", "there is no such file", [11, 13], [21],
+        change("images", 1, file_name="."), "(image 12 of ", "no such file", [11, 13], [21],
     ),
-    "an empty file": (cut("b.jpg", 0), "b.jpg (image 12 of ", "this is no readable picture", [11, 13], [21]),
+    "an empty file": (cut("b.jpg", 0), "b.jpg (image 12 of ", "not a readable image", [11, 13], [21]),
     "a picture that is text": (
         lambda folder, data: (folder / "b.jpg").write_text("<html>not found</html>"),
-        "b.jpg (image 12 of ", "this is no readable picture", [11, 13], [21],
+        "b.jpg (image 12 of ", "not a readable image", [11, 13], [21],
     ),
     "a picture cut off in its pixels": (
-        cut("b.jpg", 900), "b.jpg (image 12 of ", "this is no readable picture", [11, 13], [21],
+        cut("b.jpg", 900), "b.jpg (image 12 of ", "not a readable image", [11, 13], [21],
     ),
     "a PNG cut off in its pixels": (
-        cut("c.png", 900), "c.png (image 13 of ", "this is no readable picture", [11, 12], [21, 22, 23],
+        cut("c.png", 900), "c.png (image 13 of ", "not a readable image", [11, 12], [21, 22, 23],
     ),
     "another size than the annotations say": (
         change("images", 1, width=50),
@@ -210,14 +210,14 @@ def test_all_that_is_bad_is_listed_line_by_line(folder):
         f"c.png (image 13 of {folder / 'boxes.json'})",
         "boxes.json",
     ]
-    assert lines[0].endswith("there is no such file; add it or take its record out; with it 1 annotation")
-    assert lines[1].endswith("there is no such file; add it or take its record out")
+    assert lines[0].endswith("no such file; add it or take its record out; with it 1 annotation")
+    assert lines[1].endswith("no such file; add it or take its record out")
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("table", ["images", "annotations", "categories"])
 def test_an_empty_table_is_an_error_in_both_modes(folder, table, skip_bad):
-    with pytest.raises(DataError, match=rf"boxes\.json: there are no {table}"):
+    with pytest.raises(DataError, match=rf"boxes\.json: no {table}; label some images"):
         load(folder, content() | {table: []}, skip_bad=skip_bad)
 
 
@@ -255,13 +255,13 @@ def test_it_is_an_error_if_only_pictures_without_annotations_are_left(folder):
 def test_a_picture_that_goes_bad_after_the_check_is_an_error_and_never_replaced(folder):
     data = load(folder, content(), skip_bad=True)
     cut("b.jpg", 900)(folder, None)
-    with pytest.raises(DataError, match=r"b\.jpg \(image 12 of .*this is no readable picture"):
+    with pytest.raises(DataError, match=r"b\.jpg \(image 12 of .*not a readable image"):
         data[1]
     assert len(data) == 3
 
 
 def test_what_is_wrong_with_the_whole_file_is_an_error_in_both_modes(folder):
-    with pytest.raises(DataError, match="rather COCO results"):
+    with pytest.raises(DataError, match="not a COCO dataset, but COCO results"):
         load(folder, [], skip_bad=True)
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         CocoFolder(folder / "boxes.json", folder / "nowhere", skip_bad=True)

@@ -106,7 +106,7 @@ def test_a_missing_training_split_is_an_error_that_says_how_to_lay_it_out(tmp_pa
     touch(tmp_path, "images/0.png")
     with pytest.raises(DataError) as caught:
         required_split(tmp_path, "train")
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
     assert str(caught.value) == f"{tmp_path}: there is no train split; looked for {looked_for('train')}; {cure}"
 
 
@@ -126,10 +126,10 @@ def test_a_split_one_folder_further_down_is_pointed_out(tmp_path, name, file):
 
 
 def test_a_folder_that_is_not_there_and_two_splits_of_one_name_are_errors(tmp_path):
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         find_split(tmp_path / "nowhere", "train")
     touch(tmp_path, "train.json", "train/_annotations.coco.json")
-    with pytest.raises(DataError, match=r"train\.json: this is a file; pass the folder that holds it and the pictures"):
+    with pytest.raises(DataError, match=r"train\.json: this is a file; pass the folder that holds it and the images"):
         find_split(tmp_path / "train.json", "train")
     with pytest.raises(DataError, match=r"train.json and train/_annotations.coco.json are both a train split"):
         find_split(tmp_path, "train")

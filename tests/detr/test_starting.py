@@ -118,7 +118,7 @@ def test_what_is_nowhere_on_this_disk_is_one_line_that_says_how_to_put_it_there(
     with pytest.raises(CheckpointError) as caught:
         starting.resolve(source)
     message = str(caught.value)
-    assert message.startswith(f"{source}: there is no such directory, nor a model of that name in the hub's cache")
+    assert message.startswith(f"{source}: no such directory, nor a model of that name in the hub's cache")
     assert f"`hf download {source}`" in message
     assert "\n" not in message
 
@@ -127,7 +127,7 @@ def test_what_is_nowhere_on_this_disk_is_one_line_that_says_how_to_put_it_there(
 def test_a_path_is_not_looked_up_in_the_hubs_cache(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no runs
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
-    with pytest.raises(CheckpointError, match="there is no such directory; pass that of a checkpoint"):
+    with pytest.raises(CheckpointError, match="no such directory; pass that of a checkpoint"):
         starting.resolve(source)
 
 

@@ -39,5 +39,5 @@ def run(options: argparse.Namespace) -> None:
     for reason in result.skipped:
         say(f"skipped: {reason}")
     found = len(result.coco["annotations"])
-    print(f"pictures: {len(result.coco['images'])}, objects found: {found}, pictures skipped: {len(result.skipped)}")
-    print(f"wrote {result.files[-1]}, and the pictures beside it")
+    print(f"images: {len(result.coco['images'])}, objects found: {found}, images skipped: {len(result.skipped)}")
+    print(f"wrote {result.files[-1]}, and the images beside it")

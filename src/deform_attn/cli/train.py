@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     if is_main():
         say_if_anew(options.resume, options.out)
     names = ", ".join(printable(category.name, 80) for category in data.categories)
-    with progress_bar(f"pictures: {len(data)}, categories: {names:.200}") as on_step:
+    with progress_bar(f"images: {len(data)}, categories: {names:.200}") as on_step:
         history = fit(
             detector,
             data,
@@ -156,9 +156,9 @@ def _prepare(
         say_of(whole, validation)
         if validation is None:
             what = f"there is no val split, so nothing is evaluated; looked for {looked_for('val')}"
-            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the pictures")
+            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the images")
         elif validation_split is None:
-            say(f"{folder}: {len(validation)} of {len(whole)} pictures are held out to validate on")
+            say(f"{folder}: {len(validation)} of {len(whole)} images are held out to validate on")
     torch.manual_seed(settings.train.seed)
     cure = "train with --queries {} (num_queries in the config file)"
     if before is None:

@@ -50,7 +50,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
     if not file.is_file():
-        raise CheckpointError(f"{file}: there is no such file; pass the directory of a checkpoint")
+        raise CheckpointError(f"{file}: no such file; pass the directory of a checkpoint")
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:

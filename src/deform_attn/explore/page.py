@@ -53,7 +53,9 @@ def write_page(
     content = page(scene, title=title)
     path = Path(path)
     if path.parent.exists() and not path.parent.is_dir():
-        raise NotADirectoryError(f"{path.parent}: is no folder, so {path.name} cannot be written there; choose another")
+        raise NotADirectoryError(
+            f"{path.parent}: is not a folder, so {path.name} cannot be written there; choose another"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name

@@ -100,7 +100,7 @@ def locate(folder: Path, name: str) -> Path:
 
 def _make(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: is in the place of a checkpoint's directory; choose another")
+        raise CheckpointError(f"{folder}: is a file; choose a folder")
     folder.mkdir(parents=True, exist_ok=True)
 
 

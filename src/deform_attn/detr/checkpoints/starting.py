@@ -47,7 +47,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     text = os.fspath(source)
     if not _HUB_ID.fullmatch(text):
-        raise CheckpointError(f"{text}: there is no such directory; pass that of a checkpoint")
+        raise CheckpointError(f"{text}: no such directory; pass that of a checkpoint")
     with detr_extra():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -56,7 +56,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(text, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
-            f"{text}: there is no such directory, nor a model of that name in the hub's cache on this disk; check the "
+            f"{text}: no such directory, nor a model of that name in the hub's cache on this disk; check the "
             f"path, or put the model there with `hf download {text}` (nothing is downloaded from here)"
         ) from error
 

@@ -108,7 +108,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); pass the path of a TOML file") from error
     except (ValueError, RecursionError) as error:  # no TOML, or no text at all
-        raise ConfigError(f"{path}: this is no TOML ({error})") from error
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
     try:
         Settings.from_layers(values)
     except ConfigError as error:

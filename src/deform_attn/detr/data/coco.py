@@ -73,7 +73,7 @@ class CocoFolder:
         self.max_size = max_size
         self.max_pixels = max_pixels
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: there is no such folder; pass the folder that holds the pictures")
+            raise DataError(f"{self.images}: no such folder; pass the folder that holds the images")
 
         problems = Problems(skip_bad)
         tables = read_json(self.annotations)
@@ -102,7 +102,7 @@ class CocoFolder:
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         record = self._images[index]
         width, height = record["width"], record["height"]
         targets = self._targets[record["id"]]
@@ -133,11 +133,12 @@ class CocoFolder:
         found = find_files(self.images, {image_id: record["file_name"] for image_id, record in images.items()})
         self._files, self._moved = found.files, set(found.moved)
         missing = [record for image_id, record in images.items() if image_id not in found.files]
-        others = f", nor one for {len(missing) - 1} of the others" if len(missing) > 1 and not problems.skip else ""
+        rest = 0 if problems.skip else len(missing) - 1
+        others = f" (and {rest} more {'image is' if rest == 1 else 'images are'} missing)" if rest > 0 else ""
         for record in missing:
             advice = advice_on(self.images, record["file_name"], found.rivals.get(record["id"]))
             with problems.noted(record["id"]):
-                raise DataError(f"{self._place(record)}: there is no such file{others}; {advice}")
+                raise DataError(f"{self._place(record)}: no such file{others}; {advice}")
 
         good: dict[int, Record] = {}
         brightest: list[tuple[str, int]] = []  # of pictures with more than 8 bits a channel
@@ -170,7 +171,7 @@ class CocoFolder:
         if moved:
             name, file = moved[0]["file_name"], self._files[moved[0]["id"]]
             yield (
-                f"{self.annotations}: {len(moved)} of {len(self._images)} pictures were found by the ends of their "
+                f"{self.annotations}: {len(moved)} of {len(self._images)} images were found by the ends of their "
                 f"file names, the first, {quoted(name)}, as {printable(file)}"
             )
         first: dict[Path, int] = {}
@@ -179,7 +180,7 @@ class CocoFolder:
         if again:
             more = f" (pairs of this kind: {len(again)})" if len(again) > 1 else ""
             yield (
-                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are one picture{more}; merge their "
+                f"{self.annotations}: images {again[0][0]} and {again[0][1]} are the same file{more}; merge their "
                 "records, since what one of them marks is background in the other"
             )
         if self._dark is not None:

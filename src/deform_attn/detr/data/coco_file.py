@@ -18,17 +18,17 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); pass the path of a COCO json file") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: this is no JSON ({one_line(error)}); export the annotations as COCO json") from error
+        raise DataError(f"{path}: not valid JSON ({one_line(error)}); export the annotations as COCO json") from error
 
     if isinstance(content, list):
-        raise DataError(f"{path}: a list is no COCO data set, rather COCO results; pass the file with the annotations")
+        raise DataError(f"{path}: a list is not a COCO dataset, but COCO results; pass the file with the annotations")
     tables: dict[str, list[Any]] = {}
     for table in TABLES:
         records = content.get(table) if isinstance(content, dict) else None
         if not isinstance(records, list):
-            raise DataError(f"{path}: not in COCO format, {table!r} is no list; export the annotations as COCO json")
+            raise DataError(f"{path}: not in COCO format, {table!r} is not a list; export the annotations as COCO json")
         if not records:
-            raise DataError(f"{path}: there are no {table}; export a data set in which something is annotated")
+            raise DataError(f"{path}: no {table}; label some images and export again")
         tables[table] = records
     return tables
 

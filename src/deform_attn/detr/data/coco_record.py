@@ -38,7 +38,7 @@ def check_record(path: Path, table: str, position: int, record: Any) -> None:
     if table == "images" and min(record["width"], record["height"]) < 1:
         raise DataError(
             f"{path}: image {record['id']} is {record['width']} x {record['height']} pixels large; "
-            "write the picture's own width and height"
+            "write the image's own width and height"
         )
 
 

@@ -29,7 +29,7 @@ class Part:
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         return self.data[self.indices[index]]
 
     def ground_truth(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def hold_out(data: DetectionData, share: float) -> tuple[Part, Part]:
     """
     images = data.ground_truth()["images"]
     if len(images) < 2:
-        raise DataError(f"hold_out: expected at least 2 pictures, got {len(images)}; train without it")
+        raise DataError(f"hold_out: expected at least 2 images, got {len(images)}; train without it")
     count = min(max(round(share * len(images)), 1), len(images) - 1)
     order = sorted(range(len(images)), key=lambda i: (zlib.crc32(images[i]["file_name"].encode()), i))
     return Part(data, sorted(order[count:])), Part(data, sorted(order[:count]))

@@ -123,11 +123,11 @@ def _opened(path: Path, name: str) -> "Iterator[ImageFile]":
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{name}: there is no such file; add it or take its record out") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{name}: is a folder; pass one image") from error
+        raise DataError(f"{name}: no such file; add it or take its record out") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: this is no readable picture ({one_line(error)}); replace the file") from error
+        if path.is_dir():
+            raise DataError(f"{name}: is a folder; pass one image") from error
+        raise DataError(f"{name}: not a readable image ({one_line(error)}); replace the file") from error
     except MemoryError as error:  # a damaged JPEG 2000 asks for any amount
         advice = "is damaged, or larger than the memory; replace it or scale it down"
         raise DataError(f"{name}: the image {advice}") from error
@@ -147,7 +147,7 @@ def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = found
     if width * height > max_pixels:
         raise DataError(
-            f"{name}: the picture has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
+            f"{name}: the image has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; cut it "
             f"into tiles, scale the file down, or pass --max-pixels {width * height} (max_pixels in Python); decoding "
             "takes at least 4 bytes per pixel, or less for a JPEG with --max-size"
         )
@@ -156,6 +156,6 @@ def _check_limit(found: tuple[int, int], max_pixels: int, name: str) -> None:
 def _check_size(found: tuple[int, int], expected: tuple[int, int], name: str) -> None:
     if found != expected:
         raise DataError(
-            f"{name}: the picture is {found[0]} x {found[1]} pixels large, the annotations say "
-            f"{expected[0]} x {expected[1]}; annotate the upright picture, and do not resize it afterwards"
+            f"{name}: the image is {found[0]} x {found[1]} pixels large, the annotations say "
+            f"{expected[0]} x {expected[1]}; annotate the upright image, and do not resize it afterwards"
         )

@@ -71,7 +71,7 @@ def advice_on(folder: Path, name: str, rival: Path | None) -> str:
         return f"several records could mean {meant}; make each file_name the path of its file in {folder}"
     if re.search(r"^/|[\\:?%]", name):
         return (
-            f"{quoted(name)} seems to be from another system, and no end of it is a file in {folder}; put the picture "
+            f"{quoted(name)} seems to be from another system, and no end of it is a file in {folder}; put the image "
             "there, or make file_name its path in that folder, with / between the parts"
         )
     return "add it or take its record out"

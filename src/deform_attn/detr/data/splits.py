@@ -38,9 +38,9 @@ def find_split(folder: str | os.PathLike[str], name: SplitName) -> Split | None:
     """
     folder = Path(folder)
     if folder.is_file():
-        raise DataError(f"{folder}: this is a file; pass the folder that holds it and the pictures")
+        raise DataError(f"{folder}: this is a file; pass the folder that holds it and the images")
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; pass the one that holds the annotations and the pictures")
+        raise DataError(f"{folder}: no such folder; pass the one that holds the annotations and the images")
     candidates = (split for one in _NAMES[name] for split in _candidates(folder, one))
     found = [split for split in candidates if split.annotations.is_file()]
     if len(found) > 1:
@@ -70,13 +70,13 @@ def _cure(folder: Path, name: SplitName) -> str:
     several = [str(file.relative_to(folder)) for file in _unnamed(folder)]
     if name == "train" and len(several) > 1:
         files = ", ".join(several[:5])
-        return f"there are several json files ({files}): call one train.json, and the folder of its pictures train"
+        return f"there are several json files ({files}): call one train.json, and the folder of its images train"
     inside = sorted(one for one in folder.iterdir() if one.is_dir() and _has_split(one, name))
     if inside:
         return f"pass {inside[0]}, which has one"
     if name == "val":
         return "use --hold-out 0.1 to evaluate on a tenth of the train split"
-    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the pictures"
+    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
 
 
 def _has_split(folder: Path, name: SplitName) -> bool:

@@ -58,7 +58,7 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
             continue
         inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not inside:
-            raise DataError(f"{place}: there is no picture in this folder; looked for {', '.join(SUFFIXES)}")
+            raise DataError(f"{place}: no image in this folder; looked for {', '.join(SUFFIXES)}")
         found |= dict.fromkeys(inside)
     return list(found)
 
@@ -88,7 +88,7 @@ def predict(
         max_size: scale larger pictures to this longer side, in pixels. Default: the detector's.
         max_pixels: a picture of more pixels cannot be read. It bounds the memory, of which a decoded one takes 4 bytes
             per pixel.
-        skip_bad: leave out what is no readable picture, rather than stop there.
+        skip_bad: leave out what cannot be read, rather than stop there.
         on_picture: called after each picture with how many are done, of how many.
 
     Raises:
@@ -102,10 +102,10 @@ def predict(
         raise DataError("pictures: expected at least one file, got none")
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is no folder; choose another to write to")
+        raise DataError(f"{out}: is not a folder; choose another to write to")
     # A link among them may lead into `out`, too.
     if out.resolve() in {folder for path in pictures for folder in (path.parent.resolve(), path.resolve().parent)}:
-        raise DataError(f"{out}: holds the pictures themselves; choose another folder to write to")
+        raise DataError(f"{out}: holds the images themselves; choose another folder to write to")
     out.mkdir(parents=True, exist_ok=True)
     max_size = detector.max_size if max_size is None else max_size
     root = Path(os.path.commonpath([path.absolute().parent for path in pictures]))
@@ -167,7 +167,7 @@ def read_picture(path: Path, max_size: int | None = None, max_pixels: int = MAX_
         DataError: there is none, it has more than `max_pixels`, or it cannot be read.
     """
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; check the path")
+        raise DataError(f"{path}: no such file or folder; check the path")
     return read_picture_file(path, None, str(path), max_size=max_size, max_pixels=max_pixels)
 
 

@@ -145,7 +145,7 @@ def fit(
         CheckpointError: the one to resume from is damaged, or from another model, config, data or number of processes;
             or at `path` there is something else, or another training writes there.
         ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together.
-        DataError: the categories of `data` or `validation` are not the detector's; or there is no picture to train on.
+        DataError: the categories of `data` or `validation` are not the detector's; or no image to train on.
         DivergenceError: the training has diverged.
         ProcessError: another process has failed.
         TrainingStopped: Ctrl-C; it says what is kept.
@@ -155,7 +155,7 @@ def fit(
         raise ConfigError("resume and overwrite exclude each other; choose one")
     check_categories(data, detector.categories, "training data")
     if len(data) == 0:
-        raise DataError("training data: there is no picture to train on; give at least one")
+        raise DataError("training data: no image to train on; give at least one")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
     data = Augmented(data, config.augment, config.seed)

@@ -8,7 +8,8 @@ from typing import Any
 
 from deform_attn.detr.checkpoints import checkpoint as checkpoints
 from deform_attn.detr.checkpoints.checkpoint import TrainingState
-from deform_attn.detr.errors import CheckpointError, TrainingStopped
+from deform_attn.detr.data.base import listed
+from deform_attn.detr.errors import CheckpointError, TrainingStopped, printable
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.training.learner import Learner
 
@@ -65,28 +66,35 @@ def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, 
         CheckpointError: the checkpoint is damaged, or from another model, config, data or number of processes.
     """
     saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
-    before, now = training.config.to_dict(), learner.config.to_dict()
-    others = {"pictures": pictures, "categories": detector.categories, "max_size": detector.max_size}
-    pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "model setting ": (saved.model.config.to_dict(), detector.model.config.to_dict()),
-        "training setting ": (before, {name: value for name, value in now.items() if name not in _FREE}),
-        "": (
-            {
-                "pictures": training.pictures,
-                "categories": saved.categories,
-                "max_size": saved.max_size,
-                "processes": training.processes,
-            },
-            others | {"processes": learner.processes.count},
-        ),
-    }
-    for what, (then, wanted) in pairs.items():
-        for name, value in wanted.items():
-            if then[name] != value:
-                raise CheckpointError(
-                    f"{path}: was begun with {what}{name} {then[name]!r}, not {value!r}; "
-                    "resume it with what it was begun with, or train on from its weights into another directory"
-                )
+    then = _settings(saved, training.config.to_dict(), training.pictures, training.processes)
+    now = _settings(detector, learner.config.to_dict(), pictures, learner.processes.count)
+    if different := list(_differences("", then, now)):
+        raise CheckpointError(
+            f"{path}: was begun with {listed(different)}; resume it with what it was begun with, or train on from its "
+            "weights into another directory"
+        )
     detector.model.load_state_dict(saved.model.state_dict())
     learner.load_state(training.optimizer, training.scaler)
     return replace(training, config=learner.config)
+
+
+def _settings(detector: Detector, config: dict[str, Any], pictures: int, processes: int) -> dict[str, Any]:
+    """Return all that must stay when a training is resumed, by what messages call it."""
+    return {
+        "model setting ": detector.model.config.to_dict(),
+        "training setting ": {name: value for name, value in config.items() if name not in _FREE},
+        "images": pictures,
+        "category ": {str(i): f"{one.name!r} (id {one.id})" for i, one in enumerate(detector.categories, 1)},
+        "max_size": detector.max_size,
+        "processes": processes,
+    }
+
+
+def _differences(name: str, then: Any, now: Any) -> Iterator[str]:
+    """Yield what differs between two settings, or within two tables of them."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*then, *now)):
+            inner = f"{name}{key}" if not name or name.endswith(" ") else f"{name}.{key}"
+            yield from _differences(inner, then.get(key), now.get(key))
+    elif then != now:
+        yield f"{name} {printable(then, 80)} (now {printable(now, 80)})"
