@@ -163,7 +163,7 @@ def test_what_lies_beside_or_in_a_checkpoint_survives(tmp_path: Path) -> None:
 
 def test_files_of_other_programs_are_refused_as_a_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="file: is in the place"):
+    with pytest.raises(CheckpointError, match="file: is a file; choose a folder"):
         check_target(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_text("weights")
