@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deform_attn.backends.native import library_file
+from deform_attn.messages import fail
 
 # The fields of `deform_attn_call` in native/deform_attn.h, in order; each takes 8 bytes.
 _CALL = struct.Struct("=35qd8q")
@@ -61,8 +62,8 @@ class NativeLibrary:
         if status == 1:
             raise MemoryError("deform_attn: no memory for the kernels' working arrays")
         if status == 4:
-            expected = "spatial_shapes, num_points: expected levels of together S < 2^31 pixels and T points"
-            raise ValueError(f"{expected}, as value and the points have, got others. Compare the sizes.")
+            expected = "levels of together S < 2^31 pixels and T points, as value and the points have"
+            fail("spatial_shapes, num_points", expected, "others", "Compare the sizes.")
         if status:
             raise RuntimeError(f"deform_attn: {_STATUS.get(status, status)}")
 
