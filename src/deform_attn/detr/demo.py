@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from deform_attn.detr.checkpoints.checkpoint import without_nan
+from deform_attn.detr.checkpoints.training_state import without_nan
 from deform_attn.detr.config.detector import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes

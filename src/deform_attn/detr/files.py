@@ -39,23 +39,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, path)
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
+def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file whose names begin with `prefix`, by the rest of their names.
 
     Raises:
         CheckpointError: there is no such file, or it is damaged.
     """
+    with _opened(file) as content:
+        names = content.keys()
+        return {name.removeprefix(prefix): content.get_tensor(name) for name in names if name.startswith(prefix)}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the texts in the header of a safetensors file, and read none of its tensors.
+
+    Raises:
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    with _opened(file) as content:
+        return content.metadata() or {}
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     with detr_extra():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; pass the directory of a checkpoint")
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        with safe_open(file, framework="pt") as content:
+            yield content
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: damaged ({error})") from error
-    return tensors
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.detr.checkpoints.folder import locate, prepare, replace_files
+from deform_attn.detr.checkpoints.folder import CONFIG, MODEL, check_finished, prepare, replace_files
 from deform_attn.detr.checkpoints.foreign_settings import from_original, from_transformers, to_transformers
 from deform_attn.detr.checkpoints.layouts import (
     Layout,
@@ -50,7 +50,8 @@ def load_transformers(path: str | os.PathLike[str]) -> Detector:
         CheckpointError: a file or tensor is missing, damaged, unknown or of the wrong shape; the message names it.
         ConfigError: an option that a detector does not have; the message names it.
     """
-    settings, file = (locate(Path(path), name) for name in ("config.json", "model.safetensors"))
+    check_finished(Path(path))
+    settings, file = Path(path) / CONFIG, Path(path) / MODEL
     values = read_json(settings)
     if values.get("model_type") != MODEL_TYPE:
         raise CheckpointError(f"{settings}: model_type is {values.get('model_type')!r}, expected {MODEL_TYPE!r}")
@@ -76,7 +77,7 @@ def save_transformers(path: str | os.PathLike[str], detector: Detector) -> None:
         from safetensors.torch import save as serialise
 
     model = detector.model
-    file = locate(Path(path), "config.json")
+    file = Path(path) / CONFIG
     config = to_transformers(model.config) | {
         "id2label": {str(i): category.name for i, category in enumerate(detector.categories)},
         "label2id": {category.name: i for i, category in enumerate(detector.categories)},
@@ -89,7 +90,7 @@ def save_transformers(path: str | os.PathLike[str], detector: Detector) -> None:
     tensors = export_state(_state(model), transformers_layout(), depth, copied=copied if refine else ())
     prepare(Path(path))
     content = serialise(tensors, metadata={"format": "pt"})
-    replace_files(Path(path), {"config.json": json_bytes(config), "model.safetensors": content})
+    replace_files(Path(path), {MODEL: content, CONFIG: json_bytes(config)})
 
 
 def load_original(path: str | os.PathLike[str]) -> Detector:

@@ -1,9 +1,8 @@
-"""The folder of a checkpoint: its files change all together, whenever the process is killed.
+"""The folder of a checkpoint: what a save writes there is old or new as a whole, whenever the process is killed.
 
-New files are written to a hidden folder inside. One rename makes that the decided one; from then on reading prefers
-what lies there. Then its files move to their places, `config.json` first: while it is still in the decided folder,
-nothing has moved, and once it is not, what is not there either has moved or never was. Nothing else in the folder is
-touched, and the folder itself stays: it may be a link, a mount or somebody's current directory.
+All files are written to a hidden folder inside before the first is replaced, each by one rename. `config.json` goes
+before `model.safetensors` changes and comes last: while it is there, the two belong together. Nothing else in the
+folder is touched, and the folder itself stays: it may be a link, a mount or somebody's current directory.
 """
 
 import errno
@@ -16,11 +15,16 @@ from pathlib import Path
 from deform_attn.detr.errors import CheckpointError
 from deform_attn.detr.files import naming
 
-FILES = ("config.json", "model.safetensors", "training.json", "training.safetensors")
+CONFIG, MODEL, TRAINING = "config.json", "model.safetensors", "training.safetensors"
 METRICS_FILE = "metrics.csv"
 """What a training writes beside its checkpoint: a row of figures for each epoch."""
 
-_STAGED, _DECIDED, _CLAIM = ".deform-attn-new", ".deform-attn-decided", ".deform-attn-claim"
+FORMER = "training.json"
+"""A part of the state of trainings of earlier versions."""
+
+_STAGED, _CLAIM = ".deform-attn-new", ".deform-attn-claim"
+_UNFINISHED = ".deform-attn-decided"
+"""Where a training of a version before the single training file kept the files that it was about to move."""
 
 
 def prepare(folder: Path) -> None:
@@ -70,50 +74,45 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put `files`, of which `config.json` is one, in the place of all FILES in `folder`.
+    """Put `files` in the place of those with their names in `folder`.
+
+    Args:
+        folder: made if missing.
+        files: `config.json` after `model.safetensors`, and before both what a reader needs while there is neither.
 
     Raises:
         OSError: they cannot be written, it names the file; the old ones are still there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _move_in(folder)  # what an earlier process decided and did not finish
     staged = folder / _STAGED
     _remove(staged)
     try:
-        staged.mkdir()
+        staged.mkdir(parents=True)
         for name, content in files.items():
             with naming(folder / name, "the checkpoint before it is kept"), (staged / name).open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # a rename may otherwise outrun the content when the power fails
-        staged.rename(folder / _DECIDED)
+        for name in files:
+            if name == MODEL:
+                (folder / CONFIG).unlink(missing_ok=True)
+            (staged / name).replace(folder / name)
     finally:
         _remove(staged)
-    _move_in(folder)
 
 
-def locate(folder: Path, name: str) -> Path:
-    """Return where the file `name` of the newest whole checkpoint in `folder` lies, or would lie."""
-    decided = folder / _DECIDED
-    return decided / name if (decided / FILES[0]).exists() or (decided / name).exists() else folder / name
+def check_finished(folder: Path) -> None:
+    """Raise CheckpointError if an earlier version was stopped between the files of a checkpoint in `folder`."""
+    if (folder / _UNFINISHED).exists():
+        raise CheckpointError(
+            f"{folder}: an earlier version of deform-attn was stopped while it replaced this checkpoint; "
+            f"move all files of {folder / _UNFINISHED} into {folder}, and remove the empty folder"
+        )
 
 
 def _make(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: is a file; choose a folder")
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _move_in(folder: Path) -> None:
-    decided = folder / _DECIDED
-    if (decided / FILES[0]).exists():
-        for name in FILES:
-            if not (decided / name).exists():
-                (folder / name).unlink(missing_ok=True)
-    for name in FILES:
-        if (decided / name).exists():
-            (decided / name).replace(folder / name)
-    _remove(decided)
 
 
 def _remove(folder: Path) -> None:

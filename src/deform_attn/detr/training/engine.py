@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from deform_attn.detr.checkpoints import checkpoint as checkpoints
-from deform_attn.detr.checkpoints.checkpoint import BEGINNING, Position, TrainingState
 from deform_attn.detr.checkpoints.folder import claimed
+from deform_attn.detr.checkpoints.training_state import BEGINNING, Position, TrainingState
 from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.data.augmented import Augmented
 from deform_attn.detr.data.base import DetectionData, check_categories
@@ -174,6 +174,8 @@ def fit(
         with processes.together():
             if there and resume:
                 state = restore(path, detector, learner, len(data))
+                if processes.is_main:
+                    checkpoints.save_model(path, detector)  # a save that was killed may have left older ones
         with stoppable(path, config.epochs, state.run):
             _run(detector, data, validation, learner, state, path, on_step, tensorboard)
         return state.history

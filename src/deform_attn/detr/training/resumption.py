@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from deform_attn.detr.checkpoints import checkpoint as checkpoints
-from deform_attn.detr.checkpoints.checkpoint import TrainingState
+from deform_attn.detr.checkpoints.training_state import TrainingState, load_trained, load_training
 from deform_attn.detr.data.base import listed
 from deform_attn.detr.errors import CheckpointError, TrainingStopped, printable
 from deform_attn.detr.model.detector import Detector
@@ -44,7 +44,7 @@ def _kept(path: str | os.PathLike[str], run: str | None) -> tuple[int, int]:
     if not checkpoints.exists(path):
         return 0, 0
     try:
-        saved = checkpoints.load_training(path, optimizer=False)
+        saved = load_training(path, optimizer=False)
     except CheckpointError:  # of a detector without a training: an earlier one, still to be replaced
         return 0, 0
     return (len(saved.history), saved.position.step) if run in (None, saved.run) else (0, 0)
@@ -65,7 +65,7 @@ def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, 
     Raises:
         CheckpointError: the checkpoint is damaged, or from another model, config, data or number of processes.
     """
-    saved, training = checkpoints.load_model(path), checkpoints.load_training(path)
+    saved, training = load_trained(path), load_training(path)
     then = _settings(saved, training.config.to_dict(), training.pictures, training.processes)
     now = _settings(detector, learner.config.to_dict(), pictures, learner.processes.count)
     if different := list(_differences("", then, now)):
