@@ -4,12 +4,8 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deform_attn.detr.config.detector import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from deform_attn.detr.data.base import DetectionData
 
 MAX_PIXELS_HELP = "largest picture to read, width times height in pixels"
 CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
@@ -23,15 +19,6 @@ def say(line: str) -> None:
 def is_main() -> bool:
     """Return whether this process speaks for all that `accelerate launch` or `torchrun` have started together."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def say_of(*folders: "DetectionData | None") -> None:
-    """List what was left out of those that are folders, and what may not be meant in them."""
-    for folder in folders:
-        for reason in getattr(folder, "skipped", ()):
-            say(f"skipped: {reason}")
-        for remark in getattr(folder, "remarks", ()):
-            say(remark)
 
 
 def share(text: str) -> float:

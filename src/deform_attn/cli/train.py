@@ -4,16 +4,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, say_of, share
+from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, share
 from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
 from deform_attn.detr.errors import printable
-
-if TYPE_CHECKING:
-    from deform_attn.detr.data.base import DetectionData
-    from deform_attn.detr.model.detector import Detector
 
 NAME, SUMMARY = "train", "train a detector on pictures in COCO format"
 
@@ -80,26 +76,23 @@ def run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(settings.to_toml(), end="")
         return
-    folder = settings.data.dir
-    if options.out is None or folder is None:
+    if options.out is None or settings.data.dir is None:
         missing = "--out" if options.out is None else "--data (or dir in the table data of the config file)"
         return options.fail(f"the following arguments are required: {missing}")
 
     from deform_attn.detr.evaluation.metrics import format_metrics
-    from deform_attn.detr.training.engine import fit
     from deform_attn.detr.training.progress import progress_bar
+    from deform_attn.detr.training.run import prepare
 
-    detector, data, validation = _prepare(settings, Path(folder), options.skip_bad)
+    begun = prepare(settings, skip_bad=options.skip_bad, on_remark=say if is_main() else None)
     if is_main():
+        if begun.start is not None:
+            print(f"starting weights: {settings.start}; {begun.start}")
         say_if_anew(options.resume, options.out)
-    names = ", ".join(printable(category.name, 80) for category in data.categories)
-    with progress_bar(f"images: {len(data)}, categories: {names:.200}") as on_step:
-        history = fit(
-            detector,
-            data,
-            settings.train,
+    names = ", ".join(printable(category.name, 80) for category in begun.data.categories)
+    with progress_bar(f"images: {len(begun.data)}, categories: {names:.200}") as on_step:
+        history = begun.train(
             options.out,
-            validation=validation,
             resume=options.resume,
             overwrite=options.overwrite,
             on_step=on_step,
@@ -108,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     if not is_main():
         return
     last = history[-1]
-    if validation is not None:
+    if begun.validation is not None:
         print(format_metrics({name: number for name, number in last.items() if name.startswith(("AP", "AR"))}))
     else:
         print(f"loss {last['loss']:.3f} in epoch {len(history)}")
@@ -125,63 +118,3 @@ def _settings(options: argparse.Namespace) -> Settings:
     if getattr(options, "--backbone") is not None:
         layers.append({"model": {"backbone": {"name": "transformers"}}})
     return Settings.from_layers(merged(*layers))
-
-
-def _prepare(
-    settings: Settings, folder: Path, skip_bad: bool
-) -> "tuple[Detector, DetectionData, DetectionData | None]":
-    """Return the detector at its start, what it is trained on and what it is evaluated on; say what it starts from."""
-    import torch
-
-    from deform_attn.detr.checkpoints import starting
-    from deform_attn.detr.data.coco import CocoFolder
-    from deform_attn.detr.data.holdout import hold_out
-    from deform_attn.detr.data.splits import find_split, looked_for, required_split
-    from deform_attn.detr.model.detector import Detector
-
-    split, validation_split = required_split(folder, "train"), find_split(folder, "val")
-    before = None if settings.start is None else starting.load(settings.start)
-    max_size, held_share = settings.data.max_size or (before.max_size if before else None), settings.data.hold_out
-    max_pixels = settings.data.max_pixels
-    whole = CocoFolder(*split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
-    data: DetectionData = whole
-    validation: DetectionData | None = None
-    if validation_split is not None:
-        validation = CocoFolder(*validation_split, max_size=max_size, max_pixels=max_pixels, skip_bad=skip_bad)
-        if held_share and is_main():
-            say(f"{folder}: there is a val split, so nothing is held out of the train split")
-    elif held_share:
-        data, validation = hold_out(whole, held_share)
-    if is_main():
-        say_of(whole, validation)
-        if validation is None:
-            what = f"there is no val split, so nothing is evaluated; looked for {looked_for('val')}"
-            say(f"{folder}: {what}; --hold-out 0.1 validates on a tenth of the images")
-        elif validation_split is None:
-            say(f"{folder}: {len(validation)} of {len(whole)} images are held out to validate on")
-    torch.manual_seed(settings.train.seed)
-    cure = "train with --queries {} (num_queries in the config file)"
-    if before is None:
-        model = starting.new_model(settings.model_for(len(data.categories)))
-    else:
-        start = starting.fit_categories(before, data.categories)
-        model, cure = start.detector.model, f"the starting weights fix that number; leave out --from, and {cure}"
-        if is_main():
-            print(f"starting weights: {settings.start}; {start}")
-    _say_what_is_shown(folder, data, validation, model.config.transformer.num_queries, cure)
-    return Detector(model, data.categories, max_size), data, validation
-
-
-def _say_what_is_shown(
-    folder: Path, data: "DetectionData", validation: "DetectionData | None", num_queries: int, cure: str
-) -> None:
-    """Say what of the `data` cannot be learnt, and what cannot be validated; it is an error if that is all."""
-    from deform_attn.detr.data.objects import remarks_on, require_objects
-
-    train = require_objects(data, f"{folder}, training split", "hold out less (--hold-out)")
-    held = None
-    if validation is not None:
-        held = require_objects(validation, f"{folder}, validation split", "hold out more (--hold-out)")
-    if is_main():
-        for remark in remarks_on(train, held, num_queries, cure):
-            say(f"{folder}: {remark}")
