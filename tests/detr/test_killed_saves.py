@@ -36,11 +36,10 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
+QUICK = [("a training", "another model"), ("a training", "another training")]
 KINDS = [
-    pytest.param(
-        after, before, id=f"{after} over {before}", marks=() if before == "another training" else pytest.mark.slow
-    )
-    for after, before in itertools.product(AFTER, BEFORE)
+    pytest.param(*kind, id=" over ".join(kind), marks=() if kind in QUICK else pytest.mark.slow)
+    for kind in itertools.product(AFTER, BEFORE)
 ]
 
 
