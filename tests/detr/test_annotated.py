@@ -7,7 +7,7 @@ from PIL import Image
 
 from deform_attn.detr.data.base import Category
 from deform_attn.detr.drawing.annotated import annotate
-from deform_attn.detr.drawing.canvas import category_colour
+from deform_attn.detr.drawing.marks import category_colour
 from deform_attn.detr.model.detections import Detections
 
 CATEGORIES = (Category(1, "cat"), Category(2, "straße Ж"))

@@ -10,7 +10,6 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.data.digits import DigitScenes
 from deform_attn.detr.drawing import pictures
 from deform_attn.detr.drawing.captions import intersection, place_captions
 from deform_attn.detr.drawing.pictures import draw_detections
@@ -39,20 +38,33 @@ def one(box, label=0, score=0.9):
     return Detections(torch.tensor([box]), torch.tensor([score]), torch.tensor([label]))
 
 
+class Drawn:
+    """What `draw_detections` has drawn: the marks of each panel, its size, the titles and the legend."""
+
+    def __init__(self):
+        self.marks, self.sizes, self.titles, self.legend = [], [], [], []
+
+    def captions(self, panel=0):
+        return {mark.text for mark in self.marks[panel]} - {None}
+
+
 @pytest.fixture
 def drawn(monkeypatch):
-    """Collect the figures that are saved."""
-    figures = []
+    """Collect what is drawn."""
+    seen, draw, arrange = Drawn(), pictures.draw_marks, pictures.contact_sheet
 
-    def keep(figure, path):
-        figures.append(figure)
+    def draw_and_keep(picture, marks, **options):
+        seen.marks.append(marks)
+        seen.sizes.append(picture.size)
+        draw(picture, marks, **options)
 
-    monkeypatch.setattr(pictures, "save", keep)
-    return figures
+    def arrange_and_keep(panels, titles, legend):
+        seen.titles, seen.legend = titles, legend
+        return arrange(panels, titles, legend)
 
-
-def extents(artists):
-    return [artist.get_window_extent() for artist in artists]
+    monkeypatch.setattr(pictures, "draw_marks", draw_and_keep)
+    monkeypatch.setattr(pictures, "contact_sheet", arrange_and_keep)
+    return seen
 
 
 def test_a_caption_with_room_sits_above_its_box_flush_left():
@@ -103,52 +115,44 @@ def test_right_and_wrong_detections_have_their_colours(tmp_path):
         (one([21.0, 20.0, 40.0, 49.0], score=0.3), "0 of 1 found, 0 wrong", {"cat missed"}),
     ],
 )
-def test_what_is_right_wrong_and_missed_is_said(drawn, found, title, captions):
+def test_what_is_right_wrong_and_missed_is_said(drawn, tmp_path, found, title, captions):
     truth = one([20.0, 20.0, 40.0, 50.0])
-    draw_detections([torch.zeros(3, 60, 80)], [found], CATEGORIES, "unused.png", truths=[truth])
-    assert drawn[0].axes[0].get_title() == title
-    assert {text.get_text() for text in drawn[0].texts} == captions
+    draw_detections([torch.zeros(3, 60, 80)], [found], CATEGORIES, tmp_path / "sheet.png", truths=[truth])
+    assert drawn.titles == [title]
+    assert drawn.captions() == captions
+    assert [entry.text for entry in drawn.legend] == ["right", "wrong", "to be found"]
 
 
-def test_a_second_detection_of_the_same_box_is_wrong(drawn):
+def test_a_second_detection_of_the_same_box_is_wrong(drawn, tmp_path):
     truth = one([20.0, 20.0, 40.0, 50.0])
     twice = Detections(truth.boxes.repeat(2, 1), torch.tensor([0.6, 0.8]), truth.labels.repeat(2))
-    draw_detections([torch.zeros(3, 60, 80)], [twice], CATEGORIES, "unused.png", truths=[truth])
-    assert drawn[0].axes[0].get_title() == "1 of 1 found, 1 wrong"
+    draw_detections([torch.zeros(3, 60, 80)], [twice], CATEGORIES, tmp_path / "sheet.png", truths=[truth])
+    assert drawn.titles == ["1 of 1 found, 1 wrong"]
 
 
-def test_without_truths_each_category_has_a_colour_and_a_line_in_the_legend(drawn):
+def test_without_truths_each_category_has_a_colour_and_a_line_in_the_legend(drawn, tmp_path):
     found = [one([20.0, 20.0, 40.0, 50.0]), one([20.0, 20.0, 40.0, 50.0], label=1)]
-    draw_detections([torch.zeros(3, 60, 80)] * 2, found, CATEGORIES, "unused.png")
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["cat", "bird"]
-    colours = {panel.patches[0].get_edgecolor() for panel in drawn[0].axes}
-    assert len(colours) == 2
+    draw_detections([torch.zeros(3, 60, 80)] * 2, found, CATEGORIES, tmp_path / "sheet.png")
+    assert [entry.text for entry in drawn.legend] == ["cat", "bird"]
+    assert [entry.colour for entry in drawn.legend] == [marks[0].colour for marks in drawn.marks]
+    assert len({marks[0].colour for marks in drawn.marks}) == 2
+    assert all(shows(tmp_path / "sheet.png", entry.colour) for entry in drawn.legend)
 
 
-def test_boxes_are_drawn_in_the_frame_they_refer_to(drawn):
-    draw_detections(
-        [torch.zeros(3, 30, 40)], [one([40.0, 10.0, 80.0, 50.0])], CATEGORIES, "unused.png", sizes=[(60, 80)]
+def test_boxes_are_drawn_in_the_frame_they_refer_to(drawn, tmp_path):
+    found = one([40.0, 10.0, 80.0, 50.0])
+    draw_detections([torch.zeros(3, 30, 40)], [found], CATEGORIES, tmp_path / "sheet.png", sizes=[(60, 80)])
+    assert drawn.sizes == [(500, 375)]
+    assert drawn.marks[0][0].box == (250, 62.5, 500, 312.5)
+
+
+def test_every_panel_of_a_sheet_lies_inside_the_height_of_the_tallest_frame(drawn, tmp_path):
+    images, nothing = (
+        [torch.zeros(3, 30, 60), torch.zeros(3, 30, 30), torch.zeros(3, 90, 30)],
+        one([0, 0, 1.0, 1], 0, 0),
     )
-    panel = drawn[0].axes[0]
-    assert panel.patches[0].get_bbox().extents.tolist() == [40, 10, 80, 50]
-    assert panel.images[0].get_extent() == [0, 80, 60, 0]
-
-
-@pytest.mark.parametrize("pictures_in_grid", [1, 2, 7])
-def test_no_caption_title_or_legend_covers_another(drawn, pictures_in_grid):
-    scenes = DigitScenes("val", pictures_in_grid)
-    samples = list(scenes)
-    truths = [Detections.of_sample(sample) for sample in samples]
-    found = [Detections(truth.boxes[1:] + 0.5, truth.scores[1:], truth.labels[1:]) for truth in truths]
-    draw_detections([sample.image for sample in samples], found, scenes.categories, "unused.png", truths=truths)
-    figure = drawn[0]
-    panels, titles = figure.axes, [panel.title for panel in figure.axes]
-    assert len(panels) == pictures_in_grid
-    assert len(figure.texts) == sum(len(truth.labels) for truth in truths)
-    for group in (extents([*figure.texts, *titles, *figure.legends]), extents([*panels, *titles, *figure.legends])):
-        assert not any(a.overlaps(b) for a, b in itertools.combinations(group, 2))
-        assert all(figure.bbox.x0 <= a.x0 and a.x1 <= figure.bbox.x1 for a in group)
-        assert all(figure.bbox.y0 <= a.y0 and a.y1 <= figure.bbox.y1 for a in group)
+    draw_detections(images, [nothing] * 3, CATEGORIES, tmp_path / "sheet.png")
+    assert drawn.sizes == [(500, 250), (500, 500), (500, 1500)]
 
 
 def test_no_pictures_are_refused():

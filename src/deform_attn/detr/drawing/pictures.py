@@ -2,30 +2,26 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from deform_attn.detr.boxes import iou
 from deform_attn.detr.data.base import Category
-from deform_attn.detr.drawing.canvas import (
-    add_legend,
-    category_colour,
-    legend_line,
-    new_canvas,
-    outline,
-    save,
-    show_picture,
-    write_captions,
-)
 from deform_attn.detr.drawing.captions import Rectangle
+from deform_attn.detr.drawing.contact_sheet import PANEL, Entry, contact_sheet
+from deform_attn.detr.drawing.marks import Mark, category_colour, draw_marks
+from deform_attn.detr.extra import detr_extra
+from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model.detections import Detections
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from PIL.Image import Image
 
 # As the colours of categories.
 _RIGHT, _WRONG, _TRUTH = "#4cc3ff", "#ffa033", "#ffffff"
+_LINE, _TEXT = 3, 14  # pixels, of lines and of letters
 
 
 def draw_detections(
@@ -56,36 +52,45 @@ def draw_detections(
         raise ValueError("images: expected at least one picture, got none")
     shown = [found.above(min_score) for found in detections]
     sizes = [(image.shape[1], image.shape[2]) for image in images] if sizes is None else sizes
-    palette = {label: category_colour(label) for found in shown for label in found.labels.tolist()}
-    figure, panels = new_canvas(len(images), max(height / width for height, width in sizes))
-    captions: dict[Axes, list[tuple[Rectangle, str, str]]] = {}
-    for i, (panel, image, size, found) in enumerate(zip(panels, images, sizes, shown, strict=True)):
-        show_picture(panel, image, size)
-        labels, boxes = found.labels.tolist(), _rectangles(found.boxes)
-        # With one category its name tells nothing.
-        names = [f"{category.name} " if len(categories) > 1 else "" for category in categories]
+    # With one category its name tells nothing.
+    names = [f"{' '.join(category.name.split())} " if len(categories) > 1 else "" for category in categories]
+    tallest = max(height / width for height, width in sizes)
+    panels, titles = [], []
+    for i, (image, (height, width), found) in enumerate(zip(images, sizes, shown, strict=True)):
+        scale = PANEL * min(1 / width, tallest / height)
+        labels, boxes = found.labels.tolist(), _rectangles(found.boxes * scale)
+        colours = [category_colour(label) for label in labels]
         texts = [f"{names[label]}{score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]
-        colours = [palette[label] for label in labels]
-        missed: list[tuple[Rectangle, str, str]] = []
+        missed: list[Mark] = []
         if truths is not None:
             right, is_found = _judge(found, truths[i])
             colours = [_RIGHT if ok else _WRONG for ok in right]
-            to_find = zip(_rectangles(truths[i].boxes), truths[i].labels.tolist(), is_found, strict=True)
-            missed = [(box, f"{names[label]}missed", _TRUTH) for box, label, ok in to_find if not ok]
-            panel.set_title(f"{sum(is_found)} of {len(is_found)} found, {right.count(False)} wrong", fontsize=8)
-        captions[panel] = list(zip(boxes, texts, colours, strict=True)) + missed
-        for box, colour in zip(boxes, colours, strict=True):
-            outline(panel, box, colour)
-        for box in [] if truths is None else _rectangles(truths[i].boxes):
-            outline(panel, box, _TRUTH, dashed=True)
-
+            to_find = zip(_rectangles(truths[i].boxes * scale), truths[i].labels.tolist(), is_found, strict=True)
+            missed = [
+                Mark(box, _TRUTH, None if ok else f"{names[label]}missed", dashed=True) for box, label, ok in to_find
+            ]
+            titles.append(f"{sum(is_found)} of {len(is_found)} found, {right.count(False)} wrong")
+        marks = missed + [Mark(*one) for one in zip(boxes, colours, texts, strict=True)]
+        panel = _panel(image, round(width * scale), round(height * scale))
+        draw_marks(panel, marks, line=_LINE, size=_TEXT)
+        panels.append(panel)
     if truths is None:
-        add_legend(figure, [legend_line(palette[label], categories[label].name) for label in sorted(palette)])
+        seen = sorted({label for found in shown for label in found.labels.tolist()})
+        legend = [Entry(category_colour(label), categories[label].name) for label in seen]
     else:
-        truth = legend_line(_TRUTH, "to be found", dashed=True)
-        add_legend(figure, [legend_line(_RIGHT, "right"), legend_line(_WRONG, "wrong"), truth])
-    write_captions(figure, captions)
-    save(figure, path)
+        legend = [Entry(_RIGHT, "right"), Entry(_WRONG, "wrong"), Entry(_TRUTH, "to be found", dashed=True)]
+    sheet = contact_sheet(panels, titles, legend)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format=None if Path(path).suffix else "PNG")
+
+
+def _panel(image: Tensor, width: int, height: int) -> "Image":
+    """Return `image [3, H, W]` as a picture of this size."""
+    with detr_extra():
+        from PIL import Image
+
+    pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)  # [H, W, 3]
+    return Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _judge(found: Detections, truth: Detections) -> tuple[list[bool], list[bool]]:
