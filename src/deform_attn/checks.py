@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
+from deform_attn import torch_names
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.tensor_checks import INT_DTYPES, dense, float_tensor, is_fake, same_device
 
@@ -277,7 +278,7 @@ def _pairs_of_tensor(tensor: Tensor) -> list[Any]:
         fail("spatial_shapes", expected, got, f"Use an integer tensor [L, 2]. Better: {fix[:1].lower() + fix[1:]}")
     if tensor.is_meta or is_fake(tensor):
         fail("spatial_shapes", expected, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
-    if torch._C._functorch.is_batchedtensor(tensor) or torch._is_functional_tensor(tensor):
+    if torch_names.is_wrapped(tensor):
         fail("spatial_shapes", expected, "a tensor that a transform of torch.func has wrapped", fix)
     if type(tensor) is Tensor and tensor.numel() and not tensor.data_ptr():
         fail("spatial_shapes", expected, "a tensor without memory", fix)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deform_attn import checks, module_checks
+from deform_attn import checks, module_checks, torch_names
 from deform_attn.functional import deformable_attention
 from deform_attn.recording import Sampling, Shapes, sampling_of
 from deform_attn.signatures import by_name
@@ -357,7 +357,7 @@ def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
         and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
         and not linear._backward_pre_hooks
         and "forward" not in vars(linear)
-        and not torch.nn.modules.module._has_any_global_hook()
+        and not torch_names.hooks_on_all_modules()
     )
 
 

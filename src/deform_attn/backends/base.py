@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from deform_attn import torch_names
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 
 # As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
@@ -48,10 +48,12 @@ class Backend:
 def transforms_in_force() -> list[str]:
     """Return, as reasons against a backend that only autograd can differentiate, what else is at work on the call."""
     reasons = []
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
+    if torch_names.TRANSFORMS.missing:
+        reasons.append(f"it cannot tell what is at work on a call: {torch_names.TRANSFORMS.verdict}")
+    elif not torch.compiler.is_compiling():
+        if torch_names.are_transforms_active():
             reasons.append("the transforms of torch.func do not reach into it")
-        if forward_ad._current_level >= 0:
+        if torch_names.is_forward_mode_on():
             reasons.append("it has no forward-mode derivative")
     return reasons
 

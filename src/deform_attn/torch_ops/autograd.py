@@ -10,17 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from deform_attn import torch_names
 from deform_attn.torch_ops import decomposition, tangents
 from deform_attn.torch_ops.schema import ATTEND, SAMPLE, register
 
 _Grads = tuple[Tensor | None, ...]
 
 
-class Function(_SingleLevelFunction):
+class Function(torch_names.SingleLevelFunction):  # type: ignore[misc]
     """A derivative on one level: of autograd alone, or of one of the transforms of torch.func.
 
     Each of these, nested as they may be, dispatches the ops once and so comes here by itself. A plain
@@ -30,12 +29,12 @@ class Function(_SingleLevelFunction):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """Apply it, on this level."""
-        allowed = _functorch.get_single_level_autograd_function_allowed()
-        _functorch.set_single_level_autograd_function_allowed(True)
+        allowed = torch_names.get_single_level_allowed()
+        torch_names.set_single_level_allowed(True)
         try:
-            return cls.apply(*args)  # type: ignore[attr-defined]
+            return cls.apply(*args)
         finally:
-            _functorch.set_single_level_autograd_function_allowed(allowed)
+            torch_names.set_single_level_allowed(allowed)
 
 
 class _Sample(Function):
@@ -126,7 +125,7 @@ def _saved(ctx: Any, tensors: Sequence[Any] | None = None) -> list[Any]:
 @contextmanager
 def _saved_to_move(ctx: Any) -> Iterator[list[Any]]:
     """Yield the arguments without their own tangents; those of levels further out, which torch has off, are on."""
-    with forward_ad._set_fwd_grad_enabled(True):
+    with torch_names.forward_mode_enabled(True):
         yield _saved(ctx, [forward_ad.unpack_dual(tensor).primal for tensor in ctx.saved_for_forward])
 
 
@@ -142,11 +141,11 @@ def _placed(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) ->
 def _next_level() -> Iterator[None]:
     """Hand what is called inside to the kernel, or to the next transform of torch.func."""
     with ExitStack() as stack:
-        if torch._C._are_functorch_transforms_active():
+        if torch_names.are_transforms_active():
             # Inside of a function's forward torch has them off, but the next level wants its derivatives, too.
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
-        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+            stack.enter_context(torch_names.forward_mode_enabled(True))
+        stack.enter_context(torch_names.BelowAutograd())
         yield
 
 
@@ -156,7 +155,7 @@ def _is_recorded(*tensors: Tensor) -> bool:
 
 def _is_moving(*tensors: Tensor) -> bool:
     """Return whether a tensor has a tangent on this level."""
-    if forward_ad._current_level < 0:
+    if not torch_names.is_forward_mode_on():
         return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
@@ -165,7 +164,7 @@ def _sample_autograd(value: Tensor, shapes: list[int], locations: Tensor, weight
     tensors = value, locations, weights
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return _Sample.run(value, shapes, locations, weights, *options)
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch_names.BelowAutograd():
         return SAMPLE.forward(value, shapes, locations, weights, *options)
 
 
@@ -175,7 +174,7 @@ def _sample_backward_autograd(
     tensors = grad_output, value, locations, weights
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return _SampleBackward.run(grad_output, value, shapes, locations, weights, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch_names.BelowAutograd():
         return SAMPLE.backward(grad_output, value, shapes, locations, weights, *rest)
 
 
@@ -187,7 +186,7 @@ def _attend_autograd(
         return decomposition.attend(value, shapes, references, offsets, logits, *rest)
     if _is_recorded(*tensors):
         return _Attend.run(value, shapes, references, offsets, logits, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch_names.BelowAutograd():
         return ATTEND.forward(value, shapes, references, offsets, logits, *rest)
 
 
@@ -203,9 +202,10 @@ def _attend_backward_autograd(
     tensors = grad_output, value, references, offsets, logits
     if _is_recorded(*tensors) or _is_moving(*tensors):
         return decomposition.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch_names.BelowAutograd():
         return ATTEND.backward(grad_output, value, shapes, references, offsets, logits, *rest)
 
 
-register(SAMPLE, _sample_autograd, _sample_backward_autograd, "Autograd")
-register(ATTEND, _attend_autograd, _attend_backward_autograd, "Autograd")
+if not torch_names.OPS.missing:
+    register(SAMPLE, _sample_autograd, _sample_backward_autograd, "Autograd")
+    register(ATTEND, _attend_autograd, _attend_backward_autograd, "Autograd")

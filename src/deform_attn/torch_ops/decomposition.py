@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import reference
+from deform_attn.cells import maps_of
 from deform_attn.torch_ops.schema import SAMPLE, pairs
 
 
@@ -67,7 +68,7 @@ def attend_backward(
         passing = _finite(offsets.to(dtype))
         grads[0] = _grad_references(grad_locations, references, passing, num_points, offset_scale)
     if want_offsets:
-        step = _steps(shapes, _finite(references.to(dtype)), num_points, offset_scale)  # [N or 1, Q or 1, 1, T, 2]
+        step = _steps(shapes, _finite(references.to(dtype)), num_points, offset_scale)  # [T, 2] or [N, Q, 1, T, 2]
         grads[1] = grad_locations * step
     if want_logits:
         pull = weights * grad_weights
@@ -106,17 +107,11 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 def _steps(shapes: Sequence[int], references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
-    """Return how far a location moves as its offset does, with axes like the offsets' `[N, Q, M, T, 2]`."""
-    levels = list(zip(pairs(shapes), num_points, strict=True))
+    """Return how far a location moves as its offset does, `[T, 2]` or `[N, Q, 1, T, 2]`."""
+    maps = maps_of(pairs(shapes), num_points, references)
     if references.shape[-1] == 2:
-        rows = [(1 / max(W, 1), 1 / max(H, 1)) for (H, W), P in levels for _ in range(P)]
-        return torch.tensor(rows, dtype=references.dtype, device=references.device).reshape(1, 1, 1, -1, 2)
-    sizes = references[..., 2:].expand(-1, -1, len(levels), -1).unbind(2)  # L x [N, Q, 2]
-    steps = [
-        (size * (offset_scale / max(P, 1)))[:, :, None, None].expand(-1, -1, -1, P, -1)
-        for size, (_, P) in zip(sizes, levels, strict=True)
-    ]
-    return torch.cat(steps, dim=3)
+        return 1 / torch.stack((maps.W, maps.H), -1).clamp(min=1).to(references.dtype)
+    return reference.of_points(references[..., 2:], num_points) * offset_scale / maps.P[:, None]
 
 
 def _grad_references(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deform_attn import torch_names
 from deform_attn.backends.native import library
 from deform_attn.backends.native.addresses import address
 from deform_attn.messages import fail, shape_text
@@ -14,6 +15,8 @@ from deform_attn.torch_ops import schema
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 _library, _reasons = library.load()
+if torch_names.OPS.missing:
+    _library, _reasons = None, [torch_names.OPS.verdict]
 
 
 def unavailable_reasons() -> list[str]:

@@ -1,0 +1,112 @@
+"""Cells: which pixels a location reads, and with what shares. Said once, for the maths and for its derivatives.
+
+The centre of pixel i lies at (i + 0.5) / W. Between four centres lies a cell, and a bilinear read weighs its corners by
+how near they are. Everything here is laid out by points: an axis T holds the points of all levels, level by level.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Maps(NamedTuple):
+    """The map that each of the T points of a head lies on; all are integers `[T]`."""
+
+    H: Tensor
+    W: Tensor
+    P: Tensor  # how many points a head has there
+    first: Tensor  # of its pixels, among those of all maps
+
+    @property
+    def empty(self) -> Tensor:
+        """Whether it has no pixels: nothing that belongs to its points reaches any arithmetic."""
+        return (self.H == 0) | (self.W == 0)
+
+
+def maps_of(spatial_shapes: Sequence[tuple[int, int]], num_points: Sequence[int], like: Tensor) -> Maps:
+    """Return the maps of the points, of which level l has `num_points[l]`, on the device of `like`."""
+    rows, first = [], 0
+    for (H, W), P in zip(spatial_shapes, num_points, strict=True):
+        rows.append((H, W, P, first))
+        first += H * W
+    # Filled, not made of a list: that would wait for a GPU, and make constants of symbolic sizes.
+    columns = zip(*rows, strict=True)
+    parts = ([like.new_full((row[2],), n, dtype=torch.long) for n, row in zip(c, rows, strict=True)] for c in columns)
+    return Maps(*map(torch.cat, parts))
+
+
+class Axis(NamedTuple):
+    """Where points lie along one axis of their maps: between two neighbouring pixels, all `[N, Q, M, T]`.
+
+    `low` and `high` are the pixels, which lie off the map where they are negative or not below its size. Of a weight of
+    1 `high` gets `share`, and `low` the rest; `rate` is how fast `share` grows along the axis.
+    """
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+    rate: Tensor
+
+
+def axis(coordinate: Tensor, size: Tensor, interpolation: str, padding_mode: str) -> Axis:
+    """Return where points of this `coordinate`, 1 at the far end of their maps, lie on maps of this `size` in pixels.
+
+    Of "nearest" `low` is the pixel that a point lies in, with all the weight. With padding "border" what lies beyond
+    the outermost centre lies on it. A coordinate that is not finite lies off the map.
+    """
+    last = size - 1
+    if interpolation == "nearest":
+        x, rate = (coordinate * size).floor(), torch.zeros_like(size)
+    else:
+        x, rate = coordinate * size - 0.5, size  # 0 at the centre of the first pixel
+    beyond = x > last
+    if padding_mode == "border":
+        rate = torch.where((x >= 0) & (x < last), rate, 0)
+        # Not clamp, which passes a gradient on at the last centre itself, where the surface is level beyond.
+        x = torch.where(x >= last, last, x.clamp(min=0))
+    within = (x > -1) & (x < 2 * size)  # False for NaN and infinity, True on the map
+    x = torch.where(within, x, -2)
+    whole = x.floor()
+    # From here on in integers: the size may be none of the numbers of float32, which above 2^24 leaves some out.
+    low = whole.long()
+    high = low + 1
+    if padding_mode == "border":  # beyond the last pixel lies its copy
+        low, high = torch.where(beyond, last, low).minimum(last), high.minimum(last)
+    return Axis(low, high, x - whole, rate)
+
+
+class Corner(NamedTuple):
+    """One of the pixels that the points read, all `[N, Q, M, T]`.
+
+    `pixel` is its index among those of all maps, or S off the map, `across` and `down` its shares along x and y, whose
+    product is its weight. `right` and `below` are 1 or -1: the sign with which the shares grow.
+    """
+
+    pixel: Tensor
+    on_map: Tensor
+    across: Tensor
+    down: Tensor
+    right: int
+    below: int
+
+
+def corners(maps: Maps, S: int, columns: Axis, rows: Axis, interpolation: str) -> Iterator[Corner]:
+    """Yield the four corners of the points' cells; of "nearest" the one pixel that each lies in.
+
+    Args:
+        maps: of the points.
+        S: how many pixels all maps have together.
+        columns: where the points lie along x.
+        rows: where they lie along y.
+        interpolation: "bilinear" or "nearest".
+    """
+    signs = (-1,) if interpolation == "nearest" else (-1, 1)
+    for below in signs:
+        row, down = (rows.high, rows.share) if below > 0 else (rows.low, 1 - rows.share)
+        for right in signs:
+            column, across = (columns.high, columns.share) if right > 0 else (columns.low, 1 - columns.share)
+            on_map = (column >= 0) & (column < maps.W) & (row >= 0) & (row < maps.H)
+            pixel = torch.where(on_map, maps.first + row * maps.W + column, S)
+            yield Corner(pixel, on_map, across, down, right, below)
