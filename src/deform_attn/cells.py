@@ -37,6 +37,26 @@ def maps_of(spatial_shapes: Sequence[tuple[int, int]], num_points: Sequence[int]
     return Maps(*map(torch.cat, parts))
 
 
+def in_pixels(coordinate: Tensor, size: Tensor, interpolation: str) -> Tensor:
+    """Return a `coordinate`, 1 at the far end of its map, in pixels of a map of this `size`: 0 at the first centre.
+
+    Of "nearest" it is the centre of the pixel that it lies in.
+    """
+    return (coordinate * size).floor() if interpolation == "nearest" else coordinate * size - 0.5
+
+
+def placed(x: Tensor, size: Tensor, padding_mode: str) -> Tensor:
+    """Return `x`, in pixels, where it is read: one far off the map, NaN and infinity at -2, whence nothing is read.
+
+    With padding "border" what lies beyond the outermost centre is read there.
+    """
+    if padding_mode == "border":
+        # Not clamp, which passes a gradient on at the last centre itself, where the surface is level beyond.
+        x = torch.where(x >= size - 1, size - 1, x.clamp(min=0))
+    # The size may be none of the numbers of float32, which above 2^24 leaves some out; so its double.
+    return torch.where((x > -1) & (x < 2 * size), x, -2)
+
+
 class Axis(NamedTuple):
     """Where points lie along one axis of their maps: between two neighbouring pixels, all `[N, Q, M, T]`.
 
@@ -51,29 +71,18 @@ class Axis(NamedTuple):
 
 
 def axis(coordinate: Tensor, size: Tensor, interpolation: str, padding_mode: str) -> Axis:
-    """Return where points of this `coordinate`, 1 at the far end of their maps, lie on maps of this `size` in pixels.
-
-    Of "nearest" `low` is the pixel that a point lies in, with all the weight. With padding "border" what lies beyond
-    the outermost centre lies on it. A coordinate that is not finite lies off the map.
-    """
+    """Return where points of this `coordinate` lie on maps of this `size`; of "nearest" `low` has all the weight."""
     last = size - 1
-    if interpolation == "nearest":
-        x, rate = (coordinate * size).floor(), torch.zeros_like(size)
-    else:
-        x, rate = coordinate * size - 0.5, size  # 0 at the centre of the first pixel
-    beyond = x > last
-    if padding_mode == "border":
-        rate = torch.where((x >= 0) & (x < last), rate, 0)
-        # Not clamp, which passes a gradient on at the last centre itself, where the surface is level beyond.
-        x = torch.where(x >= last, last, x.clamp(min=0))
-    within = (x > -1) & (x < 2 * size)  # False for NaN and infinity, True on the map
-    x = torch.where(within, x, -2)
+    raw = in_pixels(coordinate, size, interpolation)
+    x = placed(raw, size, padding_mode)
     whole = x.floor()
-    # From here on in integers: the size may be none of the numbers of float32, which above 2^24 leaves some out.
+    # From here on in integers, which know every size.
     low = whole.long()
     high = low + 1
+    rate = torch.zeros_like(size) if interpolation == "nearest" else size
     if padding_mode == "border":  # beyond the last pixel lies its copy
-        low, high = torch.where(beyond, last, low).minimum(last), high.minimum(last)
+        low, high = torch.where(raw > last, last, low).minimum(last), high.minimum(last)
+        rate = torch.where((raw >= 0) & (raw < last), rate, 0)
     return Axis(low, high, x - whole, rate)
 
 

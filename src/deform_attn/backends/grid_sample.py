@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from deform_attn import reference
 from deform_attn.backends.base import Backend, transforms_in_force
+from deform_attn.cells import Maps, in_pixels, maps_of, placed
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 from deform_attn.tensor_checks import is_fake
 
@@ -62,36 +63,31 @@ def _read_levels(inputs: SamplingInputs) -> Tensor:
     N, _, M, D = value.shape
     Q = locations.shape[1]
     maps = value.to(dtype).split([H * W for H, W in shapes], dim=1)
-    points = locations.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P, 2]
+    places = maps_of(shapes, num_points, value)
+    grids = _grid(locations.to(dtype).transpose(1, 2), places, interpolation, padding_mode).split(list(num_points), 3)
     shares = weights.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P]
     output = value.new_zeros((N * M, D, Q), dtype=dtype)
-    for (H, W), P, x, point, share in zip(shapes, num_points, maps, points, shares, strict=True):
+    for (H, W), P, x, grid, share in zip(shapes, num_points, maps, grids, shares, strict=True):
         if H * W * P == 0:
             continue
         x = x.permute(0, 2, 3, 1).reshape(N * M, D, H, W)
-        grid = _grid(point.reshape(N * M, Q, P, 2), H, W, interpolation, padding_mode)
+        grid = grid.reshape(N * M, Q, P, 2)
         corners = F.grid_sample(x, grid, interpolation, "zeros", align_corners=False)  # [N*M, D, Q, P]
         output = output + (corners * share.reshape(N * M, 1, Q, P)).sum(-1)
     return output.reshape(N, M * D, Q).transpose(1, 2).contiguous().to(value.dtype)
 
 
-def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: str) -> Tensor:
-    """Return finite `locations` in grid_sample's units, where [-1, 1] spans the map, without those it judges otherwise.
+def _grid(locations: Tensor, maps: Maps, interpolation: str, padding_mode: str) -> Tensor:
+    """Return finite `locations` in grid_sample's units, where [-1, 1] spans the map, `[N, M, Q, T, 2]`.
 
-    Its own rules for gradients at the border differ from ours, so that only locations inside of it are left to it.
+    Its own rules at the border and for halves differ from ours: a location beyond the border is moved there, one that
+    reads nothing far away, and of "nearest" each to the centre of its pixel.
     """
-    size = torch.tensor([W, H], dtype=locations.dtype, device=locations.device)
-    half = 0.5 / size  # a pixel's
-    if interpolation == "nearest":
-        # At the pixel's centre, where its rounding of halves to even cannot matter.
-        locations = ((locations * size).floor() + 0.5) / size
-    if padding_mode == "border":
-        locations = torch.where(locations < half, half, locations)
-        locations = torch.where(locations >= 1 - half, 1 - half, locations)
-    else:
-        off = ((locations <= -half) | (locations >= 1 + half)).any(-1, keepdim=True)
-        locations = torch.where(off, -1, locations)  # both, since either would pass 0 times a NaN on to the other
-    return 2 * locations - 1
+    size = torch.stack((maps.W, maps.H), -1)
+    pixels = placed(in_pixels(locations, size, interpolation), size, padding_mode)
+    off = ((pixels <= -1) | (pixels >= size)).any(-1, keepdim=True)
+    pixels = torch.where(off, -2, pixels)  # both, since either would pass 0 times a NaN on to the other
+    return (2 * pixels + 1) / size.clamp(min=1) - 1
 
 
 GRID_SAMPLE = Backend(
