@@ -4,11 +4,14 @@ The centre of pixel i lies at (i + 0.5) / W. Between four centres lies a cell, a
 how near they are. Everything here is laid out by points: an axis T holds the points of all levels, level by level.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from deform_attn.shape_checks import MOST, MOST_NUMBERS, Pairs
 
 
 class Maps(NamedTuple):
@@ -25,16 +28,31 @@ class Maps(NamedTuple):
         return (self.H == 0) | (self.W == 0)
 
 
-def maps_of(spatial_shapes: Sequence[tuple[int, int]], num_points: Sequence[int], like: Tensor) -> Maps:
-    """Return the maps of the points, of which level l has `num_points[l]`, on the device of `like`."""
-    rows, first = [], 0
-    for (H, W), P in zip(spatial_shapes, num_points, strict=True):
-        rows.append((H, W, P, first))
-        first += H * W
-    # Filled, not made of a list: that would wait for a GPU, and make constants of symbolic sizes.
-    columns = zip(*rows, strict=True)
-    parts = ([like.new_full((row[2],), n, dtype=torch.long) for n, row in zip(c, rows, strict=True)] for c in columns)
-    return Maps(*map(torch.cat, parts))
+def maps_of(spatial_shapes: Pairs | Tensor, num_points: Sequence[int], like: Tensor) -> Maps:
+    """Return the maps of the points, of which level l has `num_points[l]`, on the device of `like`.
+
+    Sizes in a tensor `[L, 2]` nobody has judged: a level with a side below 0 or of 2^31 and more is empty, and where
+    the maps reach beyond the pixels that there are, nothing is read (`corners`).
+    """
+    like = like.new_empty((), dtype=torch.long)
+    if isinstance(spatial_shapes, Tensor):
+        sizes = spatial_shapes.to(like)
+        possible = ((sizes >= 0) & (sizes <= MOST)).all(-1, keepdim=True)
+        H, W = torch.where(possible, sizes, 0).unbind(-1)
+        pixels = (H * W).clamp(max=MOST_NUMBERS)  # so that their sum is a number of 64 bits, too
+        columns: list[Sequence[Any]] = [*torch.stack((H, W, pixels.cumsum(0) - pixels)).unbind()]  # type: ignore[list-item]
+    else:
+        areas = [H * W for H, W in spatial_shapes]
+        firsts = itertools.accumulate(areas[:-1], initial=0)
+        columns = [[H for H, _ in spatial_shapes], [W for _, W in spatial_shapes], list(firsts)]
+
+    def of_points(numbers: Sequence[Any]) -> Tensor:
+        # Filled, not made of a list: that would wait for a GPU, and make constants of symbolic sizes.
+        pairs = zip(numbers, num_points, strict=True)
+        return torch.cat([n.expand(P) if isinstance(n, Tensor) else like.new_full((P,), n) for n, P in pairs])
+
+    H, W, first = map(of_points, columns)
+    return Maps(H, W, of_points(num_points), first)
 
 
 def in_pixels(coordinate: Tensor, size: Tensor, interpolation: str) -> Tensor:
@@ -116,6 +134,7 @@ def corners(maps: Maps, S: int, columns: Axis, rows: Axis, interpolation: str) -
         row, down = (rows.high, rows.share) if below > 0 else (rows.low, 1 - rows.share)
         for right in signs:
             column, across = (columns.high, columns.share) if right > 0 else (columns.low, 1 - columns.share)
-            on_map = (column >= 0) & (column < maps.W) & (row >= 0) & (row < maps.H)
-            pixel = torch.where(on_map, maps.first + row * maps.W + column, S)
+            pixel = maps.first + row * maps.W + column
+            on_map = (column >= 0) & (column < maps.W) & (row >= 0) & (row < maps.H) & (pixel < S)
+            pixel = torch.where(on_map, pixel, S)
             yield Corner(pixel, on_map, across, down, right, below)

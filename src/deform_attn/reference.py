@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from deform_attn.cells import Maps, axis, corners, maps_of
+from deform_attn.shape_checks import Pairs
 
-SpatialShapes = Sequence[tuple[int, int]]
+SpatialShapes = Pairs | Tensor
 
 
 def deform_attn(
@@ -50,7 +51,7 @@ def deform_attn(
     # W' is linear, so the map may be projected once instead of at every point; off the map both are 0.
     value = torch.einsum("dc,nchw->nhwd", value_proj, x).reshape(N, H * W, M, -1)
     locations = p[:, :, None, None] + offsets / p.new_tensor([W, H])  # [N, Q, M, K, 2]
-    points = read(value, maps_of([(H, W)], [K], value), locations)  # [N, Q, M, K, D]
+    points = read(value, maps_of(((H, W),), [K], value), locations)  # [N, Q, M, K, D]
     heads = (A[..., None] * points).sum(-2).flatten(2)  # [N, Q, M*D]
     return heads @ output_proj.T
 

@@ -85,7 +85,6 @@ any_requires_grad = _found("torch._C._any_requires_grad")
 # Of these a missing one costs a clearer message, or the time that looking would have saved.
 FakeTensor: Any = _found("torch._subclasses.fake_tensor.FakeTensor") or type(None)
 _is_batched = _found("torch._C._functorch.is_batchedtensor")
-_is_functional = _found("torch._is_functional_tensor")
 _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")
@@ -96,9 +95,9 @@ def is_forward_mode_on() -> bool:
     return forward_ad._current_level >= 0
 
 
-def is_wrapped(tensor: torch.Tensor) -> bool:
-    """Return whether a transform of torch.func has wrapped a tensor."""
-    return any(asks is not None and asks(tensor) for asks in (_is_batched, _is_functional))
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Return whether torch.vmap maps over a tensor."""
+    return _is_batched is not None and _is_batched(tensor)
 
 
 def hooks_on_all_modules() -> bool:

@@ -26,18 +26,34 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     elif inputs.value.device.type == "meta" or is_fake(inputs.value):
         reasons.append("meta and fake tensors have no numbers to look at for NaN")
     points = inputs.sampling_offsets if isinstance(inputs, AttentionInputs) else inputs.sampling_locations
-    read = any(H * W * P for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True))
-    if inputs.value.numel() == 0 or points.numel() == 0 or not read:
+    if inputs.value.numel() == 0 or points.numel() == 0 or not _reads(inputs):
         reasons.append("there is nothing to read, and torch's grid_sample refuses empty tensors")
     return reasons
 
 
+def _reads(inputs: Inputs) -> bool:
+    """Return whether a map with pixels has points; of sizes that the host has not read nobody knows."""
+    shapes = inputs.spatial_shapes
+    return isinstance(shapes, Tensor) or any(H * W * P for (H, W), P in zip(shapes, inputs.num_points, strict=True))
+
+
 def _sample(inputs: SamplingInputs) -> Tensor:
-    if inputs.sampling_locations.isfinite().all():
-        output = _read_levels(inputs)
+    read = _with_pairs(inputs)
+    if read is not None and inputs.sampling_locations.isfinite().all():
+        output = _read_levels(read)
         if output.isfinite().all():
             return output
     return reference.multi_scale_deformable_attention(*inputs)
+
+
+def _with_pairs(inputs: SamplingInputs) -> SamplingInputs | None:
+    """Return a call with its sizes as pairs, for which it waits for the device; None where they do not fit."""
+    if not isinstance(inputs.spatial_shapes, Tensor):
+        return inputs
+    shapes = tuple((H, W) for H, W in inputs.spatial_shapes.tolist())
+    read = inputs._replace(spatial_shapes=shapes)
+    fits = min(map(min, shapes)) >= 0 and sum(H * W for H, W in shapes) == inputs.value.shape[1]
+    return read if fits and _reads(read) else None
 
 
 def _attend(inputs: AttentionInputs) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from deform_attn import reference
 from deform_attn.cells import maps_of
-from deform_attn.torch_ops.schema import SAMPLE, pairs
+from deform_attn.torch_ops.schema import Sizes, sample_of, sizes_of
 
 
 def attend(
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     references: Tensor,
     offsets: Tensor,
     logits: Tensor,
@@ -29,13 +29,15 @@ def attend(
     """Return the output `[N, Q, M*D]`."""
     points = references, offsets, logits
     locations, weights = _sampling(value, shapes, points, num_points, offset_scale)
-    return SAMPLE.forward(_masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode)
+    args = _masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode
+    output: Tensor = sample_of(shapes).forward(*args)
+    return output
 
 
 def attend_backward(
     grad_output: Tensor,
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     references: Tensor,
     offsets: Tensor,
     logits: Tensor,
@@ -49,7 +51,7 @@ def attend_backward(
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
     want_value, want_references, want_offsets, want_logits = wanted
     locations, weights = _sampling(value, shapes, (references, offsets, logits), num_points, offset_scale)
-    grad_value, grad_locations, grad_weights = SAMPLE.backward(
+    grad_value, grad_locations, grad_weights = sample_of(shapes).backward(
         grad_output,
         _masked(value, mask),
         shapes,
@@ -79,13 +81,13 @@ def attend_backward(
 
 def _sampling(
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     points: tuple[Tensor, Tensor, Tensor],
     num_points: Sequence[int],
     offset_scale: float,
 ) -> tuple[Tensor, Tensor]:
     dtype = reference.compute_dtype(value, *points)
-    locations, weights = reference.sampling(pairs(shapes), *points, num_points, offset_scale, dtype)
+    locations, weights = reference.sampling(sizes_of(shapes), *points, num_points, offset_scale, dtype)
     if weights.shape[-1]:
         # In place of torch's softmax, whose tangent (torch 2.13) has no gradient: it writes into what it saved.
         logits = points[-1].to(dtype)
@@ -106,9 +108,9 @@ def _finite(tensor: Tensor) -> Tensor:
     return tensor.masked_fill(~tensor.isfinite(), 0)
 
 
-def _steps(shapes: Sequence[int], references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
+def _steps(shapes: Sizes, references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
     """Return how far a location moves as its offset does, `[T, 2]` or `[N, Q, 1, T, 2]`."""
-    maps = maps_of(pairs(shapes), num_points, references)
+    maps = maps_of(sizes_of(shapes), num_points, references)
     if references.shape[-1] == 2:
         return 1 / torch.stack((maps.W, maps.H), -1).clamp(min=1).to(references.dtype)
     return reference.of_points(references[..., 2:], num_points) * offset_scale / maps.P[:, None]

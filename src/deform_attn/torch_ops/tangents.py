@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import cells, reference
-from deform_attn.torch_ops.schema import SAMPLE, pairs
+from deform_attn.torch_ops.schema import sample_of, sizes_of
 
 Tangent = Tensor | None  # None stands for 0
 
@@ -28,9 +28,9 @@ def of_output(inputs: Sequence[Any], moves: Sequence[Tangent]) -> Tensor:
     N, _, M, D = value.shape
     output = value.new_zeros((N, locations.shape[1], M * D))
     if move_value is not None:
-        output = output + SAMPLE.forward(move_value, shapes, locations, weights, *options)
+        output = output + sample_of(shapes).forward(move_value, shapes, locations, weights, *options)
     if move_weights is not None:
-        output = output + SAMPLE.forward(value, shapes, locations, move_weights, *options)
+        output = output + sample_of(shapes).forward(value, shapes, locations, move_weights, *options)
     if move_locations is not None and (along := _along(inputs, move_locations)):
         slope = _sum(c.change[..., None] * c.pixels for c in along.corners)  # [N, Q, M, T, D]
         output = output + (along.weights[..., None] * slope).sum(3).reshape(output.shape).to(value.dtype)
@@ -47,7 +47,7 @@ def of_gradients(grad_output: Tensor, inputs: Sequence[Any], moves: Sequence[Tan
     move_grads = [torch.zeros_like(tensor) for tensor in (value, locations, weights)]
 
     def add(value: Tensor, weights: Tensor, wanted: list[bool]) -> None:
-        grads = SAMPLE.backward(grad_output, value, shapes, locations, weights, *options, wanted)
+        grads = sample_of(shapes).backward(grad_output, value, shapes, locations, weights, *options, wanted)
         for i in range(3):
             if wanted[i]:
                 move_grads[i] = move_grads[i] + grads[i].to(move_grads[i].dtype)
@@ -102,7 +102,7 @@ def _along(inputs: Sequence[Any], move_locations: Tensor) -> _Along | None:
         return None
     dtype = reference.compute_dtype(value, locations, weights)
     value, locations = value.to(dtype), locations.to(dtype)
-    maps = cells.maps_of(pairs(shapes), num_points, value)
+    maps = cells.maps_of(sizes_of(shapes), num_points, value)
     x, y = locations.unbind(-1)
     columns = cells.axis(x, maps.W, interpolation, padding_mode)
     rows = cells.axis(y, maps.H, interpolation, padding_mode)
