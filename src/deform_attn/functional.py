@@ -8,9 +8,10 @@ from typing import Any, Never
 import torch
 from torch import Tensor
 
-from deform_attn import checks, shape_checks
+from deform_attn import checks
 from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import Backend, Tensors
+from deform_attn.shape_checks import on_host
 from deform_attn.signatures import by_name
 from deform_attn.torch_ops import autocast
 
@@ -80,7 +81,8 @@ def deformable_attention(
         names = "value, spatial_shapes, reference_points, sampling_offsets, attention_logits"
         checks.by_position("deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
-    spatial_shapes = shape_checks.on_host(spatial_shapes)
+    if isinstance(spatial_shapes, Tensor):
+        spatial_shapes = on_host(spatial_shapes)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
     key = remembered.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
     if key is not None and (output := remembered.run(key, tensors)) is not None:
@@ -147,7 +149,8 @@ def multi_scale_deformable_attention(
         names = "value, spatial_shapes, sampling_locations, attention_weights"
         checks.by_position("multi_scale_deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
-    spatial_shapes = shape_checks.on_host(spatial_shapes)
+    if isinstance(spatial_shapes, Tensor):
+        spatial_shapes = on_host(spatial_shapes)
     tensors = value, sampling_locations, attention_weights
     key = remembered.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
     if key is not None and (output := remembered.run(key, tensors)) is not None:

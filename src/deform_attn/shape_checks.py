@@ -25,14 +25,17 @@ MOST = 2**31 - 1
 # Of the pixels of a call and the numbers of a projection: more than the 47 bits by which today's processors address.
 MOST_NUMBERS = 2**47
 
+# Looking a name up in torch takes as long as such a question does.
+_int64, _int32, _strided, _is_compiling = torch.int64, torch.int32, torch.strided, torch.compiler.is_compiling
+
 _EXPECTED = "pairs of ints (H, W), one for each level"
 
 
-def on_host(spatial_shapes: Any) -> Any:
-    """Return sizes that are a tensor in this machine's memory as a list of pairs; any others as they are."""
-    if isinstance(spatial_shapes, Tensor) and _is_readable(spatial_shapes):
-        return _read(spatial_shapes)
-    return spatial_shapes
+def on_host(sizes: Tensor) -> Any:
+    """Return a tensor of sizes in this machine's memory as a list of pairs; another one as it is."""
+    if _is_usual(sizes):
+        return sizes.tolist()
+    return _read(sizes) if _is_readable(sizes) else sizes
 
 
 def sizes_of(spatial_shapes: Any, value: Tensor) -> Pairs | Tensor:
@@ -50,7 +53,7 @@ def sizes_of(spatial_shapes: Any, value: Tensor) -> Pairs | Tensor:
         got = shape_text(spatial_shapes.shape)
         fail("spatial_shapes", "an integer tensor [L, 2], L >= 1", got, "Its rows are the sizes (H, W) of the maps.")
     # The ops take these two, as do all that write such tensors.
-    return spatial_shapes if spatial_shapes.dtype in (torch.int32, torch.int64) else spatial_shapes.long()
+    return spatial_shapes if spatial_shapes.dtype in (_int64, _int32) else spatial_shapes.long()
 
 
 def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:
@@ -93,7 +96,7 @@ def _pair(shape: Any) -> tuple[int, int]:
 
 def _is_readable(tensor: Tensor) -> bool:
     """Return whether the host may read the numbers of a tensor, without a wait."""
-    return tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or is_fake(tensor))
+    return tensor.is_cpu and not (_is_compiling() or is_fake(tensor))
 
 
 def _tensor(tensor: Tensor) -> None:
@@ -107,10 +110,23 @@ def _tensor(tensor: Tensor) -> None:
         fail("spatial_shapes", _EXPECTED, "a tensor that torch.vmap maps over", fix)
 
 
+def _is_usual(tensor: Tensor) -> bool:
+    """Return whether a tensor passes all that `_read` judges, by the few questions that take no time."""
+    return (
+        type(tensor) is Tensor
+        and (tensor.dtype is _int64 or tensor.dtype is _int32)
+        and tensor.ndim == 2
+        and tensor.is_cpu
+        and tensor.layout is _strided
+        and not (tensor.is_nested or _is_compiling() or torch_names.is_batched(tensor))
+        and tensor.data_ptr() != 0
+    )
+
+
 def _read(tensor: Tensor) -> list[Any]:
     """Return the numbers of an integer tensor `[L, 2]` of sizes."""
     fix = "Pass a list of int pairs."
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         fail("spatial_shapes", _EXPECTED, "a tensor", f"{fix} Its numbers are not known while a graph is made.")
     _tensor(tensor)
     if tensor.is_meta or is_fake(tensor):
@@ -151,7 +167,7 @@ def fit(sizes: Sequence[int], most: int = MOST) -> bool:
 
     To compare a symbolic size would bound the sizes that its graph is good for.
     """
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         return not any(statically_known_true(size > most) for size in sizes)
     return not any(isinstance(size, int) and size > most for size in sizes)
 

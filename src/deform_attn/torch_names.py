@@ -84,7 +84,7 @@ any_requires_grad = _found("torch._C._any_requires_grad")
 
 # Of these a missing one costs a clearer message, or the time that looking would have saved.
 FakeTensor: Any = _found("torch._subclasses.fake_tensor.FakeTensor") or type(None)
-_is_batched = _found("torch._C._functorch.is_batchedtensor")
+is_batched = _found("torch._C._functorch.is_batchedtensor") or (lambda _tensor: False)  # by torch.vmap
 _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")
@@ -93,11 +93,6 @@ _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hoo
 def is_forward_mode_on() -> bool:
     """Return whether a level of forward mode is open (torch counts them in a variable)."""
     return forward_ad._current_level >= 0
-
-
-def is_batched(tensor: torch.Tensor) -> bool:
-    """Return whether torch.vmap maps over a tensor."""
-    return _is_batched is not None and _is_batched(tensor)
 
 
 def hooks_on_all_modules() -> bool:
