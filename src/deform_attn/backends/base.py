@@ -33,7 +33,8 @@ class Backend:
     `unavailable_reasons` says why it cannot run on this machine at all, `unsupported_reasons` why it cannot run one
     call; an empty list means that it can. The latter may look at metadata only (device, dtype, shapes, options), so
     that the choice can be made while tracing. A backend whose calls can be made again past torch's dispatcher has a
-    `plan`, which lays one out, or returns None where that one cannot (remembered.py).
+    `plan`, which lays one out, or returns None where that one cannot (remembered.py). `notes` says what of a call costs
+    more than it seems.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Backend:
     sample: Callable[[SamplingInputs], Tensor]
     attend: Callable[[AttentionInputs], Tensor]
     plan: Callable[[Inputs, Tensors], Plan | None] | None = None
+    notes: Callable[[Inputs], list[str]] = lambda _inputs: []
 
 
 def transforms_in_force() -> list[str]:

@@ -31,6 +31,14 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     return reasons
 
 
+def _notes(inputs: Inputs) -> list[str]:
+    if isinstance(inputs.spatial_shapes, Tensor):
+        return [
+            "grid_sample waits for the device in each call, to read spatial_shapes; a list of int pairs spares that"
+        ]
+    return []
+
+
 def _reads(inputs: Inputs) -> bool:
     """Return whether a map with pixels has points; of sizes that the host has not read nobody knows."""
     shapes = inputs.spatial_shapes
@@ -113,4 +121,5 @@ GRID_SAMPLE = Backend(
     unsupported_reasons=_unsupported_reasons,
     sample=_sample,
     attend=_attend,
+    notes=_notes,
 )

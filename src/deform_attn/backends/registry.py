@@ -84,8 +84,10 @@ def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
     reasons = {backend.name: reasons_against(backend, inputs) for backend in BACKENDS}
     candidates = [name] if name is not None else list(reasons)
     chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
-    notes = (f"no call is remembered: {REMEMBERED.verdict}",) if REMEMBERED.missing else ()
-    return Explanation(chosen if inputs is not None else None, reasons, notes)
+    notes = [f"no call is remembered: {REMEMBERED.verdict}"] if REMEMBERED.missing else []
+    if inputs is None or chosen is None:
+        return Explanation(None, reasons, tuple(notes))
+    return Explanation(chosen, reasons, (*get(chosen).notes(inputs), *notes))
 
 
 _warned: set[str] = set()
