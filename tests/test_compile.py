@@ -9,6 +9,7 @@ from deform_attn import (
     DeformableAttention,
     MultiScaleDeformableAttention,
     deformable_attention,
+    encoder_reference_points,
     multi_scale_deformable_attention,
 )
 
@@ -203,18 +204,17 @@ def test_a_second_derivative_of_compiled_code_is_refused_by_torch():
         torch.autograd.grad(grad.sum(), args[0])
 
 
-def test_a_tensor_of_shapes_in_one_graph_is_refused_with_the_argument_and_the_advice_in_the_explanation():
-    function, (value, shapes, *rest), _ = draw("classic")
+def test_what_needs_the_numbers_of_a_tensor_of_shapes_is_refused_in_one_graph_with_the_advice_in_the_explanation():
     explanation = r"Explanation: .*spatial_shapes: expected pairs of ints.*got a tensor.*pass a list of int pairs"
     with pytest.raises(torch._dynamo.exc.Unsupported, match=explanation):
-        torch.compile(function, fullgraph=True, backend="eager")(value, torch.tensor(shapes), *rest)
+        torch.compile(encoder_reference_points, fullgraph=True, backend="eager")(torch.tensor([(2, 3), (1, 2)]))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # by torch, after a break
-def test_a_tensor_of_shapes_is_read_outside_the_graph_where_graphs_may_break():
-    function, (value, shapes, *rest), _ = draw("classic")
-    compiled = torch.compile(function, backend="eager")
-    torch.testing.assert_close(compiled(value, torch.tensor(shapes), *rest), function(value, shapes, *rest))
+def test_what_needs_the_numbers_of_a_tensor_of_shapes_reads_them_outside_the_graph_where_graphs_may_break():
+    shapes = [(2, 3), (1, 2)]
+    points = torch.compile(encoder_reference_points, backend="eager")(torch.tensor(shapes))
+    torch.testing.assert_close(points, encoder_reference_points(shapes))
 
 
 def test_sizes_above_all_maps_are_refused_while_compiling():

@@ -11,6 +11,7 @@ from deform_attn import (
     DeformableAttention,
     MultiScaleDeformableAttention,
     deformable_attention,
+    encoder_reference_points,
     multi_scale_deformable_attention,
 )
 
@@ -90,16 +91,16 @@ def test_the_checks_bound_no_size_of_an_exported_program(strict):
     assert all(bounds.upper == int_oo for bounds in program.range_constraints.values())
 
 
-def test_a_tensor_of_shapes_is_refused_by_export_with_the_advice_to_pass_ints():
-    class Flat(torch.nn.Module):
-        def forward(self, value, shapes, locations, weights):
-            return multi_scale_deformable_attention(value, shapes, locations, weights)
+def test_export_refuses_what_needs_the_numbers_of_a_tensor_of_shapes_with_the_advice_to_pass_ints():
+    class Points(torch.nn.Module):
+        def forward(self, shapes):
+            return encoder_reference_points(shapes)
 
-    args = torch.ones(1, 6, 1, 1), torch.tensor([[2, 3]]), torch.ones(1, 4, 1, 1, 2, 2), torch.ones(1, 4, 1, 1, 2)
-    with pytest.raises(ValueError, match=r"^spatial_shapes: expected pairs of ints.*pass a list of int pairs"):
-        torch.export.export(Flat(), args, strict=False)
+    args = (torch.tensor([[2, 3]]),)
+    with pytest.raises(ValueError, match=r"^spatial_shapes: expected pairs of ints.*Pass a list of int pairs"):
+        torch.export.export(Points(), args, strict=False)
     with pytest.raises(Exception, match=r"spatial_shapes: expected pairs of ints.*pass a list of int pairs"):
-        torch.export.export(Flat(), args, strict=True)
+        torch.export.export(Points(), args, strict=True)
 
 
 def test_constants_beside_the_arguments_of_an_exported_module_are_taken():

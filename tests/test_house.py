@@ -18,7 +18,17 @@ EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy"
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [
-    {"messages", "signatures", "tensor_checks", "checks", "module_checks", "reference"},
+    {
+        "messages",
+        "signatures",
+        "torch_names",
+        "tensor_checks",
+        "checks",
+        "module_checks",
+        "shape_checks",
+        "cells",
+        "reference",
+    },
     {"torch_ops"},
     {"backends"},
     {"functional"},

@@ -1,7 +1,5 @@
 """Calls that are remembered: which ones, which must not be, and that nobody can tell but by the clock."""
 
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -183,27 +181,6 @@ def test_threads_share_a_plan(form):
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-PRIVATE = [name for name in remembered._NAMES if "DispatchKey" not in name]
-
-
-@pytest.mark.parametrize("name", PRIVATE)
-def test_without_a_private_name_of_torch_calls_take_the_long_way_and_explain_names_it(name):
-    code = f"""
-import torch, torch._dynamo  # whose import needs some of them itself
-owner, _, last = "{name}".rpartition(".")
-del vars(eval(owner))[last]
-import deform_attn
-from deform_attn.backends import remembered
-print(deform_attn.explain())
-key = remembered.key(None, [torch.ones(1)], [(1, 1)], None)
-print("no key" if key is None else "a key")
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert f"note: no call is remembered, since this torch has no {name}\n" in result.stdout
-    assert result.stdout.endswith("no key\n")
 
 
 @pytest.mark.parametrize("option", [{"padding_mode": "border"}, {"interpolation": "nearest"}])

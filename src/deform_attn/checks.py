@@ -3,26 +3,21 @@
 Each message names the argument, what was expected in the letters of docs/conventions.md, what came, and one fix.
 """
 
-import numbers
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from deform_attn.messages import dtype_text, fail, shape_text, shown
-from deform_attn.tensor_checks import INT_DTYPES, dense, float_tensor, is_fake, same_device
+from deform_attn.shape_checks import Pairs, fit, is_int, is_list, not_traceable, plain, sizes_of
+from deform_attn.tensor_checks import dense, float_tensor, same_device
 
 INTERPOLATIONS = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border")
 
-# Of a side of a map, and of any size or count. The product of two fits into the 64 bits in which torch counts.
-MOST = 2**31 - 1
-# Of the pixels of a call and the numbers of a projection: more than the 47 bits by which today's processors address.
-MOST_NUMBERS = 2**47
 _MOST_FLOAT = sys.float_info.max
 
 
@@ -30,7 +25,7 @@ class SamplingInputs(NamedTuple):
     """A judged call of the classic op, in normal form."""
 
     value: Tensor  # [N, S, M, D]
-    spatial_shapes: tuple[tuple[int, int], ...]  # L pairs (H, W)
+    spatial_shapes: Pairs | Tensor  # L pairs (H, W), or as a tensor [L, 2] that the host cannot read
     sampling_locations: Tensor  # [N, Q, M, T, 2]
     attention_weights: Tensor  # [N, Q, M, T]
     num_points: tuple[int, ...]  # L counts that add up to T
@@ -42,7 +37,7 @@ class AttentionInputs(NamedTuple):
     """A judged call from raw offsets and logits, in normal form."""
 
     value: Tensor  # [N, S, M, D]
-    spatial_shapes: tuple[tuple[int, int], ...]  # L pairs (H, W)
+    spatial_shapes: Pairs | Tensor  # L pairs (H, W), or as a tensor [L, 2] that the host cannot read
     reference_points: Tensor  # [N, Q, L or 1, 2 or 4]
     sampling_offsets: Tensor  # [N, Q, M, T, 2]
     attention_logits: Tensor  # [N, Q, M, T]
@@ -67,7 +62,7 @@ def sampling_inputs(
 ) -> SamplingInputs:
     """Judge the arguments of `multi_scale_deformable_attention`."""
     _value(value)
-    shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
+    shapes = sizes_of(spatial_shapes, value)
     locations, counts = _points("sampling_locations", sampling_locations, value, len(shapes), num_points)
     float_tensor("attention_weights", attention_weights)
     same_device("value", value, "attention_weights", attention_weights)
@@ -98,7 +93,7 @@ def attention_inputs(
 ) -> AttentionInputs:
     """Judge the arguments of `deformable_attention`."""
     _value(value)
-    shapes = spatial_shapes_of(spatial_shapes, value.shape[1])
+    shapes = sizes_of(spatial_shapes, value)
     offsets, counts = _points("sampling_offsets", sampling_offsets, value, len(shapes), num_points)
     N, Q, M, T, _ = offsets.shape
     references = references_of(reference_points, offsets, len(shapes))
@@ -133,30 +128,6 @@ def attention_inputs(
     )
 
 
-def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> tuple[tuple[int, int], ...]:
-    """Return `spatial_shapes` as a tuple of int pairs (H, W), checked to add up to `pixels` (S) where that is given."""
-    expected = "pairs of ints (H, W), one for each level"
-    if isinstance(spatial_shapes, Tensor):
-        dynamo = torch.compiler.is_dynamo_compiling()
-        spatial_shapes = _pairs_outside_the_graph(spatial_shapes) if dynamo else _pairs_of_tensor(spatial_shapes)
-    if not is_list(spatial_shapes):
-        fix = "For one map of 32 rows and 48 columns write [(32, 48)]."
-        fail("spatial_shapes", expected, shown(spatial_shapes), fix, TypeError)
-    if not spatial_shapes:
-        fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
-    shapes = tuple(_pair(shape, expected) for shape in spatial_shapes)
-    if not _fit([size for shape in shapes for size in shape]):
-        fail("spatial_shapes", "sizes below 2^31", shown(shapes), "Check that each pair is the (H, W) of a map.")
-    total = sum(H * W for H, W in shapes)
-    if not _fit([total], MOST_NUMBERS):
-        fail("spatial_shapes", "fewer than 2^47 pixels", shown(shapes), "No memory holds so many; use smaller maps.")
-    if pixels is not None and total != pixels:
-        got = f"{list(shapes)}, {total} pixels in all, but value has S = {pixels}"
-        fix = "Check the order (H, W) and the number of levels."
-        fail("spatial_shapes", "sizes H*W that add up to S", got, fix)
-    return shapes
-
-
 def point_counts(num_points: int | Sequence[int], levels: int) -> tuple[int, ...]:
     """Return `num_points` as one count for each of the `levels`."""
     expected = f"an int >= 0, or {levels} of them, one for each level"
@@ -166,9 +137,9 @@ def point_counts(num_points: int | Sequence[int], levels: int) -> tuple[int, ...
         fail("num_points", expected, shown(num_points), fix, TypeError)
     if len(counts) != levels or any(count < 0 for count in counts):
         fail("num_points", expected, shown(num_points), fix)
-    if not _fit(counts):
+    if not fit(counts):
         fail("num_points", "counts below 2^31", shown(num_points), fix)
-    return tuple(map(_plain, counts))
+    return tuple(map(plain, counts))
 
 
 def unmasked(padding_mask: Any) -> None:
@@ -181,7 +152,7 @@ def unmasked(padding_mask: Any) -> None:
 def by_position(function: str, names: str, others: Sequence[Any], fix: str) -> NoReturn:
     """Refuse the `others` that were passed to `function` by position after the arguments called `names`."""
     if is_tracing():
-        _not_traceable()  # torch.onnx.export with dynamo=False passes everything by position
+        not_traceable()  # torch.onnx.export with dynamo=False passes everything by position
     count = len(names.split(", "))
     expected = f"{count} {'argument' if count == 1 else 'arguments'} by position ({names}) and all others by name"
     fail(function, expected, f"{count + len(others)} by position", fix, TypeError)
@@ -215,81 +186,7 @@ def traceable(backend: str, num_points: Sequence[int]) -> None:
     if is_tracing() and backend != "grid_sample":
         plain = all(type(count) is int for count in num_points)
         if backend == "reference" or not plain or torch.onnx.is_in_onnx_export():
-            _not_traceable()
-
-
-def _not_traceable() -> NoReturn:
-    fix = (
-        "Use torch.export; for ONNX use torch.onnx.export(..., dynamo=True) inside "
-        '`with deform_attn.use_backend("reference"):`.'
-    )
-    raise ValueError(f"torch.jit.trace and torch.onnx.export(dynamo=False) cannot record deformable attention. {fix}")
-
-
-def is_list(things: Any) -> TypeGuard[Sequence[Any]]:
-    """Return whether something is a sequence; texts and bytes are so in name only."""
-    usual = type(things) is list or type(things) is tuple  # asked first, since abstract classes take their time
-    return usual or (isinstance(things, Sequence) and not isinstance(things, (str, bytes, bytearray, memoryview)))
-
-
-def is_int(number: Any) -> bool:
-    """Return whether something is an int, a number of NumPy or a symbolic size among them; bool is none."""
-    return type(number) is int or (
-        isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
-    )
-
-
-def _plain(number: Any) -> int:
-    """Return an int in place of a number of NumPy, whose products overflow; a symbolic size stays."""
-    return number if isinstance(number, (int, torch.SymInt)) else int(number)  # type: ignore[return-value]
-
-
-def _fit(sizes: Sequence[int], most: int = MOST) -> bool:
-    """Return whether none of the sizes is above `most`, or, of symbolic ones, can be known to be.
-
-    To compare a symbolic size would bound the sizes that its graph is good for.
-    """
-    if torch.compiler.is_compiling():
-        return not any(statically_known_true(size > most) for size in sizes)
-    return not any(isinstance(size, int) and size > most for size in sizes)
-
-
-def _pair(shape: Any, expected: str) -> tuple[int, int]:
-    fix = "Sizes are ints, rows first: (H, W)."
-    if not is_list(shape) or len(shape) != 2 or not all(map(is_int, shape)):
-        if is_tracing():
-            _not_traceable()
-        fail("spatial_shapes", expected, shown(shape), fix, TypeError)
-    H, W = shape
-    if H < 0 or W < 0:
-        fail("spatial_shapes", expected, f"the negative size {shown((H, W))}", fix)
-    return _plain(H), _plain(W)
-
-
-def _pairs_of_tensor(tensor: Tensor) -> list[Any]:
-    """Return the numbers of an integer tensor `[L, 2]` of sizes."""
-    expected, fix = "pairs of ints (H, W), one for each level", "Pass a list of int pairs."
-    if torch.compiler.is_compiling():
-        fail("spatial_shapes", expected, "a tensor", "Under torch.compile and export pass a list of int pairs.")
-    dense("spatial_shapes", tensor)
-    if tensor.dtype not in INT_DTYPES or tensor.ndim != 2:
-        got = f"a {dtype_text(tensor)} tensor {shape_text(tensor.shape)}"
-        fail("spatial_shapes", expected, got, f"Use an integer tensor [L, 2]. Better: {fix[:1].lower() + fix[1:]}")
-    if tensor.is_meta or is_fake(tensor):
-        fail("spatial_shapes", expected, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
-    if torch._C._functorch.is_batchedtensor(tensor) or torch._is_functional_tensor(tensor):
-        fail("spatial_shapes", expected, "a tensor that a transform of torch.func has wrapped", fix)
-    if type(tensor) is Tensor and tensor.numel() and not tensor.data_ptr():
-        fail("spatial_shapes", expected, "a tensor without memory", fix)
-    return tensor.tolist()
-
-
-# Where torch.compile may leave the graph, it reads the numbers there; where it must not, it shows the reason.
-_pairs_outside_the_graph = torch.compiler.disable(
-    _pairs_of_tensor,
-    reason="spatial_shapes: expected pairs of ints (H, W), got a tensor. With fullgraph=True and in torch.export "
-    "pass a list of int pairs.",
-)
+            not_traceable()
 
 
 def _value(value: Any) -> None:

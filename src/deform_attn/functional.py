@@ -11,6 +11,7 @@ from torch import Tensor
 from deform_attn import checks
 from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import Backend, Tensors
+from deform_attn.shape_checks import on_host
 from deform_attn.signatures import by_name
 from deform_attn.torch_ops import autocast
 
@@ -44,7 +45,8 @@ def deformable_attention(
 
     Args:
         value: the projected maps of all L levels, one after the other, `[N, S, M, D]`, S = sum of H*W.
-        spatial_shapes: L pairs (H, W) of ints. An integer tensor `[L, 2]` is accepted in eager mode.
+        spatial_shapes: L pairs (H, W) of ints, or an integer tensor `[L, 2]`, on the CPU or where value is. On the CPU
+            a tensor is read and judged on every call; elsewhere, and in graphs, nothing waits for its numbers.
         reference_points: `[N, Q, L or 1, 2]` as (x, y), or `[N, Q, L or 1, 4]` as boxes (cx, cy, w, h), both as
             fractions of the map's width and height: [0, 1] spans it. The level axis may be left out.
         sampling_offsets: `[N, Q, M, L, P, 2]` in (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. Beside 2-d
@@ -79,6 +81,8 @@ def deformable_attention(
         names = "value, spatial_shapes, reference_points, sampling_offsets, attention_logits"
         checks.by_position("deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
+    if isinstance(spatial_shapes, Tensor):
+        spatial_shapes = on_host(spatial_shapes)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
     key = remembered.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
     if key is not None and (output := remembered.run(key, tensors)) is not None:
@@ -117,7 +121,8 @@ def multi_scale_deformable_attention(
 
     Args:
         value: the projected maps of all L levels, one after the other, `[N, S, M, D]`, S = sum of H*W.
-        spatial_shapes: L pairs (H, W) of ints. An integer tensor `[L, 2]` is accepted in eager mode.
+        spatial_shapes: L pairs (H, W) of ints, or an integer tensor `[L, 2]`, on the CPU or where value is. On the CPU
+            a tensor is read and judged on every call; elsewhere, and in graphs, nothing waits for its numbers.
         sampling_locations: `[N, Q, M, L, P, 2]` as (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. [0, 1] spans
             the map, the centre of pixel i is (i + 0.5) / W; outside is allowed.
         attention_weights: `[N, Q, M, L, P]`, or flat `[N, Q, M, T]`; any range, used as they are.
@@ -144,6 +149,8 @@ def multi_scale_deformable_attention(
         names = "value, spatial_shapes, sampling_locations, attention_weights"
         checks.by_position("multi_scale_deformable_attention", names, others, _LEAVE_OUT)
     name = _name(backend)
+    if isinstance(spatial_shapes, Tensor):
+        spatial_shapes = on_host(spatial_shapes)
     tensors = value, sampling_locations, attention_weights
     key = remembered.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
     if key is not None and (output := remembered.run(key, tensors)) is not None:

@@ -1,13 +1,12 @@
 """Every error that a user can cause with a module: in its sizes, and in what its projections are given."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deform_attn.checks import MOST, MOST_NUMBERS, is_int, is_list, spatial_shapes_of
 from deform_attn.messages import dtype_text, fail, shape_text, shown
+from deform_attn.shape_checks import MOST, MOST_NUMBERS, Pairs, is_int, is_list, sizes_of, spatial_shapes_of
 from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
 
 _MOST_LEVELS = 2**16  # far more than any model has; each has a count of points of its own
@@ -88,7 +87,7 @@ def feature_maps(features: Any, levels: int, channels: int, batch: int) -> None:
         same_device("features[0]", features[0], f"features[{i}]", feature)
 
 
-def flat_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> tuple[tuple[int, int], ...]:
+def flat_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> Pairs | Tensor:
     """Judge the spatial_shapes given to a module beside flat features `[N, S, C]`."""
     if spatial_shapes is None:
         fail(
@@ -97,7 +96,7 @@ def flat_shapes(features: Tensor, spatial_shapes: Any, levels: int) -> tuple[tup
             "None",
             "Pass them, or features as a list of maps [N, C, H, W].",
         )
-    shapes = spatial_shapes_of(spatial_shapes, features.shape[1])
+    shapes = sizes_of(spatial_shapes, features)
     if len(shapes) != levels:
         fix = "Give one pair for each level, or build the module with another num_levels."
         fail("spatial_shapes", f"{levels} pairs (H, W), one for each level", str(len(shapes)), fix)
@@ -111,10 +110,13 @@ def redundant_shapes(spatial_shapes: Any, shapes: tuple[tuple[int, int], ...]) -
         fail("spatial_shapes", f"the sizes of the maps, {list(shapes)}", got, "Leave it out beside a list of maps.")
 
 
-def flat_mask(padding_mask: Any, shapes: Sequence[tuple[int, int]], batch: int) -> Any:
+def flat_mask(padding_mask: Any, shapes: Pairs | Tensor, batch: int) -> Any:
     """Return a module's padding mask as `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
     if not is_list(padding_mask):
         return padding_mask  # judged with the rest of the call
+    if isinstance(shapes, Tensor):
+        fix = "Flatten the masks of the maps and concatenate them."
+        fail("padding_mask", "a bool tensor [N, S] beside sizes in a tensor", "a list", fix, TypeError)
     for i, mask in enumerate(padding_mask):
         if isinstance(mask, Tensor):
             dense(f"padding_mask[{i}]", mask)

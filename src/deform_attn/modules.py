@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deform_attn import checks, module_checks
+from deform_attn import checks, module_checks, shape_checks, torch_names
 from deform_attn.functional import deformable_attention
-from deform_attn.recording import Sampling, Shapes, sampling_of
+from deform_attn.recording import Sampling, sampling_of
+from deform_attn.shape_checks import Pairs
 from deform_attn.signatures import by_name
 
 
@@ -114,7 +115,7 @@ class DeformableAttention(nn.Module):
 
     def compute_sampling(
         self, query: Tensor, reference_points: Tensor, features: Tensor
-    ) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+    ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, with L = 1, the map's size, and its number of points."""
         offsets, logits = self._offsets_and_logits(query, reference_points)
         shapes = ((features.shape[-2], features.shape[-1]),)
@@ -283,12 +284,12 @@ class MultiScaleDeformableAttention(nn.Module):
         *,
         padding_mask: Tensor | Sequence[Tensor] | None = None,
         return_sampling: bool = False,
-    ) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+    ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
         offsets, logits = self._offsets_and_logits(query)
         _, shapes = self._flatten(features, spatial_shapes, query.shape[0])
-        sampling = sampling_of(shapes, reference_points, offsets, logits, self.num_points)
-        return sampling, shapes, self.num_points
+        shapes = shape_checks.spatial_shapes_of(shapes)  # of a device it waits
+        return sampling_of(shapes, reference_points, offsets, logits, self.num_points), shapes, self.num_points
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -314,7 +315,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
     def _flatten(
         self, features: Tensor | Sequence[Tensor], spatial_shapes: object, batch: int
-    ) -> tuple[Tensor, Shapes]:
+    ) -> tuple[Tensor, Pairs | Tensor]:
         """Return the features as `[N, S, C_v]`, and the sizes of their maps."""
         if isinstance(features, Tensor):
             module_checks.axes("features", features, "N S C", {"N": batch, "C": self.value_dim})
@@ -357,7 +358,7 @@ def _is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
         and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
         and not linear._backward_pre_hooks
         and "forward" not in vars(linear)
-        and not torch.nn.modules.module._has_any_global_hook()
+        and not torch_names.hooks_on_all_modules()
     )
 
 

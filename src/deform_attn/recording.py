@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn import checks, module_checks, reference
-
-Shapes = tuple[tuple[int, int], ...]
+from deform_attn.shape_checks import Pairs
 
 
 class Sampling(NamedTuple):
@@ -26,7 +25,7 @@ class Sampling(NamedTuple):
 
 
 def sampling_of(
-    spatial_shapes: Shapes,
+    spatial_shapes: Pairs | Tensor,
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,

@@ -20,7 +20,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SpatialShapes = Sequence[tuple[int, int]]
+from deform_attn.cells import Maps, axis, corners, maps_of
+from deform_attn.shape_checks import Pairs
+
+SpatialShapes = Pairs | Tensor
 
 
 def deform_attn(
@@ -48,7 +51,7 @@ def deform_attn(
     # W' is linear, so the map may be projected once instead of at every point; off the map both are 0.
     value = torch.einsum("dc,nchw->nhwd", value_proj, x).reshape(N, H * W, M, -1)
     locations = p[:, :, None, None] + offsets / p.new_tensor([W, H])  # [N, Q, M, K, 2]
-    points = read(value, (H, W), locations)  # [N, Q, M, K, D]
+    points = read(value, maps_of(((H, W),), [K], value), locations)  # [N, Q, M, K, D]
     heads = (A[..., None] * points).sum(-2).flatten(2)  # [N, Q, M*D]
     return heads @ output_proj.T
 
@@ -94,15 +97,10 @@ def multi_scale_deformable_attention(
     `value [N, S, M, D]`, `sampling_locations [N, Q, M, T, 2]`, `attention_weights [N, Q, M, T]`.
     """
     dtype = compute_dtype(value, sampling_locations, attention_weights)
-    maps = value.to(dtype).split([H * W for H, W in spatial_shapes], dim=1)
-    locations = sampling_locations.to(dtype).split(list(num_points), dim=3)
-    weights = attention_weights.to(dtype).split(list(num_points), dim=3)
-    levels = []
-    for x, (H, W), points, A in zip(maps, spatial_shapes, locations, weights, strict=True):
-        A = A if H * W else _ignored(A)
-        reads = read(x, (H, W), points, interpolation, padding_mode)  # [N, Q, M, P, D]
-        levels.append((A[..., None] * reads).sum(3))
-    output = torch.stack(levels).sum(0)  # [N, Q, M, D]
+    maps = maps_of(spatial_shapes, num_points, value)
+    A = attention_weights.to(dtype).masked_fill(maps.empty, 0)
+    reads = read(value.to(dtype), maps, sampling_locations.to(dtype), interpolation, padding_mode)  # [N, Q, M, T, D]
+    output = (A[..., None] * reads).sum(3)  # [N, Q, M, D]
     return output.flatten(2).to(value.dtype)
 
 
@@ -120,18 +118,21 @@ def sampling(
     Both are in `dtype`, by default the one that the three tensors call for.
     """
     dtype = dtype or compute_dtype(reference_points, sampling_offsets, attention_logits)
-    references = reference_points.to(dtype).expand(-1, -1, len(spatial_shapes), -1)
-    offsets = sampling_offsets.to(dtype).split(list(num_points), dim=3)
-    locations = []
-    for (H, W), P, reference, offset in zip(spatial_shapes, num_points, references.unbind(2), offsets, strict=True):
-        reference = reference[:, :, None, None]  # [N, Q, 1, 1, 2 or 4]
-        offset = offset if H * W else _ignored(offset)
-        if reference.shape[-1] == 2:
-            step = torch.stack((offset[..., 0] / max(W, 1), offset[..., 1] / max(H, 1)), -1)
-        else:
-            step = _step_in_box(offset / max(P, 1), reference[..., 2:]) * offset_scale
-        locations.append(reference[..., :2] + step)  # [N, Q, M, P, 2]
-    return torch.cat(locations, dim=3), normal(attention_logits.to(dtype).softmax(-1))
+    maps = maps_of(spatial_shapes, num_points, reference_points)
+    offsets = sampling_offsets.to(dtype).masked_fill(maps.empty[:, None], 0)
+    references = of_points(reference_points.to(dtype), num_points)  # [N, Q, 1, T, 2 or 4]
+    if references.shape[-1] == 2:
+        steps = offsets / torch.stack((maps.W, maps.H), -1).clamp(min=1)
+    else:
+        steps = _step_in_box(offsets / maps.P[:, None], references[..., 2:]) * offset_scale
+    return references[..., :2] + steps, normal(attention_logits.to(dtype).softmax(-1))
+
+
+def of_points(references: Tensor, num_points: Sequence[int]) -> Tensor:
+    """Return what is `[N, Q, L or 1, ...]` for each point of a head, `[N, Q, 1, T, ...]`."""
+    levels = references.expand(-1, -1, len(num_points), -1).unbind(2)
+    points = [level[:, :, None].expand(-1, -1, P, -1) for level, P in zip(levels, num_points, strict=True)]
+    return torch.cat(points, dim=2)[:, :, None]
 
 
 def normal(weights: Tensor) -> Tensor:
@@ -143,80 +144,30 @@ def normal(weights: Tensor) -> Tensor:
 
 
 def read(
-    x: Tensor, size: tuple[int, int], locations: Tensor, interpolation: str = "bilinear", padding_mode: str = "zeros"
+    value: Tensor, maps: Maps, locations: Tensor, interpolation: str = "bilinear", padding_mode: str = "zeros"
 ) -> Tensor:
-    """Return the map `x [N, H*W, M, D]` of `size` (H, W) read at fractional `locations [N, Q, M, P, 2]`.
+    """Return the maps in `value [N, S, M, D]` read at fractional `locations [N, Q, M, T, 2]`: `[N, Q, M, T, D]`.
 
-    Returns `[N, Q, M, P, D]`. The centre of pixel i lies at (i + 0.5) / W. With padding "zeros" the plane around the
-    map is 0, with "border" it repeats the nearest pixel of the map. A NaN location reads NaN.
+    With padding "zeros" the plane around a map is 0, with "border" it repeats the nearest pixel of the map. A NaN
+    location reads NaN.
     """
-    H, W = size
-    is_nan = locations.isnan().any(-1) & (H * W > 0)  # [N, Q, M, P]
-    if interpolation == "nearest":
-        corners = _nearest_pixel(locations, H, W, padding_mode)
-    else:
-        corners = _bilinear_corners(locations, H, W, padding_mode)
+    x, y = locations.unbind(-1)
+    is_nan = locations.isnan().any(-1) & ~maps.empty  # [N, Q, M, T]
+    columns = axis(x, maps.W, interpolation, padding_mode)
+    rows = axis(y, maps.H, interpolation, padding_mode)
+    S = value.shape[1]
     # One zero pixel behind the last stands for everything off the map; its gradient is dropped with it.
-    x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 1))
-    n = torch.arange(x.shape[0], device=x.device)[:, None, None, None]
-    m = torch.arange(x.shape[2], device=x.device)[:, None]
-    result = x.new_zeros(())
-    for column, row, weight in corners:
-        on_map = (column >= 0) & (column < W) & (row >= 0) & (row < H)
-        pixel = torch.where(on_map, row * W + column, H * W)
-        weight = torch.where(on_map, weight, 0)[..., None]
-        corner = x[n, pixel, m]  # [N, Q, M, P, D]
+    value = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))
+    n = torch.arange(value.shape[0], device=value.device)[:, None, None, None]
+    m = torch.arange(value.shape[2], device=value.device)[:, None]
+    result = value.new_zeros(())
+    for corner in corners(maps, S, columns, rows, interpolation):
+        weight = torch.where(corner.on_map, corner.across * corner.down, 0)[..., None]
+        pixel = value[n, corner.pixel, m]  # [N, Q, M, T, D]
         # A corner of weight 0 is not read, so that a NaN there stays there; a finite one still shapes the slope.
-        corner = torch.where((weight == 0) & ~corner.isfinite(), 0, corner)
-        result = result + weight * corner
+        pixel = torch.where((weight == 0) & ~pixel.isfinite(), 0, pixel)
+        result = result + weight * pixel
     return torch.where(is_nan[..., None], torch.nan, result)
-
-
-Corner = tuple[Tensor, Tensor, Tensor]
-
-
-def _bilinear_corners(locations: Tensor, H: int, W: int, padding_mode: str) -> list[Corner]:
-    """Return column, row and weight of the four pixels around each location, each `[N, Q, M, P]`."""
-    x = locations[..., 0] * W - 0.5  # 0 at the centre of the first pixel
-    y = locations[..., 1] * H - 0.5
-    x_beyond, y_beyond = x > W - 1, y > H - 1
-    if padding_mode == "border":
-        # Not clamp, which passes a gradient on at W - 1 itself, where the surface is level to the right.
-        x, y = torch.where(x >= W - 1, W - 1, x.clamp(min=0)), torch.where(y >= H - 1, H - 1, y.clamp(min=0))
-    inside = (x > -1) & (x < 2 * W) & (y > -1) & (y < 2 * H)  # False for NaN and infinity, True on the map
-    x, y = torch.where(inside, x, -2), torch.where(inside, y, -2)
-    left, top = x.floor(), y.floor()
-    to_right, to_bottom = x - left, y - top
-    # From here on in integers: W may be none of the numbers of float32, which above 2^24 leaves some out.
-    left, top = left.long(), top.long()
-    right, bottom = left + 1, top + 1
-    if padding_mode == "border":  # beyond the last pixel lies its copy
-        left, right = torch.where(x_beyond, W - 1, left).clamp(max=W - 1), right.clamp(max=W - 1)
-        top, bottom = torch.where(y_beyond, H - 1, top).clamp(max=H - 1), bottom.clamp(max=H - 1)
-    return [
-        (left, top, (1 - to_right) * (1 - to_bottom)),
-        (right, top, to_right * (1 - to_bottom)),
-        (left, bottom, (1 - to_right) * to_bottom),
-        (right, bottom, to_right * to_bottom),
-    ]
-
-
-def _nearest_pixel(locations: Tensor, H: int, W: int, padding_mode: str) -> list[Corner]:
-    """Return column, row and weight 1 of the pixel that each location lies in, each `[N, Q, M, P]`."""
-    column = (locations[..., 0] * W).floor()
-    row = (locations[..., 1] * H).floor()
-    x_beyond, y_beyond = column > W - 1, row > H - 1
-    if padding_mode == "border":
-        column, row = column.clamp(0, W - 1), row.clamp(0, H - 1)
-    inside = (column >= 0) & (column < 2 * W) & (row >= 0) & (row < 2 * H)
-    column, row = torch.where(inside, column, -2), torch.where(inside, row, -2)
-    # floor's gradient is zeros, and keeping it makes that of the locations zeros rather than missing.
-    one = 1 + 0 * (column + row)
-    column, row = column.long(), row.long()
-    if padding_mode == "border":
-        column = torch.where(x_beyond, W - 1, column).clamp(max=W - 1)
-        row = torch.where(y_beyond, H - 1, row).clamp(max=H - 1)
-    return [(column, row, one)]
 
 
 def _step_in_box(offset: Tensor, size: Tensor) -> Tensor:
@@ -227,11 +178,6 @@ def _step_in_box(offset: Tensor, size: Tensor) -> Tensor:
     finite = offset.isfinite() & size.isfinite()
     step = torch.where(finite, offset, 0) * torch.where(finite, size, 0)
     return torch.where(finite, step, (offset * size).detach())
-
-
-def _ignored(tensor: Tensor) -> Tensor:
-    """Return a stand-in for offsets or weights of an empty level: 0 for each, whatever it is, with a gradient of 0."""
-    return tensor.masked_fill(torch.ones_like(tensor, dtype=torch.bool), 0)
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

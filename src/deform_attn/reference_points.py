@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deform_attn import checks, module_checks, reference
+from deform_attn import module_checks, reference, shape_checks
 
 
 def encoder_reference_points(
@@ -36,7 +36,7 @@ def encoder_reference_points(
         tensor([[0.2500, 0.5000],
                 [0.7500, 0.5000]])
     """
-    shapes = checks.spatial_shapes_of(spatial_shapes)
+    shapes = shape_checks.spatial_shapes_of(spatial_shapes)
     module_checks.place(device, dtype)
     L = len(shapes)
     if valid_ratios is None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from deform_attn.messages import dtype_text, fail
+from deform_attn.torch_names import FakeTensor
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INT_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -53,7 +53,7 @@ def same_device(anchor: str, tensor: Tensor, name: str, other: Tensor) -> None:
         fail(name, f"{anchor}'s device {device}", str(other.device), f"Use {name}.to({device!r}).")
     fake = isinstance(tensor, FakeTensor)
     if isinstance(other, FakeTensor) is not fake:
-        mode = (tensor if isinstance(tensor, FakeTensor) else other).fake_mode  # type: ignore[attr-defined]
-        if not mode.allow_non_fake_inputs:
+        one: Any = tensor if fake else other
+        if not one.fake_mode.allow_non_fake_inputs:
             kinds = ("a FakeTensor", "one with numbers") if fake else ("a tensor with numbers", "a FakeTensor")
             fail(name, f"{kinds[0]}, as {anchor} is", kinds[1], "Make all of one kind (FakeTensorMode.from_tensor).")

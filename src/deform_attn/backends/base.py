@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from deform_attn import torch_names
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 
 # As the entry points take them: value, references, offsets, logits, mask, or value, locations, weights.
@@ -33,7 +33,8 @@ class Backend:
     `unavailable_reasons` says why it cannot run on this machine at all, `unsupported_reasons` why it cannot run one
     call; an empty list means that it can. The latter may look at metadata only (device, dtype, shapes, options), so
     that the choice can be made while tracing. A backend whose calls can be made again past torch's dispatcher has a
-    `plan`, which lays one out, or returns None where that one cannot (remembered.py).
+    `plan`, which lays one out, or returns None where that one cannot (remembered.py). `notes` says what of a call costs
+    more than it seems.
     """
 
     name: str
@@ -43,15 +44,18 @@ class Backend:
     sample: Callable[[SamplingInputs], Tensor]
     attend: Callable[[AttentionInputs], Tensor]
     plan: Callable[[Inputs, Tensors], Plan | None] | None = None
+    notes: Callable[[Inputs], list[str]] = lambda _inputs: []
 
 
 def transforms_in_force() -> list[str]:
     """Return, as reasons against a backend that only autograd can differentiate, what else is at work on the call."""
     reasons = []
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
+    if torch_names.TRANSFORMS.missing:
+        reasons.append(f"it cannot tell what is at work on a call: {torch_names.TRANSFORMS.verdict}")
+    elif not torch.compiler.is_compiling():
+        if torch_names.are_transforms_active():
             reasons.append("the transforms of torch.func do not reach into it")
-        if forward_ad._current_level >= 0:
+        if torch_names.is_forward_mode_on():
             reasons.append("it has no forward-mode derivative")
     return reasons
 

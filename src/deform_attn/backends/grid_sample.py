@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from deform_attn import reference
 from deform_attn.backends.base import Backend, transforms_in_force
+from deform_attn.cells import Maps, in_pixels, maps_of, placed
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 from deform_attn.tensor_checks import is_fake
 
@@ -25,18 +26,42 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     elif inputs.value.device.type == "meta" or is_fake(inputs.value):
         reasons.append("meta and fake tensors have no numbers to look at for NaN")
     points = inputs.sampling_offsets if isinstance(inputs, AttentionInputs) else inputs.sampling_locations
-    read = any(H * W * P for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True))
-    if inputs.value.numel() == 0 or points.numel() == 0 or not read:
+    if inputs.value.numel() == 0 or points.numel() == 0 or not _reads(inputs):
         reasons.append("there is nothing to read, and torch's grid_sample refuses empty tensors")
     return reasons
 
 
+def _notes(inputs: Inputs) -> list[str]:
+    if isinstance(inputs.spatial_shapes, Tensor):
+        return [
+            "grid_sample waits for the device in each call, to read spatial_shapes; a list of int pairs spares that"
+        ]
+    return []
+
+
+def _reads(inputs: Inputs) -> bool:
+    """Return whether a map with pixels has points; of sizes that the host has not read nobody knows."""
+    shapes = inputs.spatial_shapes
+    return isinstance(shapes, Tensor) or any(H * W * P for (H, W), P in zip(shapes, inputs.num_points, strict=True))
+
+
 def _sample(inputs: SamplingInputs) -> Tensor:
-    if inputs.sampling_locations.isfinite().all():
-        output = _read_levels(inputs)
+    read = _with_pairs(inputs)
+    if read is not None and inputs.sampling_locations.isfinite().all():
+        output = _read_levels(read)
         if output.isfinite().all():
             return output
     return reference.multi_scale_deformable_attention(*inputs)
+
+
+def _with_pairs(inputs: SamplingInputs) -> SamplingInputs | None:
+    """Return a call with its sizes as pairs, for which it waits for the device; None where they do not fit."""
+    if not isinstance(inputs.spatial_shapes, Tensor):
+        return inputs
+    shapes = tuple((H, W) for H, W in inputs.spatial_shapes.tolist())
+    read = inputs._replace(spatial_shapes=shapes)
+    fits = min(map(min, shapes)) >= 0 and sum(H * W for H, W in shapes) == inputs.value.shape[1]
+    return read if fits and _reads(read) else None
 
 
 def _attend(inputs: AttentionInputs) -> Tensor:
@@ -62,36 +87,31 @@ def _read_levels(inputs: SamplingInputs) -> Tensor:
     N, _, M, D = value.shape
     Q = locations.shape[1]
     maps = value.to(dtype).split([H * W for H, W in shapes], dim=1)
-    points = locations.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P, 2]
+    places = maps_of(shapes, num_points, value)
+    grids = _grid(locations.to(dtype).transpose(1, 2), places, interpolation, padding_mode).split(list(num_points), 3)
     shares = weights.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P]
     output = value.new_zeros((N * M, D, Q), dtype=dtype)
-    for (H, W), P, x, point, share in zip(shapes, num_points, maps, points, shares, strict=True):
+    for (H, W), P, x, grid, share in zip(shapes, num_points, maps, grids, shares, strict=True):
         if H * W * P == 0:
             continue
         x = x.permute(0, 2, 3, 1).reshape(N * M, D, H, W)
-        grid = _grid(point.reshape(N * M, Q, P, 2), H, W, interpolation, padding_mode)
+        grid = grid.reshape(N * M, Q, P, 2)
         corners = F.grid_sample(x, grid, interpolation, "zeros", align_corners=False)  # [N*M, D, Q, P]
         output = output + (corners * share.reshape(N * M, 1, Q, P)).sum(-1)
     return output.reshape(N, M * D, Q).transpose(1, 2).contiguous().to(value.dtype)
 
 
-def _grid(locations: Tensor, H: int, W: int, interpolation: str, padding_mode: str) -> Tensor:
-    """Return finite `locations` in grid_sample's units, where [-1, 1] spans the map, without those it judges otherwise.
+def _grid(locations: Tensor, maps: Maps, interpolation: str, padding_mode: str) -> Tensor:
+    """Return finite `locations` in grid_sample's units, where [-1, 1] spans the map, `[N, M, Q, T, 2]`.
 
-    Its own rules for gradients at the border differ from ours, so that only locations inside of it are left to it.
+    Its own rules at the border and for halves differ from ours: a location beyond the border is moved there, one that
+    reads nothing far away, and of "nearest" each to the centre of its pixel.
     """
-    size = torch.tensor([W, H], dtype=locations.dtype, device=locations.device)
-    half = 0.5 / size  # a pixel's
-    if interpolation == "nearest":
-        # At the pixel's centre, where its rounding of halves to even cannot matter.
-        locations = ((locations * size).floor() + 0.5) / size
-    if padding_mode == "border":
-        locations = torch.where(locations < half, half, locations)
-        locations = torch.where(locations >= 1 - half, 1 - half, locations)
-    else:
-        off = ((locations <= -half) | (locations >= 1 + half)).any(-1, keepdim=True)
-        locations = torch.where(off, -1, locations)  # both, since either would pass 0 times a NaN on to the other
-    return 2 * locations - 1
+    size = torch.stack((maps.W, maps.H), -1)
+    pixels = placed(in_pixels(locations, size, interpolation), size, padding_mode)
+    off = ((pixels <= -1) | (pixels >= size)).any(-1, keepdim=True)
+    pixels = torch.where(off, -2, pixels)  # both, since either would pass 0 times a NaN on to the other
+    return (2 * pixels + 1) / size.clamp(min=1) - 1
 
 
 GRID_SAMPLE = Backend(
@@ -101,4 +121,5 @@ GRID_SAMPLE = Backend(
     unsupported_reasons=_unsupported_reasons,
     sample=_sample,
     attend=_attend,
+    notes=_notes,
 )

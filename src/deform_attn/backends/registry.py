@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from deform_attn.backends import remembered
 from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
 from deform_attn.backends.native.backend import NATIVE
 from deform_attn.backends.reference import REFERENCE
 from deform_attn.checks import Inputs, backend_name
+from deform_attn.torch_names import REMEMBERED
 from deform_attn.torch_ops import autocast, autograd, flops, vmap
 
 # Imported for what they register with torch around the ops.
@@ -84,8 +84,10 @@ def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
     reasons = {backend.name: reasons_against(backend, inputs) for backend in BACKENDS}
     candidates = [name] if name is not None else list(reasons)
     chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
-    notes = [f"no call is remembered, since this torch has no {', '.join(remembered.MISSING)}"]
-    return Explanation(chosen if inputs is not None else None, reasons, tuple(notes if remembered.MISSING else ()))
+    notes = [f"no call is remembered: {REMEMBERED.verdict}"] if REMEMBERED.missing else []
+    if inputs is None or chosen is None:
+        return Explanation(None, reasons, tuple(notes))
+    return Explanation(chosen, reasons, (*get(chosen).notes(inputs), *notes))
 
 
 _warned: set[str] = set()

@@ -13,8 +13,20 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.base import Backend, Plan, Tensors
-from deform_attn.backends.native.addresses import PLAIN_KEYS, dispatch_keys
+from deform_attn.backends.native.addresses import PLAIN_KEYS
 from deform_attn.checks import Inputs
+from deform_attn.torch_names import (
+    REMEMBERED,
+    DispatchKey,
+    KeySet,
+    any_requires_grad,
+    dispatch_keys,
+    included_keys,
+    is_forward_mode_on,
+    is_function_mode_on,
+    is_key_excluded,
+    is_profiler_on,
+)
 from deform_attn.torch_ops import autograd
 
 Key = tuple[Any, ...]
@@ -24,50 +36,23 @@ _plans: dict[Key, Plan] = {}
 
 _OPTION_TYPES = str, float, int
 
-# What tells whether torch has anything to do with a call: private names, which a version of torch may lack. Then every
-# call takes the long way, and `explain` says so.
-_NAMES = (
-    "torch._C.DispatchKey.AutocastCPU",
-    "torch._C.DispatchKey.AutogradCPU",
-    "torch._C.DispatchKey.BackendSelect",
-    "torch._C.DispatchKey.ADInplaceOrView",
-    "torch._C.DispatchKeySet",
-    "torch._C._dispatch_tls_local_include_set",
-    "torch._C._dispatch_tls_is_dispatch_key_excluded",
-    "torch._C._is_torch_function_mode_enabled",
-    "torch._C._autograd._profiler_enabled",
-    "torch._C._any_requires_grad",
-    "torch.autograd.forward_ad._current_level",
-)
-
-
-def _named(name: str) -> Any:
-    found: Any = torch
-    for part in name.split(".")[1:]:
-        found = getattr(found, part, None)
-    return found
-
-
-MISSING = [name for name in _NAMES if _named(name) is None]
-
 # Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _is_grad_enabled, forward_ad = torch.nn.Parameter, torch.is_grad_enabled, torch.autograd.forward_ad
-_AUTOCAST, _AUTOGRAD, _BACKEND_SELECT, _IN_PLACE, _KeySet = map(_named, _NAMES[:5])
-_included, _is_excluded, _is_function_mode_on, _is_profiler_on, _any_requires_grad = map(_named, _NAMES[5:10])
+_Parameter, _is_grad_enabled = torch.nn.Parameter, torch.is_grad_enabled
 
 
 def _nothing_in_force() -> tuple[int, ...]:
     """Return what torch includes in each dispatch by itself, the second under inference mode; modes add to it."""
-    always = _KeySet(_BACKEND_SELECT)
-    return (always | _KeySet(_IN_PLACE)).raw_repr(), always.raw_repr()
+    always = KeySet(DispatchKey.BackendSelect)
+    return (always | KeySet(DispatchKey.ADInplaceOrView)).raw_repr(), always.raw_repr()
 
 
-_NOTHING_IN_FORCE = () if MISSING else _nothing_in_force()
+_AUTOCAST, _AUTOGRAD = (getattr(DispatchKey, f"{name}CPU", None) for name in ("Autocast", "Autograd"))
+_NOTHING_IN_FORCE = () if REMEMBERED.missing else _nothing_in_force()
 
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
     """Return all that checks and kernels look at in a call, or None where it must take the long way."""
-    if MISSING or torch.compiler.is_compiling() or not _torch_stands_aside():
+    if REMEMBERED.missing or torch.compiler.is_compiling() or not _torch_stands_aside():
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
     result = [backend, _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
@@ -93,8 +78,8 @@ def run(key: Key, tensors: Tensors) -> Tensor | None:
     plan = _plans.get(key)
     if plan is None:
         return None
-    if _is_grad_enabled() and _any_requires_grad(*tensors):
-        if _is_excluded(_AUTOGRAD):
+    if _is_grad_enabled() and any_requires_grad(*tensors):
+        if is_key_excluded(_AUTOGRAD):
             return None  # inside another op's kernel, where autograd must not record
         return _Recorded.run(plan, *tensors)
     return plan.forward(tensors)
@@ -121,11 +106,11 @@ class _Recorded(autograd.Function):
 def _torch_stands_aside() -> bool:
     """Return whether no mode, transform, tracer, autocast, profiler or tangent is in force."""
     return (
-        _included().raw_repr() in _NOTHING_IN_FORCE
-        and _is_excluded(_AUTOCAST)
-        and not _is_function_mode_on()
-        and not _is_profiler_on()
-        and forward_ad._current_level < 0
+        included_keys().raw_repr() in _NOTHING_IN_FORCE
+        and is_key_excluded(_AUTOCAST)
+        and not is_function_mode_on()
+        and not is_profiler_on()
+        and not is_forward_mode_on()
     )
 
 

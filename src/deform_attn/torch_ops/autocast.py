@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deform_attn import torch_names
 from deform_attn.torch_ops.schema import LIBRARY, OPS
 
 _DEVICES = ("CPU", "CUDA", "XPU", "MPS")
@@ -20,16 +21,16 @@ def cast(value: Tensor) -> Tensor:
 
 
 def _kernel(op: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
+    keys = torch_names.KeySet(getattr(torch_names.DispatchKey, f"Autocast{device}"))
 
     def call(value: Tensor, *rest: Any) -> Tensor:
         value = cast(value)
-        with torch._C._ExcludeDispatchKeyGuard(keys):
+        with torch_names.Excluding(keys):
             return op(value, *rest)
 
     return call
 
 
-for _op in OPS:
+for _op in () if torch_names.OPS.missing else OPS:
     for _device in _DEVICES:
         LIBRARY.impl(_op.name, _kernel(_op.forward, _device), f"Autocast{_device}")

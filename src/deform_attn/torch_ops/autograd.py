@@ -4,23 +4,22 @@ The first gradients are ops themselves, `..._backward`, with compiled kernels. W
 for the classic op; the op from raw offsets and logits is first taken apart into that (decomposition.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from deform_attn import torch_names
 from deform_attn.torch_ops import decomposition, tangents
-from deform_attn.torch_ops.schema import ATTEND, SAMPLE, register
+from deform_attn.torch_ops.schema import ATTENDS, OPS, Op, register
 
 _Grads = tuple[Tensor | None, ...]
 
 
-class Function(_SingleLevelFunction):
+class Function(torch_names.SingleLevelFunction):  # type: ignore[misc]
     """A derivative on one level: of autograd alone, or of one of the transforms of torch.func.
 
     Each of these, nested as they may be, dispatches the ops once and so comes here by itself. A plain
@@ -30,80 +29,70 @@ class Function(_SingleLevelFunction):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """Apply it, on this level."""
-        allowed = _functorch.get_single_level_autograd_function_allowed()
-        _functorch.set_single_level_autograd_function_allowed(True)
+        allowed = torch_names.get_single_level_allowed()
+        torch_names.set_single_level_allowed(True)
         try:
-            return cls.apply(*args)  # type: ignore[attr-defined]
+            return cls.apply(*args)
         finally:
-            _functorch.set_single_level_autograd_function_allowed(allowed)
+            torch_names.set_single_level_allowed(allowed)
 
 
-class _Sample(Function):
+class _Call(Function):
+    """A call of an op; forward mode comes here with a classic one only."""
+
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        _save(ctx, args, SAMPLE.tensors)
+    def forward(ctx: Any, op: Op, *args: Any) -> Tensor:
+        ctx.op = op
+        _save(ctx, args, op.tensors)
         with _next_level():
-            return SAMPLE.forward(*args)
+            output: Tensor = op.forward(*args)
+            return output
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
-        wanted = [ctx.needs_input_grad[i] for i in ctx.tensors]
+        wanted = [ctx.needs_input_grad[1 + i] for i in ctx.op.gradients]
         if grad_outputs[0] is None:
-            return (None,) * len(ctx.args)
-        grads = SAMPLE.backward(grad_outputs[0], *_saved(ctx), wanted)
-        return _placed(ctx, grads, wanted)
+            return (None,) * len(ctx.needs_input_grad)
+        grads = ctx.op.backward(grad_outputs[0], *_saved(ctx), wanted)
+        return _placed(ctx, ctx.op.gradients, grads, wanted)
 
     @staticmethod
-    def jvp(ctx: Any, *moves: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, _op: None, *moves: Tensor | None) -> Tensor:
         with _saved_to_move(ctx) as inputs:
-            return tangents.of_output(inputs, [moves[i] for i in ctx.tensors])
+            return tangents.of_output(inputs, [moves[i] for i in ctx.op.gradients])
 
 
 class _SampleBackward(Function):
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        _save(ctx, args, [0, *(1 + i for i in SAMPLE.tensors)])
+    def forward(ctx: Any, op: Op, *args: Any) -> tuple[Tensor, ...]:
+        ctx.op = op
+        ctx.places = [0, *(1 + i for i in op.gradients)]  # the gradient of the output comes first
+        _save(ctx, args, [0, *(1 + i for i in op.tensors)])
         with _next_level():
-            grads = SAMPLE.backward(*args)
+            grads: tuple[Tensor, ...] = op.backward(*args)
         ctx.mark_non_differentiable(*[grad for grad, want in zip(grads, args[-1], strict=True) if not want])
         return grads
 
     @staticmethod
     def backward(ctx: Any, *moves: Tensor | None) -> _Grads:
         grad_output, *inputs, _ = _saved(ctx)
-        needed = [ctx.needs_input_grad[i] for i in ctx.tensors]
-        grads: list[Tensor | None] = [None] * 4
+        needed = [ctx.needs_input_grad[1 + i] for i in ctx.places]
+        grads: list[Tensor | None] = [None] * len(ctx.places)
         if needed[0]:
             grads[0] = tangents.of_output(inputs, moves)
         if any(needed[1:]):
             grads[1:] = tangents.of_gradients(grad_output, inputs, moves)
-        return _placed(ctx, grads, needed)
+        return _placed(ctx, ctx.places, grads, needed)
 
     @staticmethod
-    def jvp(ctx: Any, *moves: Tensor | None) -> _Grads:
+    def jvp(ctx: Any, _op: None, *moves: Tensor | None) -> _Grads:
         with _saved_to_move(ctx) as (grad_output, *inputs, wanted):
-            move_grad_output, *move_inputs = (moves[i] for i in ctx.tensors)
+            move_grad_output, *move_inputs = (moves[i] for i in ctx.places)
             move_grads = tangents.of_gradients(grad_output, inputs, move_inputs)
             if move_grad_output is not None:
-                more = SAMPLE.backward(move_grad_output, *inputs, [True] * 3)
+                more = ctx.op.backward(move_grad_output, *inputs, [True] * len(move_grads))
                 move_grads = [move + grad for move, grad in zip(move_grads, more, strict=True)]
         return tuple(move if want else None for move, want in zip(move_grads, wanted, strict=True))
-
-
-class _Attend(Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        _save(ctx, args, ATTEND.tensors)
-        with _next_level():
-            return ATTEND.forward(*args)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> _Grads:
-        wanted = [ctx.needs_input_grad[i] for i in ATTEND.gradients]
-        if grad_outputs[0] is None:
-            return (None,) * len(ctx.args)
-        grads = ATTEND.backward(grad_outputs[0], *_saved(ctx), wanted)
-        return _placed(ctx, (*grads, None), (*wanted, False))
 
 
 def _save(ctx: Any, args: Sequence[Any], tensors: Sequence[int]) -> None:
@@ -126,15 +115,15 @@ def _saved(ctx: Any, tensors: Sequence[Any] | None = None) -> list[Any]:
 @contextmanager
 def _saved_to_move(ctx: Any) -> Iterator[list[Any]]:
     """Yield the arguments without their own tangents; those of levels further out, which torch has off, are on."""
-    with forward_ad._set_fwd_grad_enabled(True):
+    with torch_names.forward_mode_enabled(True):
         yield _saved(ctx, [forward_ad.unpack_dual(tensor).primal for tensor in ctx.saved_for_forward])
 
 
-def _placed(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> _Grads:
-    """Return a gradient for each argument of the call, None where none is wanted."""
-    placed: list[Tensor | None] = [None] * len(ctx.args)
-    for i, grad, want in zip(ctx.tensors, grads, wanted, strict=True):
-        placed[i] = grad if want else None
+def _placed(ctx: Any, places: Sequence[int], grads: Sequence[Tensor | None], wanted: Sequence[bool]) -> _Grads:
+    """Return a gradient for the op and each argument of the call, None where none is wanted."""
+    placed: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    for i, grad, want in zip(places, grads, wanted, strict=True):
+        placed[1 + i] = grad if want else None
     return tuple(placed)
 
 
@@ -142,70 +131,52 @@ def _placed(ctx: Any, grads: Sequence[Tensor | None], wanted: Sequence[bool]) ->
 def _next_level() -> Iterator[None]:
     """Hand what is called inside to the kernel, or to the next transform of torch.func."""
     with ExitStack() as stack:
-        if torch._C._are_functorch_transforms_active():
+        if torch_names.are_transforms_active():
             # Inside of a function's forward torch has them off, but the next level wants its derivatives, too.
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
-        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+            stack.enter_context(torch_names.forward_mode_enabled(True))
+        stack.enter_context(torch_names.BelowAutograd())
         yield
 
 
-def _is_recorded(*tensors: Tensor) -> bool:
+def _is_recorded(tensors: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _is_moving(*tensors: Tensor) -> bool:
+def _is_moving(tensors: Sequence[Tensor]) -> bool:
     """Return whether a tensor has a tangent on this level."""
-    if forward_ad._current_level < 0:
+    if not torch_names.is_forward_mode_on():
         return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def _sample_autograd(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *options: Any) -> Tensor:
-    tensors = value, locations, weights
-    if _is_recorded(*tensors) or _is_moving(*tensors):
-        return _Sample.run(value, shapes, locations, weights, *options)
-    with torch._C._AutoDispatchBelowAutograd():
-        return SAMPLE.forward(value, shapes, locations, weights, *options)
+def _forward_kernel(op: Op) -> Callable[..., Tensor]:
+    def kernel(*args: Any) -> Tensor:
+        tensors = [args[i] for i in op.gradients]
+        moving = _is_moving(tensors)
+        if moving and op in ATTENDS:
+            return decomposition.attend(*args)
+        if moving or _is_recorded(tensors):
+            return _Call.run(op, *args)
+        with torch_names.BelowAutograd():
+            return op.forward(*args)
+
+    return kernel
 
 
-def _sample_backward_autograd(
-    grad_output: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = grad_output, value, locations, weights
-    if _is_recorded(*tensors) or _is_moving(*tensors):
-        return _SampleBackward.run(grad_output, value, shapes, locations, weights, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
-        return SAMPLE.backward(grad_output, value, shapes, locations, weights, *rest)
+def _backward_kernel(op: Op) -> Callable[..., tuple[Tensor, ...]]:
+    def kernel(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        tensors = [grad_output, *(args[i] for i in op.gradients)]
+        if _is_recorded(tensors) or _is_moving(tensors):
+            if op in ATTENDS:
+                return decomposition.attend_backward(grad_output, *args)
+            return _SampleBackward.run(op, grad_output, *args)
+        with torch_names.BelowAutograd():
+            return op.backward(grad_output, *args)
+
+    return kernel
 
 
-def _attend_autograd(
-    value: Tensor, shapes: list[int], references: Tensor, offsets: Tensor, logits: Tensor, *rest: Any
-) -> Tensor:
-    tensors = value, references, offsets, logits
-    if _is_moving(*tensors):
-        return decomposition.attend(value, shapes, references, offsets, logits, *rest)
-    if _is_recorded(*tensors):
-        return _Attend.run(value, shapes, references, offsets, logits, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
-        return ATTEND.forward(value, shapes, references, offsets, logits, *rest)
-
-
-def _attend_backward_autograd(
-    grad_output: Tensor,
-    value: Tensor,
-    shapes: list[int],
-    references: Tensor,
-    offsets: Tensor,
-    logits: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    tensors = grad_output, value, references, offsets, logits
-    if _is_recorded(*tensors) or _is_moving(*tensors):
-        return decomposition.attend_backward(grad_output, value, shapes, references, offsets, logits, *rest)
-    with torch._C._AutoDispatchBelowAutograd():
-        return ATTEND.backward(grad_output, value, shapes, references, offsets, logits, *rest)
-
-
-register(SAMPLE, _sample_autograd, _sample_backward_autograd, "Autograd")
-register(ATTEND, _attend_autograd, _attend_backward_autograd, "Autograd")
+if not torch_names.OPS.missing:
+    for _op in OPS:
+        register(_op, _forward_kernel(_op), _backward_kernel(_op), "Autograd")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from deform_attn import reference
-from deform_attn.torch_ops.schema import SAMPLE, pairs
+from deform_attn.cells import maps_of
+from deform_attn.torch_ops.schema import Sizes, sample_of, sizes_of
 
 
 def attend(
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     references: Tensor,
     offsets: Tensor,
     logits: Tensor,
@@ -28,13 +29,15 @@ def attend(
     """Return the output `[N, Q, M*D]`."""
     points = references, offsets, logits
     locations, weights = _sampling(value, shapes, points, num_points, offset_scale)
-    return SAMPLE.forward(_masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode)
+    args = _masked(value, mask), shapes, locations, weights, num_points, interpolation, padding_mode
+    output: Tensor = sample_of(shapes).forward(*args)
+    return output
 
 
 def attend_backward(
     grad_output: Tensor,
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     references: Tensor,
     offsets: Tensor,
     logits: Tensor,
@@ -48,7 +51,7 @@ def attend_backward(
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
     want_value, want_references, want_offsets, want_logits = wanted
     locations, weights = _sampling(value, shapes, (references, offsets, logits), num_points, offset_scale)
-    grad_value, grad_locations, grad_weights = SAMPLE.backward(
+    grad_value, grad_locations, grad_weights = sample_of(shapes).backward(
         grad_output,
         _masked(value, mask),
         shapes,
@@ -67,7 +70,7 @@ def attend_backward(
         passing = _finite(offsets.to(dtype))
         grads[0] = _grad_references(grad_locations, references, passing, num_points, offset_scale)
     if want_offsets:
-        step = _steps(shapes, _finite(references.to(dtype)), num_points, offset_scale)  # [N or 1, Q or 1, 1, T, 2]
+        step = _steps(shapes, _finite(references.to(dtype)), num_points, offset_scale)  # [T, 2] or [N, Q, 1, T, 2]
         grads[1] = grad_locations * step
     if want_logits:
         pull = weights * grad_weights
@@ -78,13 +81,13 @@ def attend_backward(
 
 def _sampling(
     value: Tensor,
-    shapes: Sequence[int],
+    shapes: Sizes,
     points: tuple[Tensor, Tensor, Tensor],
     num_points: Sequence[int],
     offset_scale: float,
 ) -> tuple[Tensor, Tensor]:
     dtype = reference.compute_dtype(value, *points)
-    locations, weights = reference.sampling(pairs(shapes), *points, num_points, offset_scale, dtype)
+    locations, weights = reference.sampling(sizes_of(shapes), *points, num_points, offset_scale, dtype)
     if weights.shape[-1]:
         # In place of torch's softmax, whose tangent (torch 2.13) has no gradient: it writes into what it saved.
         logits = points[-1].to(dtype)
@@ -105,18 +108,12 @@ def _finite(tensor: Tensor) -> Tensor:
     return tensor.masked_fill(~tensor.isfinite(), 0)
 
 
-def _steps(shapes: Sequence[int], references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
-    """Return how far a location moves as its offset does, with axes like the offsets' `[N, Q, M, T, 2]`."""
-    levels = list(zip(pairs(shapes), num_points, strict=True))
+def _steps(shapes: Sizes, references: Tensor, num_points: Sequence[int], offset_scale: float) -> Tensor:
+    """Return how far a location moves as its offset does, `[T, 2]` or `[N, Q, 1, T, 2]`."""
+    maps = maps_of(sizes_of(shapes), num_points, references)
     if references.shape[-1] == 2:
-        rows = [(1 / max(W, 1), 1 / max(H, 1)) for (H, W), P in levels for _ in range(P)]
-        return torch.tensor(rows, dtype=references.dtype, device=references.device).reshape(1, 1, 1, -1, 2)
-    sizes = references[..., 2:].expand(-1, -1, len(levels), -1).unbind(2)  # L x [N, Q, 2]
-    steps = [
-        (size * (offset_scale / max(P, 1)))[:, :, None, None].expand(-1, -1, -1, P, -1)
-        for size, (_, P) in zip(sizes, levels, strict=True)
-    ]
-    return torch.cat(steps, dim=3)
+        return 1 / torch.stack((maps.W, maps.H), -1).clamp(min=1).to(references.dtype)
+    return reference.of_points(references[..., 2:], num_points) * offset_scale / maps.P[:, None]
 
 
 def _grad_references(

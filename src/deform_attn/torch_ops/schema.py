@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+from deform_attn.shape_checks import Pairs
+
+Sizes = Sequence[int] | Tensor  # as an op takes them
 
 LIBRARY = torch.library.Library("deform_attn", "DEF")
 
@@ -32,32 +35,35 @@ def _of_queries(name: str) -> Argument:
 
 
 _VALUE = Argument("value", "Tensor", has_gradient=True)
-_SHAPES = Argument("spatial_shapes", "SymInt[]")  # flat: H_1, W_1, H_2, ...
 _OPTIONS = Argument("num_points", "SymInt[]"), Argument("interpolation", "str"), Argument("padding_mode", "str")
 
 
 class Op:
     """An op and its backward op, `name` and `name_backward`, which torch has as `forward` and `backward`.
 
+    Of each there are two overloads, by how it takes the sizes of the maps: "default" takes a flat list of ints, H_1,
+    W_1, H_2, ..., and "Tensor" an integer tensor `[L, 2]`.
+
     The backward op takes the gradient of the output, the arguments of the op, and which gradients are `wanted`; those
     that are not come back empty.
     """
 
-    def __init__(self, name: str, *arguments: Argument) -> None:
-        self.name = name
+    def __init__(self, name: str, overload: str, *arguments: Argument) -> None:
+        suffix = "" if overload == "default" else f".{overload}"
+        self.name, self.backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
         self.names = tuple(argument.name for argument in arguments)
         places = list(enumerate(arguments))
         self.tensors = tuple(i for i, argument in places if argument.type.startswith("Tensor"))
         self.gradients = tuple(i for i, argument in places if argument.has_gradient)
-        self.without_queries = tuple(i for i in self.tensors if not arguments[i].has_queries)
+        self.without_queries = tuple(i for i in self.tensors if not arguments[i].has_queries and i != SIZES)
         taken = ", ".join(f"{argument.type} {argument.name}" for argument in arguments)
         given = ", ".join(["Tensor"] * len(self.gradients))
-        LIBRARY.define(f"{name}({taken}) -> Tensor")
-        LIBRARY.define(f"{name}_backward(Tensor grad_output, {taken}, bool[] wanted) -> ({given})")
-        torch.library.register_fake(f"deform_attn::{name}", self._fake, lib=LIBRARY)
-        torch.library.register_fake(f"deform_attn::{name}_backward", self._fake_backward, lib=LIBRARY)
-        self.forward = getattr(torch.ops.deform_attn, name).default
-        self.backward = getattr(torch.ops.deform_attn, f"{name}_backward").default
+        LIBRARY.define(f"{self.name}({taken}) -> Tensor")
+        LIBRARY.define(f"{self.backward_name}(Tensor grad_output, {taken}, bool[] wanted) -> ({given})")
+        torch.library.register_fake(f"deform_attn::{self.name}", self._fake, lib=LIBRARY)
+        torch.library.register_fake(f"deform_attn::{self.backward_name}", self._fake_backward, lib=LIBRARY)
+        self.forward = getattr(getattr(torch.ops.deform_attn, name), overload)
+        self.backward = getattr(getattr(torch.ops.deform_attn, f"{name}_backward"), overload)
 
     def option(self, name: str, args: Sequence[Any]) -> Any:
         """Return the argument called `name` among those of a call of the op."""
@@ -77,26 +83,24 @@ class Op:
         )
 
 
-SAMPLE = Op(
-    "multi_scale_deformable_attention",
-    _VALUE,
-    _SHAPES,
-    _of_queries("sampling_locations"),
-    _of_queries("attention_weights"),
-    *_OPTIONS,
-)
-ATTEND = Op(
-    "deformable_attention",
-    _VALUE,
-    _SHAPES,
-    _of_queries("reference_points"),
-    _of_queries("sampling_offsets"),
-    _of_queries("attention_logits"),
-    Argument("padding_mask", "Tensor?"),
-    Argument("offset_scale", "float"),
-    *_OPTIONS,
-)
-OPS = SAMPLE, ATTEND
+def _sample_op(overload: str, sizes: Argument) -> Op:
+    points = _of_queries("sampling_locations"), _of_queries("attention_weights")
+    return Op("multi_scale_deformable_attention", overload, _VALUE, sizes, *points, *_OPTIONS)
+
+
+def _attend_op(overload: str, sizes: Argument) -> Op:
+    points = _of_queries("reference_points"), _of_queries("sampling_offsets"), _of_queries("attention_logits")
+    others = Argument("padding_mask", "Tensor?"), Argument("offset_scale", "float")
+    return Op("deformable_attention", overload, _VALUE, sizes, *points, *others, *_OPTIONS)
+
+
+SIZES = 1  # the place of the sizes among the arguments
+_INTS, _TENSOR = Argument("spatial_shapes", "SymInt[]"), Argument("spatial_shapes", "Tensor")
+
+SAMPLE, SAMPLE_BY_TENSOR = _sample_op("default", _INTS), _sample_op("Tensor", _TENSOR)
+ATTEND, ATTEND_BY_TENSOR = _attend_op("default", _INTS), _attend_op("Tensor", _TENSOR)
+SAMPLES, ATTENDS = (SAMPLE, SAMPLE_BY_TENSOR), (ATTEND, ATTEND_BY_TENSOR)
+OPS = SAMPLES + ATTENDS
 
 # A judged call has the same names as its op, in an order of its own.
 _SAMPLE_FIELDS = tuple(map(SamplingInputs._fields.index, SAMPLE.names))
@@ -104,27 +108,27 @@ _ATTEND_FIELDS = tuple(map(AttentionInputs._fields.index, ATTEND.names))
 _SCALE = ATTEND.names.index("offset_scale")
 
 
-def sample(inputs: SamplingInputs) -> Tensor:
-    """Run the classic op through torch's dispatcher."""
-    output: Tensor = SAMPLE.forward(*arguments(inputs))
-    return output
-
-
-def attend(inputs: AttentionInputs) -> Tensor:
-    """Run the op from raw offsets and logits through torch's dispatcher."""
-    output: Tensor = ATTEND.forward(*arguments(inputs))
+def run(inputs: Inputs) -> Tensor:
+    """Run a judged call through torch's dispatcher."""
+    output: Tensor = op_of(inputs).forward(*arguments(inputs))
     return output
 
 
 def register(op: Op, forward: Callable[..., Any], backward: Callable[..., Any], key: str) -> None:
     """Register the kernels of an op and its backward op for a device, or another dispatch key of torch."""
     LIBRARY.impl(op.name, forward, key)
-    LIBRARY.impl(f"{op.name}_backward", backward, key)
+    LIBRARY.impl(op.backward_name, backward, key)
 
 
 def op_of(inputs: Inputs) -> Op:
     """Return the op of a judged call."""
-    return SAMPLE if isinstance(inputs, SamplingInputs) else ATTEND
+    ops = SAMPLES if isinstance(inputs, SamplingInputs) else ATTENDS
+    return ops[isinstance(inputs.spatial_shapes, Tensor)]
+
+
+def sample_of(sizes: Any) -> Op:
+    """Return the classic op that takes sizes as these are."""
+    return SAMPLES[isinstance(sizes, Tensor)]
 
 
 def arguments(inputs: Inputs) -> list[Any]:
@@ -134,7 +138,8 @@ def arguments(inputs: Inputs) -> list[Any]:
     else:
         args = [inputs[i] for i in _ATTEND_FIELDS]
         args[_SCALE] = float(args[_SCALE])
-    args[1] = flat(args[1])
+    if not isinstance(args[SIZES], Tensor):
+        args[SIZES] = flat(args[SIZES])
     return args
 
 
@@ -143,6 +148,6 @@ def flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
     return [size for shape in shapes for size in shape]
 
 
-def pairs(shapes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the flat list that an op takes as pairs (H, W)."""
-    return list(zip(shapes[::2], shapes[1::2], strict=True))
+def sizes_of(sizes: Sizes) -> Pairs | Tensor:
+    """Return the sizes that an op takes as pairs (H, W), or as the tensor that they are."""
+    return sizes if isinstance(sizes, Tensor) else tuple(zip(sizes[::2], sizes[1::2], strict=True))

@@ -2,17 +2,18 @@
 
 They are the forward-mode derivatives, and what the derivative of a gradient is made of. The op is linear in value and
 in the weights, so that along these the ops themselves do the work. Along a location it is the slope of the cell that
-the location lies in, written out here in plain torch; cells, edges and unread corners are those of reference.py.
+the location lies in, written out here in plain torch; cells and edges are those of cells.py.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from deform_attn import reference
-from deform_attn.torch_ops.schema import SAMPLE, pairs
+from deform_attn import cells, reference
+from deform_attn.torch_ops.schema import sample_of, sizes_of
 
 Tangent = Tensor | None  # None stands for 0
 
@@ -27,17 +28,12 @@ def of_output(inputs: Sequence[Any], moves: Sequence[Tangent]) -> Tensor:
     N, _, M, D = value.shape
     output = value.new_zeros((N, locations.shape[1], M * D))
     if move_value is not None:
-        output = output + SAMPLE.forward(move_value, shapes, locations, weights, *options)
+        output = output + sample_of(shapes).forward(move_value, shapes, locations, weights, *options)
     if move_weights is not None:
-        output = output + SAMPLE.forward(value, shapes, locations, move_weights, *options)
-    if move_locations is not None:
-        levels = [
-            (level.weights[..., None] * sum(c.change[..., None] * c.pixels for c in level.corners)).sum(3)
-            for level in _levels(inputs, move_locations)
-            if level.corners
-        ]
-        if levels:
-            output = output + torch.stack(levels).sum(0).reshape(output.shape).to(value.dtype)
+        output = output + sample_of(shapes).forward(value, shapes, locations, move_weights, *options)
+    if move_locations is not None and (along := _along(inputs, move_locations)):
+        slope = _sum(c.change[..., None] * c.pixels for c in along.corners)  # [N, Q, M, T, D]
+        output = output + (along.weights[..., None] * slope).sum(3).reshape(output.shape).to(value.dtype)
     return output
 
 
@@ -51,7 +47,7 @@ def of_gradients(grad_output: Tensor, inputs: Sequence[Any], moves: Sequence[Tan
     move_grads = [torch.zeros_like(tensor) for tensor in (value, locations, weights)]
 
     def add(value: Tensor, weights: Tensor, wanted: list[bool]) -> None:
-        grads = SAMPLE.backward(grad_output, value, shapes, locations, weights, *options, wanted)
+        grads = sample_of(shapes).backward(grad_output, value, shapes, locations, weights, *options, wanted)
         for i in range(3):
             if wanted[i]:
                 move_grads[i] = move_grads[i] + grads[i].to(move_grads[i].dtype)
@@ -60,101 +56,71 @@ def of_gradients(grad_output: Tensor, inputs: Sequence[Any], moves: Sequence[Tan
         add(move_value, weights, [False, True, True])
     if move_weights is not None:
         add(value, move_weights, [True, True, False])
-    if move_locations is not None:
-        parts = _along_locations(grad_output, inputs, move_locations)
+    if move_locations is not None and (along := _along(inputs, move_locations)):
+        parts = along.gradients(grad_output)
         move_grads = [move + part.to(move.dtype) for move, part in zip(move_grads, parts, strict=True)]
     return move_grads
 
 
 class _Corner(NamedTuple):
-    """One of the four corners of all cells that the points of a level lie in."""
+    """One of the four corners of the points' cells."""
 
-    place: tuple[Tensor, Tensor, Tensor]  # of its pixel in the level's map [N, H*W, M, D]
-    pixels: Tensor  # [N, Q, M, P, D], 0 where it is not read
-    read: Tensor  # [N, Q, M, P, D]
-    change: Tensor  # of its bilinear weight, as the locations move, [N, Q, M, P]
+    place: tuple[Tensor, Tensor, Tensor]  # of its pixel in the maps [N, S + 1, M, D]
+    pixels: Tensor  # [N, Q, M, T, D], 0 where it is not read
+    read: Tensor  # [N, Q, M, T, D]
+    change: Tensor  # of its bilinear weight, as the locations move, [N, Q, M, T]
     twist: int  # the bilinear weight's mixed derivative
 
 
-class _Level(NamedTuple):
-    """One level, with the points that lie on it."""
+class _Along(NamedTuple):
+    """The points of a call, whose locations move."""
 
-    value: Tensor  # [N, H*W, M, D]
-    weights: Tensor  # [N, Q, M, P]
-    pixels_moved: Tensor  # [N, Q, M, P, 2]
-    pixels_per_unit: Tensor  # the slope of pixels along locations, [N, Q, M, P, 2]
-    corners: list[_Corner]  # none on an empty level
+    maps: Tensor  # of all levels, and behind them the pixel that stands for everything off the map, [N, S + 1, M, D]
+    weights: Tensor  # [N, Q, M, T], 0 on empty levels
+    moves: Tensor  # in pixels, [N, Q, M, T, 2]
+    rates: Tensor  # pixels for a unit of the locations, [N, Q, M, T, 2]
+    corners: list[_Corner]
+
+    def gradients(self, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how the gradients of value, locations and weights move."""
+        N, _, M, D = self.maps.shape
+        grad = grad_output.to(self.weights.dtype).reshape(N, -1, M, 1, D)  # [N, Q, M, 1, D]
+        move_maps = torch.zeros_like(self.maps)
+        for c in self.corners:
+            share = (self.weights * c.change)[..., None] * grad  # [N, Q, M, T, D]
+            move_maps = move_maps.index_put(c.place, torch.where(c.read, share, 0), accumulate=True)
+        slope = _sum(c.change[..., None] * c.pixels for c in self.corners)  # [N, Q, M, T, D]
+        twist = _sum(c.twist * c.pixels for c in self.corners)
+        bend = self.weights * (grad * twist).sum(-1)  # [N, Q, M, T]
+        return move_maps[:, :-1], bend[..., None] * self.moves.flip(-1) * self.rates, (grad * slope).sum(-1)
 
 
-def _levels(inputs: Sequence[Any], move_locations: Tensor) -> Iterator[_Level]:
+def _along(inputs: Sequence[Any], move_locations: Tensor) -> _Along | None:
+    """Return the points as they move; None where nothing does."""
     value, shapes, locations, weights, num_points, interpolation, padding_mode = inputs
     if interpolation == "nearest":  # it moves in steps, without a slope
-        return
+        return None
     dtype = reference.compute_dtype(value, locations, weights)
-    sizes = pairs(shapes)
-    maps = value.to(dtype).split([H * W for H, W in sizes], dim=1)
-    parts = (tensor.to(dtype).split(list(num_points), dim=3) for tensor in (locations, move_locations, weights))
-    for x, (H, W), points, move, A in zip(maps, sizes, *parts, strict=True):
-        size = torch.tensor([W, H], dtype=dtype, device=points.device)
-        pixels = points * size - 0.5  # [N, Q, M, P, 2]
-        slope = size.expand(pixels.shape)
-        if padding_mode == "border":
-            slope = torch.where((pixels < 0) | (pixels >= size - 1), 0, slope)
-            pixels = torch.minimum(pixels.clamp(min=0), size - 1)
-        moved = move * slope
-        yield _Level(x, A, moved, slope, _corners(x, (H, W), pixels, moved, padding_mode) if H * W else [])
-
-
-def _corners(x: Tensor, size: tuple[int, int], pixels: Tensor, moved: Tensor, padding_mode: str) -> list[_Corner]:
-    H, W = size
-    (px, py), (dx, dy) = pixels.unbind(-1), moved.unbind(-1)
-    inside = (px > -1) & (px < W) & (py > -1) & (py < H)  # False for NaN and infinity
-    px, py = torch.where(inside, px, -2), torch.where(inside, py, -2)
-    left, top = px.floor(), py.floor()
-    right, bottom = left + 1, top + 1
-    u, v = px - left, py - top
-    if padding_mode == "border":
-        right, bottom = right.clamp(max=W - 1), bottom.clamp(max=H - 1)
-    n = torch.arange(x.shape[0], device=x.device)[:, None, None, None]
-    m = torch.arange(x.shape[2], device=x.device)[:, None]
+    value, locations = value.to(dtype), locations.to(dtype)
+    maps = cells.maps_of(sizes_of(shapes), num_points, value)
+    x, y = locations.unbind(-1)
+    columns = cells.axis(x, maps.W, interpolation, padding_mode)
+    rows = cells.axis(y, maps.H, interpolation, padding_mode)
+    rates = torch.stack(torch.broadcast_tensors(x, columns.rate, rows.rate)[1:], -1).to(dtype)  # [N, Q, M, T, 2]
+    moves = move_locations.to(dtype) * rates
+    dx, dy = moves.unbind(-1)
+    padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))
+    n = torch.arange(value.shape[0], device=value.device)[:, None, None, None]
+    m = torch.arange(value.shape[2], device=value.device)[:, None]
     corners = []
-    for column, row, weight, change, twist in (
-        (left, top, (1 - u) * (1 - v), -(1 - v) * dx - (1 - u) * dy, 1),
-        (right, top, u * (1 - v), (1 - v) * dx - u * dy, -1),
-        (left, bottom, (1 - u) * v, -v * dx + (1 - u) * dy, -1),
-        (right, bottom, u * v, v * dx + u * dy, 1),
-    ):
-        on_map = inside & (column >= 0) & (column < W) & (row >= 0) & (row < H)
-        place = n, torch.where(on_map, row.long() * W + column.long(), 0), m
-        corner = x[place]  # [N, Q, M, P, D]
-        read = on_map[..., None] & ((weight != 0)[..., None] | corner.isfinite())
-        change = torch.where(on_map, change, 0)
-        corners.append(_Corner(place, torch.where(read, corner, 0), read, change, twist))
-    return corners
+    for c in cells.corners(maps, value.shape[1], columns, rows, interpolation):
+        place = n, c.pixel, m
+        pixels = padded[place]  # [N, Q, M, T, D]
+        read = c.on_map[..., None] & ((c.across * c.down != 0)[..., None] | pixels.isfinite())
+        change = torch.where(c.on_map, c.right * dx * c.down + c.below * dy * c.across, 0)
+        corners.append(_Corner(place, torch.where(read, pixels, 0), read, change, c.right * c.below))
+    return _Along(padded, weights.to(dtype).masked_fill(maps.empty, 0), moves, rates, corners)
 
 
-def _along_locations(grad_output: Tensor, inputs: Sequence[Any], move_locations: Tensor) -> tuple[Tensor, ...]:
-    """Return how the gradients of value, locations and weights move, where only the locations do."""
-    value, _, locations, weights, *_ = inputs
-    dtype = reference.compute_dtype(value, locations, weights)
-    N, _, M, D = value.shape
-    grad = grad_output.to(dtype).reshape(N, locations.shape[1], M, 1, D)  # [N, Q, M, 1, D]
-    levels = []
-    for level in _levels(inputs, move_locations):
-        move_value = torch.zeros_like(level.value)
-        if not level.corners:  # an empty level passes nothing on, not even 0 times a NaN
-            levels.append((move_value, torch.zeros_like(level.pixels_moved), torch.zeros_like(level.weights)))
-            continue
-        slope, twist = grad.new_zeros(()), grad.new_zeros(())
-        for c in level.corners:
-            share = (level.weights * c.change)[..., None] * grad  # [N, Q, M, P, D]
-            move_value = move_value.index_put(c.place, torch.where(c.read, share, 0), accumulate=True)
-            slope = slope + c.change[..., None] * c.pixels
-            twist = twist + c.twist * c.pixels
-        move_weights = (grad * slope).sum(-1).expand(level.weights.shape)  # [N, Q, M, P]
-        bend = (level.weights * (grad * twist).sum(-1))[..., None]  # [N, Q, M, P, 1]
-        levels.append((move_value, bend * level.pixels_moved.flip(-1) * level.pixels_per_unit, move_weights))
-    if not levels:
-        return tuple(torch.zeros_like(tensor) for tensor in (value, locations, weights))
-    values, points, shares = zip(*levels, strict=True)
-    return torch.cat(values, dim=1), torch.cat(points, dim=3), torch.cat(shares, dim=3)
+def _sum(terms: Iterator[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.torch_ops.schema import LIBRARY, OPS, Op
+from deform_attn.torch_ops.schema import LIBRARY, OPS, SIZES, Op
 
 Result = tuple[Any, Any]  # outputs, and at which axis each is mapped
 Rule = Callable[..., Result]
@@ -16,7 +16,7 @@ def _forward_rule(op: Op) -> Rule:
     def rule(info: Any, axes: Sequence[int | None], *args: Any) -> Result:
         shared = all(axes[i] is None for i in op.without_queries)
         fold = _Fold(info.batch_size, into_queries=shared)
-        output = op.forward(*fold.arguments(args, axes, op.without_queries))
+        output = op.forward(*fold.arguments(args, axes, SIZES, op.without_queries))
         return fold.unfold(output), fold.axis
 
     return rule
@@ -30,7 +30,7 @@ def _backward_rule(op: Op) -> Rule:
         want_value = args[-1][0]
         shared = all(axes[i] is None for i in without_queries) and not want_value
         fold = _Fold(info.batch_size, into_queries=shared)
-        grads = op.backward(*fold.arguments(args, axes, without_queries))
+        grads = op.backward(*fold.arguments(args, axes, 1 + SIZES, without_queries))
         return fold.unfold_wanted(grads, args[-1])
 
     return rule
@@ -43,10 +43,15 @@ class _Fold:
         self.size = size
         self.axis = int(into_queries)
 
-    def arguments(self, args: Sequence[Any], axes: Sequence[int | None], without_queries: Sequence[int]) -> list[Any]:
+    def arguments(
+        self, args: Sequence[Any], axes: Sequence[int | None], sizes: int, without_queries: Sequence[int]
+    ) -> list[Any]:
         """Return the arguments of the folded call; those at the places `without_queries` have no query axis."""
+        if isinstance(args[sizes], Tensor) and axes[sizes] is not None:
+            raise ValueError("spatial_shapes: torch.vmap cannot map over sizes; map over the rest (in_dims None)")
+        whole = {sizes, *(without_queries if self.axis else ())}
         return [
-            self._fold(arg, axis) if isinstance(arg, Tensor) and not (self.axis and i in without_queries) else arg
+            self._fold(arg, axis) if isinstance(arg, Tensor) and i not in whole else arg
             for i, (arg, axis) in enumerate(zip(args, axes, strict=True))
         ]
 
@@ -72,4 +77,4 @@ class _Fold:
 
 for _op in OPS:
     torch.library.register_vmap(f"deform_attn::{_op.name}", _forward_rule(_op), lib=LIBRARY)
-    torch.library.register_vmap(f"deform_attn::{_op.name}_backward", _backward_rule(_op), lib=LIBRARY)
+    torch.library.register_vmap(f"deform_attn::{_op.backward_name}", _backward_rule(_op), lib=LIBRARY)

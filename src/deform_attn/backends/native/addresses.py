@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from deform_attn.messages import fail
-
-# A private name, but one that torch's own Python cannot do without; no public one tells as much of a tensor. Looking it
-# up takes as long as some calls that are made again do.
-dispatch_keys = torch._C._dispatch_keys
+from deform_attn.torch_names import dispatch_keys
 
 # How torch dispatches on a dense tensor in this machine's memory. Other devices and layouts, negative and conjugate
 # views, zeros without memory, fake tensors and those of torch.func have keys of their own.
-with torch.inference_mode():
-    _INFERENCE = dispatch_keys(torch.empty(0)).raw_repr()
-PLAIN_KEYS = dispatch_keys(torch.empty(0)).raw_repr(), _INFERENCE
+PLAIN_KEYS: tuple[int, ...] = ()
+if dispatch_keys is not None:
+    PLAIN_KEYS = (dispatch_keys(torch.empty(0)).raw_repr(),)
+    with torch.inference_mode():
+        PLAIN_KEYS += (dispatch_keys(torch.empty(0)).raw_repr(),)
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ from deform_attn.backends.base import Backend
 from deform_attn.backends.native.call import unavailable_reasons
 from deform_attn.backends.native.plan import plan
 from deform_attn.checks import Inputs
+from deform_attn.shape_checks import fit
 from deform_attn.torch_ops import schema
 
 
@@ -15,7 +16,7 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
     value = inputs.value
     if value.device.type != "cpu":
         reasons.append(f"it runs on CPU tensors, not on {value.device.type}")
-    if value.shape[1] >= 2**31:
+    if not fit([value.shape[1]]):
         reasons.append("more than 2^31 pixels")
     return reasons
 
@@ -25,7 +26,7 @@ NATIVE = Backend(
     summary="compiled CPU kernels: every option and every derivative",
     unavailable_reasons=unavailable_reasons,
     unsupported_reasons=_unsupported_reasons,
-    sample=schema.sample,
-    attend=schema.attend,
+    sample=schema.run,
+    attend=schema.run,
     plan=plan,
 )

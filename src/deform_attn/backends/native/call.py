@@ -1,19 +1,23 @@
 """A call of the CPU kernels (native/): laid out as they take it, made, and registered with torch for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deform_attn import torch_names
 from deform_attn.backends.native import library
 from deform_attn.backends.native.addresses import address
 from deform_attn.messages import fail, shape_text
+from deform_attn.shape_checks import spatial_shapes_of
 from deform_attn.torch_ops import schema
 
 _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 _library, _reasons = library.load()
+if torch_names.OPS.missing:
+    _library, _reasons = None, [torch_names.OPS.verdict]
 
 
 def unavailable_reasons() -> list[str]:
@@ -52,18 +56,17 @@ def attend_call(
     return call
 
 
-def _sample(*args: Any) -> Tensor:
-    return sample_call(*args).forward()
+def _forward(lay_out: Callable[..., "Call"]) -> Callable[..., Tensor]:
+    def kernel(*args: Any) -> Tensor:
+        return lay_out(*_with_sizes(args)).forward()
 
-
-def _attend(*args: Any) -> Tensor:
-    return attend_call(*args).forward()
+    return kernel
 
 
 def _sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
     *call, (want_value, want_locations, want_weights) = args
-    grads = sample_call(*call).backward(grad_output, want_value, False, want_locations, want_weights)
+    grads = sample_call(*_with_sizes(call)).backward(grad_output, want_value, False, want_locations, want_weights)
     grad_value, _, grad_locations, grad_weights = grads
     return grad_value, grad_locations, grad_weights
 
@@ -71,7 +74,22 @@ def _sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, T
 def _attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
     *call, wanted = args
-    return attend_call(*call).backward(grad_output, *wanted)
+    return attend_call(*_with_sizes(call)).backward(grad_output, *wanted)
+
+
+def _with_sizes(args: Sequence[Any]) -> Sequence[Any]:
+    """Return the arguments of an op with sizes that came in a tensor, which a graph was made without, read and judged.
+
+    Raises:
+        RuntimeError: they do not fit; the message is that of the entry points' ValueError.
+    """
+    value, sizes, *rest = args
+    if not isinstance(sizes, Tensor):
+        return args
+    try:
+        return value, schema.flat(spatial_shapes_of(sizes.tolist(), value.shape[1])), *rest
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
 
 
 class Call:
@@ -222,5 +240,7 @@ def _fit(name: str, tensor: Tensor, *shape: int) -> None:
 
 
 if _library is not None:
-    schema.register(schema.SAMPLE, _sample, _sample_backward, "CPU")
-    schema.register(schema.ATTEND, _attend, _attend_backward, "CPU")
+    for _op in schema.SAMPLES:
+        schema.register(_op, _forward(sample_call), _sample_backward, "CPU")
+    for _op in schema.ATTENDS:
+        schema.register(_op, _forward(attend_call), _attend_backward, "CPU")

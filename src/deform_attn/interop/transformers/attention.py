@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deform_attn.checks import spatial_shapes_of
 from deform_attn.functional import deformable_attention
 from deform_attn.interop import errors
 from deform_attn.interop.rules import OUTPUT_ATTENTIONS, Form
 from deform_attn.interop.transformers.attention_weights import attention_weights, weights_asked_for
 from deform_attn.interop.transformers.families import RULES
-from deform_attn.recording import Sampling, Shapes, sampling_of
+from deform_attn.recording import Sampling, sampling_of
+from deform_attn.shape_checks import Pairs, spatial_shapes_of
 
 _RULES = {rule.family: rule for rule in RULES}
 
@@ -62,7 +62,7 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
     return module.output_proj(heads) if projects else heads, weights
 
 
-def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Sampling, Shapes, tuple[int, ...]]:
+def compute_sampling(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Sampling, Pairs, tuple[int, ...]]:
     """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each.
 
     `deform_attn.record` asks it.

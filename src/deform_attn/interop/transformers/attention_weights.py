@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deform_attn import torch_names
 from deform_attn.interop.rules import OUTPUT_ATTENTIONS
 from deform_attn.recording import RecordingHook
 
@@ -26,7 +27,7 @@ def weights_asked_for(module: nn.Module, output_attentions: bool | None, *, told
         return True
     if told_elsewhere and _told.get() is not False:
         return True
-    hooks = (*module._forward_hooks.values(), *torch.nn.modules.module._global_forward_hooks.values())
+    hooks = (*module._forward_hooks.values(), *torch_names.forward_hooks_on_all_modules())
     return any(_asks(hook) for hook in hooks)
 
 
@@ -50,7 +51,7 @@ def can_tell(module: nn.Module) -> bool:
 
 def attention_weights(logits: Tensor) -> Tensor:
     """Return the softmax of `logits [N, Q, M, T]`."""
-    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+    if torch.compiler.is_compiling() or not torch_names.hooks_see_saved_tensors():
         return logits.softmax(-1)
     # Activation checkpointing counts what is saved, and runs a second time when the capture that asked is over. What
     # is saved under hooks of our own it does not see.
