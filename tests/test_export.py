@@ -12,7 +12,6 @@ from deform_attn import (
     MultiScaleDeformableAttention,
     deformable_attention,
     encoder_reference_points,
-    multi_scale_deformable_attention,
 )
 
 SIZES = [[(6, 9), (3, 5)], [(8, 5), (4, 3)], [(7, 11), (5, 2)]]
