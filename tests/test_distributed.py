@@ -30,8 +30,8 @@ def draw():
     return normal(4, 5, 8), normal(4, 5, 2).sigmoid(), normal(4, 6 * 9 + 3 * 5, 8)
 
 
-def loss_of(module, query, references, features):
-    return module(query, references, features, SHAPES).sin().mean()
+def loss_of(module, query, references, features, shapes=SHAPES):
+    return module(query, references, features, shapes).sin().mean()
 
 
 def work(rank, store, folder):
@@ -41,6 +41,10 @@ def work(rank, store, folder):
     half = [tensor[2 * rank : 2 * rank + 2] for tensor in draw()]
     loss_of(module, *half).backward()
     torch.save([p.grad for p in module.parameters()], f"{folder}/{rank}.pt")
+    module.zero_grad()
+    compiled = torch.compile(module, backend="aot_eager")  # where the op takes the sizes as a tensor
+    loss_of(compiled, *half, torch.tensor(SHAPES)).backward()
+    torch.save([p.grad for p in module.parameters()], f"{folder}/{rank} with sizes in a tensor.pt")
     dist.barrier()
     # Without taking the module down: torch 2.13 was seen to wait for ever there, in its own threads.
     os._exit(0)
@@ -58,7 +62,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(tmp_path,
     module = build()
     loss_of(module, *draw()).backward()
     assert any((p.grad != 0).any() for p in module.parameters())
-    for rank in range(2):
-        grads = torch.load(tmp_path / f"{rank}.pt")
+    for name in ("0", "1", "0 with sizes in a tensor", "1 with sizes in a tensor"):
+        grads = torch.load(tmp_path / f"{name}.pt")
         for actual, parameter in zip(grads, module.parameters(), strict=True):
             torch.testing.assert_close(actual, parameter.grad, rtol=1e-12, atol=1e-12)
