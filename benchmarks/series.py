@@ -11,7 +11,12 @@ from benchmarks import memory
 from benchmarks.cases import ENC640, ENC800, MEMORY, TINY, map_size_series, query_series
 from benchmarks.measure import timed
 from benchmarks.peers import EAGER, Peer
-from deform_attn import MultiScaleDeformableAttention, checks, encoder_reference_points
+from deform_attn import (
+    MultiScaleDeformableAttention,
+    checks,
+    encoder_reference_points,
+    multi_scale_deformable_attention,
+)
 from deform_attn.backends.native import call as native_call
 from deform_attn.backends.native import library as native_library
 from deform_attn.checks import SamplingInputs
@@ -178,6 +183,7 @@ def overhead(seconds: float, wait: float = 0) -> Result:
     torch.set_num_threads(1)
     inputs = TINY.inputs()
     op, fused = TINY.op(), TINY.fused_op(inputs.references)
+    sizes = torch.tensor(TINY.spatial_shapes)
     call = native_call.sample_call(*schema.arguments(_judged(inputs)))
     output = torch.empty(1, TINY.query_count, TINY.heads * TINY.channels)
     packed = native_library.pack(*call.fields(), output.data_ptr(), *[0] * 7)
@@ -185,6 +191,9 @@ def overhead(seconds: float, wait: float = 0) -> Result:
     calls: dict[str, Call] = {
         "kernel": lambda: native_call.loaded().forward_packed(packed),
         "classic": partial(op, *inputs[:3]),
+        "classic, sizes in a tensor": lambda: multi_scale_deformable_attention(
+            inputs.value, sizes, inputs.locations, inputs.weights, num_points=TINY.num_points
+        ),
         "fused": partial(fused, inputs.value, inputs.offsets, inputs.logits),
         "classic, with gradients": partial(op, *trained),
     }
