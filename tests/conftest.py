@@ -1,17 +1,9 @@
 """Fixtures: every backend by name, and one thread."""
 
-import os
-
 import pytest
 import torch
-from hypothesis import settings
 
 from every_backend import BACKENDS, call_on
-
-# The same draws in every run, so that a red run points at a change; HYPOTHESIS_PROFILE=fresh draws new ones.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("fresh", derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(params=BACKENDS)

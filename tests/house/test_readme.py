@@ -11,7 +11,7 @@ import torch
 import deform_attn
 from deform_attn import MultiScaleDeformableAttention, cli, multi_scale_deformable_attention
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{i}")
