@@ -1,9 +1,15 @@
 """Fixtures: every backend by name, and one thread."""
 
+import os
+
 import pytest
 import torch
 
 from every_backend import BACKENDS, call_on
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores. A test that makes a claim about threads sets their number itself.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=BACKENDS)

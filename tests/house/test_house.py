@@ -190,12 +190,18 @@ def test_it_is_seen_whether_an_import_is_at_the_top(tmp_path):
     assert list(imports(source)) == [("numpy", True), ("PIL.Image", True), ("scipy.optimize", False)]
 
 
-def test_importing_the_package_loads_torch_and_no_extra():
-    code = (
-        f"import sys, torch; old = set(sys.modules); import deform_attn; print({EXTRAS!r} & (set(sys.modules) - old))"
-    )
+def test_neither_importing_the_package_nor_the_help_of_every_verb_loads_an_extra():
+    code = f"""
+import sys, torch
+old = set(sys.modules)
+import deform_attn
+print({EXTRAS!r} & (set(sys.modules) - old))
+from deform_attn.cli import build_parser
+build_parser().format_help()
+print({EXTRAS!r} & (set(sys.modules) - old))
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+    assert result.stdout.splitlines() == ["set()", "set()"]
 
 
 def test_a_file_says_in_its_first_line_what_it_is_and_stays_small():
