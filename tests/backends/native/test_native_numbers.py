@@ -7,11 +7,13 @@ from against_reference import DTYPES, classic, compare, differentiable, fused
 from deform_attn import multi_scale_deformable_attention
 from deform_attn.backends.native import call as native_call
 
+CHANNELS = [32, 30, 16, 64, 7]
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("channels", [32, 30, 16, 64, 7])
-@pytest.mark.parametrize("masked", [False, True])
-def test_native_agrees_where_maps_are_large_and_read_often(dtype, channels, masked):
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_native_agrees_where_maps_are_large_and_read_often(dtype, channels):
+    masked = (DTYPES.index(dtype) + CHANNELS.index(channels)) % 2 == 1  # each dtype and each width with and without
     shapes, N, Q, M = [(38, 51), (19, 26), (7, 11)], 2, 1700, 3
     generator = torch.Generator().manual_seed(channels)
     S = sum(H * W for H, W in shapes)
