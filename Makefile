@@ -23,7 +23,7 @@ test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core 
 	$(PYTEST) -m "not slow"
 
 test-core: .venv-core/installed ## run the tests of the op and the house with torch alone (.venv-core/)
-	.venv-core/bin/python -m pytest -m "not slow" tests/core tests/torch_ops tests/backends tests/house
+	.venv-core/bin/python -m pytest -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
 
 test-slow: .venv/installed-dev ## run the tests marked slow
 	$(PYTEST) -m slow
