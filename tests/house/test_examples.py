@@ -12,7 +12,7 @@ import deform_attn
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(deform_attn.__path__, "deform_attn.") if m.name != "deform_attn._native"
 )
-OF_EXTRAS = {"detr", "explore", "cli", "__main__"}
+OF_EXTRAS = {"interop", "detr", "explore", "cli", "__main__"}
 
 
 def failing(names):
@@ -23,11 +23,11 @@ def failing(names):
 
 def test_the_examples_of_the_core_run():
     names = [name for name in MODULES if name.split(".")[1] not in OF_EXTRAS]
-    assert len(names) > 40
+    assert len(names) > 20
     assert failing(names) == {}
 
 
-def test_the_examples_of_detector_explorer_and_command_run():
+def test_the_examples_of_the_rooms_that_need_an_extra_run():
     for package in ("numpy", "PIL", "matplotlib", "transformers"):
         pytest.importorskip(package)
     names = [name for name in MODULES if name.split(".")[1] in OF_EXTRAS]
