@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-slow fuzz sanitize browser lint format clean
+.PHONY: help demo bench test test-core test-slow fuzz sanitize browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -16,11 +16,17 @@ demo: .venv/installed-detr ## train a small detector on digits, draw what it fin
 bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; benchmarks/results/, docs/benchmarks.md)
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
-test: lint ## lint, type-check, and run the tests
-	$(BIN)/python -m pytest -m "not slow"
+# A worker for each core; one that is idle takes tests from the end of another's, so that neighbours stay together.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
+
+test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
+	$(PYTEST) -m "not slow"
+
+test-core: .venv-core/installed ## run the tests of the op and the house with torch alone (.venv-core/)
+	.venv-core/bin/python -m pytest -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
 
 test-slow: .venv/installed-dev ## run the tests marked slow
-	$(BIN)/python -m pytest -m slow; status=$$?; test $$status -eq 0 -o $$status -eq 5  # 5: none is marked yet
+	$(PYTEST) -m slow
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \
@@ -48,7 +54,7 @@ format: .venv/installed-dev ## rewrite the sources in the house's style
 	$(BIN)/ruff format
 
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv .venv-bench build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-core build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -60,6 +66,13 @@ clean: ## remove what the other targets made, runs/ excepted
 .venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+# torch and pytest, and nothing else that the package could lean on.
+.venv-core/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch pytest
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 # The rivals live apart, so that nothing of theirs changes what the tests see. One of them is compiled against torch.

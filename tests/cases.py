@@ -108,6 +108,15 @@ TINY_CASES = [
     Case("tiny boxes", ((3, 2),), (2,), 1, 2, 1, 1, coordinates=4, offset_scale=0.75),
 ]
 
+# (case, interpolation, padding_mode): every small case and every pair of modes that has derivatives of its own, each
+# with one of the others.
+DERIVATIVES = [
+    ("small points", "bilinear", "zeros"),
+    ("small boxes", "bilinear", "border"),
+    ("small one-pixel and empty", "bilinear", "zeros"),
+    ("small boxes", "nearest", "zeros"),
+]
+
 
 def case_id(case: Case) -> str:
     return case.name.replace(" ", "-").replace(",", "")

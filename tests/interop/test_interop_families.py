@@ -17,7 +17,8 @@ from interop_cases import CASES, attentions, run
 # gradients is judged by such a part of their norm (in float32 by a millionth, 16 roundings; in float64 by far less).
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-11}
 PART = {torch.float32: 0.1, torch.float64: 1e-3}
-MODES = [(torch.float32, False), (torch.float32, True), (torch.float64, False)]
+# Each dtype and each mode once: what float32 rounds does not depend on the mode, nor what a mode changes on the dtype.
+MODES = [(torch.float32, True), (torch.float64, False)]
 PADDING_IS_TRUE = re.compile("^Mask2Former|^OneFormer")
 BFLOAT16 = 1e-2  # weights and inputs are the same rounded ones; each of three projections rounds once, to 2^-9
 # A random deviation of 1e-3 in every attention moves these logits by 2.1e-3, those of the other families by less.
@@ -137,7 +138,7 @@ def test_the_outputs_depend_on_the_op(case, models):
         assert relative_error(actual[key], expected[key]) > 1e-2, key
 
 
-@pytest.mark.parametrize(("dtype", "training"), MODES, ids=["float32, eval", "float32, train", "float64, eval"])
+@pytest.mark.parametrize(("dtype", "training"), MODES, ids=["float32, train", "float64, eval"])
 def test_outputs_and_all_gradients_are_those_of_the_stock_model(case, dtype, training, models, monkeypatch):
     stock, patched = (models(case).to(dtype).train(training) for _ in range(2))
     report = patch(patched)

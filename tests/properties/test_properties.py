@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
@@ -16,13 +16,14 @@ from cases import (
     oracle_fused_gradients,
 )
 from deform_attn import deformable_attention, multi_scale_deformable_attention
+from draws import draws
 from every_backend import BACKENDS, call_on
 from tolerances import assert_close
 
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 MODES = st.tuples(st.sampled_from(["bilinear", "nearest"]), st.sampled_from(["zeros", "border"]))
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-PLENTY = settings(max_examples=100, deadline=None)
+PLENTY = draws(100)
 
 
 @st.composite

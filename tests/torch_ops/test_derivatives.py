@@ -6,15 +6,13 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from cases import SMALL_CASES, case_id, inputs_of, named
+from cases import DERIVATIVES, SMALL_CASES, case_id, inputs_of, named
 from deform_attn import deformable_attention, multi_scale_deformable_attention
 from every_backend import BACKENDS, call_on
 
 FORMS = pytest.mark.parametrize("form", ["fused", "classic"])
+TINY = {"small points": "tiny points", "small boxes": "tiny boxes"}  # derivatives of second order are many
 SMALL = pytest.mark.parametrize("case", SMALL_CASES, ids=case_id)
-MODES = pytest.mark.parametrize(
-    ("interpolation", "padding_mode"), [("bilinear", "zeros"), ("bilinear", "border"), ("nearest", "zeros")]
-)
 
 
 def function_of(form, case, backend=None, **modes):
@@ -49,30 +47,26 @@ def check_equal(actual, expected):
         assert torch.equal(a, b)
 
 
+# Those of the reference are checked in test_functional.py.
 @FORMS
-@SMALL
-@MODES
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_gradgradcheck_passes_for_every_backend(form, case, interpolation, padding_mode, backend):
-    function, tensors = function_of(form, case, backend, interpolation=interpolation, padding_mode=padding_mode)
+@pytest.mark.parametrize(
+    ("backend", "case", "interpolation", "padding_mode"),
+    [("native", *each) for each in DERIVATIVES]
+    + [("grid_sample", *each) for each in (*DERIVATIVES[:2], DERIVATIVES[3])],
+)
+def test_gradgradcheck_passes_for_every_backend(form, backend, case, interpolation, padding_mode):
+    function, tensors = function_of(form, named(case), backend, interpolation=interpolation, padding_mode=padding_mode)
     assert gradgradcheck(function, tensors, raise_exception=True)
 
 
 @FORMS
-@pytest.mark.parametrize(
-    ("case", "interpolation", "padding_mode"),
-    [
-        ("small points", "bilinear", "zeros"),
-        ("small boxes", "bilinear", "border"),
-        ("small one-pixel and empty", "bilinear", "zeros"),
-        ("small boxes", "nearest", "zeros"),
-    ],
-)
+@pytest.mark.parametrize(("case", "interpolation", "padding_mode"), DERIVATIVES)
 def test_forward_mode_and_batched_gradients_pass_gradcheck(form, case, interpolation, padding_mode):
     modes = {"interpolation": interpolation, "padding_mode": padding_mode}
     function, tensors = function_of(form, named(case), "native", **modes)
     checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(function, tensors, **checks)
+    function, tensors = function_of(form, named(TINY.get(case, case)), "native", **modes)
     assert gradgradcheck(function, tensors, check_fwd_over_rev=True, check_batched_grad=True)
 
 

@@ -4,6 +4,7 @@ Sizes are powers of two wherever a location has to be exactly on a centre or an 
 computes the same coordinate in every dtype.
 """
 
+import itertools
 import math
 
 import pytest
@@ -19,6 +20,12 @@ from tolerances import assert_close
 NAN, INF = math.nan, math.inf
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 MODES = [(i, p) for i in ("bilinear", "nearest") for p in ("zeros", "border")]
+# A narrow dtype differs in how numbers are read and written, not in the modes: each mode with one of the two.
+DTYPES_AND_MODES = [(dtype, *modes) for dtype in (torch.float64, torch.float32) for modes in MODES]
+DTYPES_AND_MODES += [(torch.bfloat16, *MODES[0]), (torch.bfloat16, *MODES[3])]
+DTYPES_AND_MODES += [(torch.float16, *MODES[1]), (torch.float16, *MODES[2])]
+ALL_MODES = pytest.mark.parametrize(("dtype", "interpolation", "padding_mode"), DTYPES_AND_MODES, ids=str)
+POISONS = [NAN, INF, -INF]
 
 # Two rows, four columns: centres at x = 1/8, 3/8, 5/8, 7/8 and y = 1/4, 3/4.
 PLANE = [[1.0, 4.0, 9.0, 16.0], [100.0, 120.0, 160.0, 240.0]]
@@ -84,7 +91,7 @@ def expected_reads(plane, locations, interpolation="bilinear", padding_mode="zer
 # Reads, on the map and off it.
 
 
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@ALL_MODES
 def test_a_read_is_that_of_the_oracle_on_the_map_across_its_edge_and_off_it(run, dtype, interpolation, padding_mode):
     locations = LOCATIONS + OFF_THE_MAP
     reads = Reads(run, PLANE, locations, dtype, interpolation=interpolation, padding_mode=padding_mode)
@@ -166,11 +173,10 @@ def test_nearest_is_the_pixel_that_holds_the_location(run, dtype):
 # Pixels that are not finite.
 
 
-@pytest.mark.parametrize("poison", [NAN, INF, -INF])
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-def test_on_a_centre_only_its_pixel_is_read(run, dtype, interpolation, padding_mode, poison):
-    for row in range(2):
-        for column in range(4):
+@ALL_MODES
+def test_on_a_centre_only_its_pixel_is_read(run, dtype, interpolation, padding_mode):
+    for poison in POISONS:
+        for row, column in itertools.product(range(2), range(4)):
             plane = [[poison] * 4 for _ in range(2)]
             plane[row][column] = 3.0
             at = [((column + 0.5) / 4, (row + 0.5) / 2)]
@@ -185,33 +191,33 @@ def test_on_a_centre_only_its_pixel_is_read(run, dtype, interpolation, padding_m
             assert reads.by_location.tolist() == [list(by_location)]
 
 
-@pytest.mark.parametrize("poison", [NAN, INF, -INF])
-def test_on_a_row_of_centres_only_its_two_pixels_are_read(run, dtype, poison):
-    plane = [[poison] * 4, [2.0, 6.0, poison, poison]]
-    reads = Reads(run, plane, [(0.25, 0.75), (0.1875, 0.75)], dtype)
-    assert reads.output.flatten().tolist() == [4.0, 3.0]
-    reads.backward()
-    assert reads.by_location[:, 0].tolist() == [16.0, 16.0]
-    assert reads.by_value.tolist() == [0.0] * 4 + [1.25, 0.75, 0.0, 0.0]
+def test_on_a_row_of_centres_only_its_two_pixels_are_read(run, dtype):
+    for poison in POISONS:
+        plane = [[poison] * 4, [2.0, 6.0, poison, poison]]
+        reads = Reads(run, plane, [(0.25, 0.75), (0.1875, 0.75)], dtype)
+        assert reads.output.flatten().tolist() == [4.0, 3.0]
+        reads.backward()
+        assert reads.by_location[:, 0].tolist() == [16.0, 16.0]
+        assert reads.by_value.tolist() == [0.0] * 4 + [1.25, 0.75, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("poison", [NAN, INF, -INF])
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-def test_a_pixel_that_is_read_comes_through_however_bad_it_is(run, dtype, interpolation, padding_mode, poison):
-    plane = [[poison, poison], [poison, poison]]
-    reads = Reads(run, plane, [(0.4375, 0.4375)], dtype, interpolation=interpolation, padding_mode=padding_mode)
-    assert_close(reads.output, [[[poison]]], dtype)
+@ALL_MODES
+def test_a_pixel_that_is_read_comes_through_however_bad_it_is(run, dtype, interpolation, padding_mode):
+    for poison in POISONS:
+        plane = [[poison, poison], [poison, poison]]
+        reads = Reads(run, plane, [(0.4375, 0.4375)], dtype, interpolation=interpolation, padding_mode=padding_mode)
+        assert_close(reads.output, [[[poison]]], dtype)
 
 
-@pytest.mark.parametrize("poison", [NAN, INF, -INF])
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
-def test_off_the_map_with_zeros_a_bad_map_is_not_read(run, dtype, interpolation, poison):
-    plane = [[poison] * 4, [poison] * 4]
-    reads = Reads(run, plane, [*OFF_THE_MAP, (INF, 0.5), (0.5, -INF)], dtype, interpolation=interpolation)
-    assert torch.equal(reads.output, torch.zeros_like(reads.output))
-    reads.backward()
-    for gradient in (reads.by_location, reads.by_value, reads.by_weight):
-        assert torch.equal(gradient, torch.zeros_like(gradient))
+def test_off_the_map_with_zeros_a_bad_map_is_not_read(run, dtype, interpolation):
+    for poison in POISONS:
+        plane = [[poison] * 4, [poison] * 4]
+        reads = Reads(run, plane, [*OFF_THE_MAP, (INF, 0.5), (0.5, -INF)], dtype, interpolation=interpolation)
+        assert torch.equal(reads.output, torch.zeros_like(reads.output))
+        reads.backward()
+        for gradient in (reads.by_location, reads.by_value, reads.by_weight):
+            assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
 def test_an_attention_weight_of_zero_times_a_nan_that_is_read_is_nan(run, dtype):
@@ -230,22 +236,21 @@ def location_inputs(dtype=torch.float64):
     return case, *[tensor.clone() for tensor in inputs.classic_tensors]
 
 
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-@pytest.mark.parametrize("bad", [(NAN, 0.5), (0.5, NAN), (NAN, NAN), (NAN, INF), (-INF, NAN), (NAN, 9.0)])
-def test_a_nan_location_gives_nan_for_that_query_and_head_and_nothing_else(
-    run, dtype, bad, interpolation, padding_mode
-):
+@ALL_MODES
+def test_a_nan_location_gives_nan_for_that_query_and_head_and_nothing_else(run, dtype, interpolation, padding_mode):
     case, value, locations, weights = location_inputs(dtype)
     options = {"interpolation": interpolation, "padding_mode": padding_mode}
     clean = run(multi_scale_deformable_attention, value, case.spatial_shapes, locations, weights, **options)
-    locations[1, 4, 2, 1, 0] = torch.tensor(bad)
-    output = run(multi_scale_deformable_attention, value, case.spatial_shapes, locations, weights, **options)
     expected = clean.clone()
-    expected.reshape(case.batch, case.queries, case.heads, case.channels)[1, 4, 2] = NAN
+    bad = [(NAN, 0.5), (0.5, NAN), (NAN, NAN), (NAN, INF), (-INF, NAN), (NAN, 9.0)]
+    for query, at in enumerate(bad, start=2):
+        locations[1, query, query % 3, 1, 0] = torch.tensor(at)
+        expected.reshape(case.batch, case.queries, case.heads, case.channels)[1, query, query % 3] = NAN
+    output = run(multi_scale_deformable_attention, value, case.spatial_shapes, locations, weights, **options)
     assert_close(output, expected, dtype)
 
 
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@ALL_MODES
 def test_a_nan_location_passes_no_gradient_to_the_value_and_gets_none(run, dtype, interpolation, padding_mode):
     case, value, locations, weights = location_inputs(dtype)
     at = (1, 4, 2, 1, 0)
@@ -306,7 +311,7 @@ def test_a_nan_offset_gets_no_gradient_and_spoils_no_other(run):
     assert torch.equal(by_logits.isnan(), spoiled)
 
 
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@ALL_MODES
 def test_an_infinite_location_is_off_the_map_with_zeros_and_the_clamped_pixel_with_border(
     run, dtype, interpolation, padding_mode
 ):
@@ -337,27 +342,22 @@ def test_an_infinite_offset_is_an_infinite_location(run, padding_mode, coordinat
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-@pytest.mark.parametrize(
-    ("size", "offset"),
-    [(size, offset) for size in (INF, -INF, NAN) for offset in (0.0, 1.5, -INF, NAN)]
-    + [(0.5, INF), (0.5, NAN), (0.0, INF)],
-)
-def test_a_box_or_offset_that_is_not_finite_gets_no_gradient_along_its_axis(
-    run, dtype, interpolation, padding_mode, size, offset
-):
-    value, reference = leaf(PIXELS, dtype), leaf([[[0.375, 0.3, size, 0.5]]], dtype)
-    offsets, logits = leaf([[[[[[offset, 0.25], [0.5, -0.5]]]]]], dtype), leaf([[[[0.5, 0.0]]]], dtype)
+def test_a_box_or_offset_that_is_not_finite_gets_no_gradient_along_its_axis(run, dtype, interpolation, padding_mode):
+    pairs = [(size, offset) for size in (INF, -INF, NAN) for offset in (0.0, 1.5, -INF, NAN)]
+    pairs += [(0.5, INF), (0.5, NAN), (0.0, INF)]
     options = {"interpolation": interpolation, "padding_mode": padding_mode}
-    tensors = value, reference, offsets, logits
-    output = run(deformable_attention, value, [(2, 4)], *tensors[1:], **options)
-    _, by_reference, by_offsets, _ = torch.autograd.grad(output.sum(), tensors)
-    assert by_offsets[0, 0, 0, 0, 0, 0] == 0
-    assert by_reference[0, 0, 2].isfinite()
-    assert by_offsets.isfinite().all()
-    assert by_reference.isfinite().all()
-    if not math.isfinite(size):
-        assert by_offsets[..., 0].tolist() == [[[[[0.0, 0.0]]]]]
-        assert by_reference[0, 0, 2] == 0
+    for size, offset in pairs:
+        value, reference = leaf(PIXELS, dtype), leaf([[[0.375, 0.3, size, 0.5]]], dtype)
+        offsets, logits = leaf([[[[[[offset, 0.25], [0.5, -0.5]]]]]], dtype), leaf([[[[0.5, 0.0]]]], dtype)
+        tensors = value, reference, offsets, logits
+        output = run(deformable_attention, value, [(2, 4)], *tensors[1:], **options)
+        _, by_reference, by_offsets, _ = torch.autograd.grad(output.sum(), tensors)
+        assert by_offsets[0, 0, 0, 0, 0, 0] == 0, (size, offset)
+        assert by_offsets.isfinite().all(), (size, offset)
+        assert by_reference.isfinite().all(), (size, offset)
+        if not math.isfinite(size):
+            assert by_offsets[..., 0].tolist() == [[[[[0.0, 0.0]]]]], (size, offset)
+            assert by_reference[0, 0, 2] == 0, (size, offset)
 
 
 def test_a_box_that_is_not_finite_gets_no_gradient_where_it_is_differentiated_twice(run):
@@ -416,26 +416,24 @@ def test_a_weight_that_is_given_is_used_however_small_it_is(run, dtype):
 # Gradients of the output that are not finite.
 
 
-@pytest.mark.parametrize("pull", [NAN, INF, -INF])
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@ALL_MODES
 @pytest.mark.parametrize("further", ["off the map", "NaN", "on an empty level"])
-def test_what_passes_no_gradient_on_passes_none_that_is_not_finite(
-    run, dtype, interpolation, padding_mode, further, pull
-):
+def test_what_passes_no_gradient_on_passes_none_that_is_not_finite(run, dtype, interpolation, padding_mode, further):
     value = leaf(PIXELS, dtype)
     at = {"off the map": [-3.0, 9.0], "NaN": [NAN, 0.5], "on an empty level": [0.4, 0.4]}[further]
     locations, weights = leaf([[[[at]]]], dtype), leaf([[[[0.5]]]], dtype)
     shapes, num_points = [(2, 4), (0, 3)], [0, 1] if further == "on an empty level" else [1, 0]
     options = {"interpolation": interpolation, "padding_mode": padding_mode, "num_points": num_points}
-    output = run(multi_scale_deformable_attention, value, shapes, locations, weights, **options)
-    by_value, by_locations, by_weights = torch.autograd.grad(
-        output, [value, locations, weights], torch.full_like(output, pull)
-    )
-    assert not by_locations.any()
-    if further != "off the map" or padding_mode == "zeros":
-        assert not by_value.any()
-    if further == "on an empty level":
-        assert not by_weights.any()
+    for pull in POISONS:
+        output = run(multi_scale_deformable_attention, value, shapes, locations, weights, **options)
+        by_value, by_locations, by_weights = torch.autograd.grad(
+            output, [value, locations, weights], torch.full_like(output, pull)
+        )
+        assert not by_locations.any(), pull
+        if further != "off the map" or padding_mode == "zeros":
+            assert not by_value.any(), pull
+        if further == "on an empty level":
+            assert not by_weights.any(), pull
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -474,11 +472,8 @@ def test_an_empty_level_passes_no_gradient_on_beside_one_that_is_not_finite(run,
 # Masks and empty levels.
 
 
-@pytest.mark.parametrize("poison", [7.0, NAN, INF])
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
-def test_a_masked_pixel_reads_as_zero_and_gets_no_gradient_whatever_it_holds(
-    run, dtype, poison, interpolation, padding_mode
-):
+@ALL_MODES
+def test_a_masked_pixel_reads_as_zero_and_gets_no_gradient_whatever_it_holds(run, dtype, interpolation, padding_mode):
     case = named("encoder")
     inputs = inputs_of(case, dtype)
     mask = inputs.padding_mask[:, :, None, None]
@@ -491,12 +486,13 @@ def test_a_masked_pixel_reads_as_zero_and_gets_no_gradient_whatever_it_holds(
 
     zeroed = inputs.value.masked_fill(mask, 0.0)
     expected, expected_gradients = call(zeroed)
-    actual, gradients = call(inputs.value.masked_fill(mask, poison), padding_mask=inputs.padding_mask)
-    assert_close(actual, expected, dtype)
-    assert_close(gradients[0], expected_gradients[0].masked_fill(mask, 0.0), dtype)
-    assert not gradients[0].masked_select(mask).any()
-    for gradient, expected_gradient in zip(gradients[1:], expected_gradients[1:], strict=True):
-        assert_close(gradient, expected_gradient, dtype)
+    for poison in (7.0, NAN, INF):
+        actual, gradients = call(inputs.value.masked_fill(mask, poison), padding_mask=inputs.padding_mask)
+        assert_close(actual, expected, dtype)
+        assert_close(gradients[0], expected_gradients[0].masked_fill(mask, 0.0), dtype)
+        assert not gradients[0].masked_select(mask).any()
+        for gradient, expected_gradient in zip(gradients[1:], expected_gradients[1:], strict=True):
+            assert_close(gradient, expected_gradient, dtype)
 
 
 def test_weights_are_not_renormalised_over_what_is_not_masked(run, dtype):
@@ -535,8 +531,7 @@ def test_a_padded_batch_gives_each_image_what_it_gets_alone(run):
 
 @pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
 @pytest.mark.parametrize("empty", [(0, 3), (3, 0), (0, 0)])
-@pytest.mark.parametrize("location", [0.5, 7.0, NAN, INF])
-def test_an_empty_level_contributes_zero_and_gets_no_gradient(run, interpolation, padding_mode, empty, location):
+def test_an_empty_level_contributes_zero_and_gets_no_gradient(run, interpolation, padding_mode, empty):
     case, value, locations, weights = location_inputs()
     options = {"interpolation": interpolation, "padding_mode": padding_mode}
 
@@ -546,7 +541,10 @@ def test_an_empty_level_contributes_zero_and_gets_no_gradient(run, interpolation
         return output, torch.autograd.grad(output, tensors, torch.ones_like(output))
 
     expected, expected_gradients = call(list(case.spatial_shapes), locations, weights)
-    nowhere = torch.full_like(locations[:, :, :, :1], location)
+    # Those of a point of each query and head in turn: on the map, off it, and not finite.
+    points = locations[:, :, :, :1, :, :1]
+    kinds = torch.tensor([0.5, 7.0, NAN, INF], dtype=torch.float64)[torch.arange(points.numel()) % 4]
+    nowhere = kinds.view_as(points).expand_as(locations[:, :, :, :1])
     shapes = [case.spatial_shapes[0], empty, case.spatial_shapes[1]]
     wider = torch.cat([locations[:, :, :, :1], nowhere, locations[:, :, :, 1:]], dim=3)
     wider_weights = torch.cat([weights[:, :, :, :1], weights[:, :, :, :1], weights[:, :, :, 1:]], dim=3)
@@ -747,7 +745,7 @@ def test_any_number_of_channels_heads_and_points_works(run, sizes, points):
     assert_close(output, expected, torch.float32)
 
 
-@pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
+@ALL_MODES
 def test_a_one_pixel_level_works(run, dtype, interpolation, padding_mode):
     at = [(0.5, 0.5), (0.25, 0.5), (0.0, 0.0), (1.0, 0.75), (-0.25, 0.5), (-0.5, 0.5), (1.5, 0.5), (-7.0, 0.5)]
     options = {"interpolation": interpolation, "padding_mode": padding_mode}

@@ -241,10 +241,13 @@ def test_projecting_the_map_first_is_the_paper_equation():
     assert_close(actual, expected, torch.float64)
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+ALL_CASES = CASES + SMALL_CASES + TINY_CASES
+
+
 @pytest.mark.parametrize("form", ["fused", "classic"])
-@pytest.mark.parametrize("case", CASES + SMALL_CASES + TINY_CASES, ids=case_id)
-def test_the_gradients_of_the_oracle_are_its_finite_differences(case, form, padding_mode):
+@pytest.mark.parametrize("case", ALL_CASES, ids=case_id)
+def test_the_gradients_of_the_oracle_are_its_finite_differences(case, form):
+    padding_mode = ["zeros", "border"][(ALL_CASES.index(case) + (form == "classic")) % 2]
     inputs, grad_output = inputs_of(case, torch.float64), grad_output_of(case, torch.float64)
     if form == "fused":
         tensors = inputs.fused_tensors
@@ -267,7 +270,7 @@ def test_the_gradients_of_the_oracle_are_its_finite_differences(case, form, padd
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES + SMALL_CASES + TINY_CASES, ids=case_id)
+@pytest.mark.parametrize("case", ALL_CASES, ids=case_id)
 def test_no_case_has_a_point_on_a_kink(case, dtype):
     inputs = inputs_of(case, dtype)
     sizes = level_sizes(case)

@@ -1,14 +1,9 @@
-"""The house: the public names, who imports whom, what the core needs, and examples that run."""
+"""The house: the public names, who imports whom, what the core needs, and how large files are."""
 
 import ast
-import doctest
-import importlib
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 import deform_attn
 
@@ -56,6 +51,15 @@ def modules():
     return sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
+def file_of(module):
+    return PACKAGE / module.with_suffix(".py")
+
+
+def found(wrong):
+    """Return those modules of a mapping of which there is something to say."""
+    return {module: what for module, what in wrong.items() if what}
+
+
 def part(parts):
     """Return the top-level part of the package that a module belongs to."""
     return parts[0] if parts else "__init__"
@@ -83,6 +87,10 @@ def imports(path):
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 yield f"{node.module}.{alias.name}", node in top
+
+
+def imports_of(module):
+    return imports(file_of(module))
 
 
 def upward_imports(importer, imported_names):
@@ -130,22 +138,28 @@ def test_the_public_names_are_these():
         assert getattr(deform_attn, name).__doc__
 
 
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_no_module_imports_upward(module):
-    importer = part(module.parts)
-    if importer == "__init__":
-        return
-    assert floor(importer) is not None, f"{module} is on no floor"
-    names = [name for name, _ in imports(PACKAGE / module.with_suffix(".py"))]
-    assert upward_imports(importer, names) == []
+def test_every_module_is_on_a_floor():
+    assert {
+        str(module) for module in modules() if module.parts != ("__init__",) and floor(part(module.parts)) is None
+    } == set()
 
 
-@pytest.mark.parametrize("module", [m for m in modules() if m.parts[:1] == ("detr",) and len(m.parts) > 1], ids=str)
-def test_no_module_of_the_detector_imports_upward(module):
-    if module.parts[1] == "__init__":
-        return
-    names = [name for name, _ in imports(PACKAGE / module.with_suffix(".py"))]
-    assert upward_imports_in_detr(module.parts[1], names) == []
+def test_no_module_imports_upward():
+    upward = {
+        str(module): upward_imports(part(module.parts), [name for name, _ in imports_of(module)])
+        for module in modules()
+        if module.parts != ("__init__",)
+    }
+    assert found(upward) == {}
+
+
+def test_no_module_of_the_detector_imports_upward():
+    upward = {
+        str(module): upward_imports_in_detr(module.parts[1], [name for name, _ in imports_of(module)])
+        for module in modules()
+        if module.parts[0] == "detr" and module.parts[1] != "__init__"
+    }
+    assert found(upward) == {}
 
 
 def test_no_folder_holds_too_many_modules():
@@ -172,42 +186,41 @@ def test_the_import_order_test_sees_an_upward_import():
     assert upward_imports_in_detr("data", [*upward, "deform_attn.detr.errors.DataError", "torch"]) == upward
 
 
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_packages_of_an_extra_are_imported_inside_the_function_that_needs_them(module):
-    at_top = [name for name, top in imports(PACKAGE / module.with_suffix(".py")) if top]
-    assert [name for name in at_top if name.split(".")[0] in EXTRAS] == []
+def test_packages_of_an_extra_are_imported_inside_the_function_that_needs_them():
+    at_top = {
+        str(module): [name for name, top in imports_of(module) if top and name.split(".")[0] in EXTRAS]
+        for module in modules()
+    }
+    assert found(at_top) == {}
 
 
-def test_importing_the_package_loads_torch_and_no_extra():
-    code = (
-        f"import sys, torch; old = set(sys.modules); import deform_attn; print({EXTRAS!r} & (set(sys.modules) - old))"
-    )
+def test_it_is_seen_whether_an_import_is_at_the_top(tmp_path):
+    source = tmp_path / "module.py"
+    source.write_text("import numpy\nfrom PIL import Image\ndef f():\n    import scipy.optimize\n")
+    assert list(imports(source)) == [("numpy", True), ("PIL.Image", True), ("scipy.optimize", False)]
+
+
+def test_neither_importing_the_package_nor_the_help_of_every_verb_loads_an_extra():
+    code = f"""
+import sys, torch
+old = set(sys.modules)
+import deform_attn
+print({EXTRAS!r} & (set(sys.modules) - old))
+from deform_attn.cli import build_parser
+build_parser().format_help()
+print({EXTRAS!r} & (set(sys.modules) - old))
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+    assert result.stdout.splitlines() == ["set()", "set()"]
 
 
-# _native is the library of CPU kernels, which Python finds but does not import.
-MODULES = sorted(
-    m.name for m in pkgutil.walk_packages(deform_attn.__path__, "deform_attn.") if m.name[-8:] != "._native"
-)
-
-
-@pytest.mark.parametrize("name", MODULES, ids=str)
-def test_the_examples_in_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.failed == 0
-
-
-def test_the_public_callables_have_examples():
-    finder = doctest.DocTestFinder()
-    for name in deform_attn.__all__:
-        examples = [test for test in finder.find(getattr(deform_attn, name), name) if test.examples]
-        assert examples, f"{name} has no example"
-
-
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_a_file_says_in_its_first_line_what_it_is_and_stays_small(module):
-    source = (PACKAGE / module.with_suffix(".py")).read_text()
-    assert ast.get_docstring(ast.parse(source)), "no docstring"
-    limit = 250 if module.parts[0] in ("detr", "explore", "cli") else 400
-    assert len(source.splitlines()) <= limit
+def test_a_file_says_in_its_first_line_what_it_is_and_stays_small():
+    silent, long = set(), {}
+    for module in modules():
+        source = file_of(module).read_text()
+        if not ast.get_docstring(ast.parse(source)):
+            silent.add(str(module))
+        if (lines := len(source.splitlines())) > (250 if module.parts[0] in ("detr", "explore", "cli") else 400):
+            long[str(module)] = lines
+    assert silent == set()
+    assert long == {}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deform_attn.detr.boxes import cxcywh_to_xyxy
@@ -26,11 +26,12 @@ from deform_attn.detr.data.transforms import (
     resize,
     turn,
 )
+from draws import draws
 
 HEIGHT, WIDTH = 45, 64
 ONE = (1 / 8, 0.4, 3 / 8, 0.8)  # corners, as fractions: columns 8 to 24, rows 18 to 36
 ROUNDING = 1e-3  # pixels; a float32 fraction of 64 pixels is good to 4e-6, and a transform rounds a few times
-PLENTY = settings(max_examples=100, deadline=None)
+PLENTY = draws(100)
 
 
 def draw(corners, labels, height=HEIGHT, width=WIDTH):

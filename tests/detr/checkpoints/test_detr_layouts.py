@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import original_repository
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,6 @@ from deform_attn.detr.errors import CheckpointError, ConfigError
 from deform_attn.detr.model.deformable_detr import DeformableDetr, Output, build_model
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.training.criterion import Criterion
-from tests.detr import original_repository
 
 VARIANTS = [(True, True), (False, True), (False, False)]  # transformers has no two-stage detector without refinement
 RESNET: dict[str, Any] = {  # not narrower, for the reason given in test_detr_model.py

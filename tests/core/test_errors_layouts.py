@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from calls import CLASSIC, ENTRY_POINTS, FUSED, SHAPES, TENSORS, check, refusal, valid
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -13,7 +14,6 @@ from deform_attn import (
     explain,
     multi_scale_deformable_attention,
 )
-from test_errors import CLASSIC, ENTRY_POINTS, FUSED, SHAPES, TENSORS, check, refusal, valid
 
 FORMS = pytest.mark.parametrize("form", [FUSED, CLASSIC])
 

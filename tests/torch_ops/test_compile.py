@@ -102,16 +102,14 @@ def test_all_is_one_graph_with_one_op(kind):
     assert len(counted.ops) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kind", "masked"), [(kind, False) for kind in KINDS] + [("fused", True), ("multi", True)])
 def test_the_compiled_result_and_gradients_equal_eager(kind, masked):
     function, args, options = draw(kind, masked=masked)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     check_equal_to_eager(kind, compiled, function, args, options)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(("kind", "dynamic"), [(kind, None) for kind in KINDS] + [("multi", True)])
 def test_after_the_second_image_size_nothing_is_compiled_again(kind, dynamic):
     function, _, _ = draw(kind)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -130,8 +128,7 @@ def test_the_check_for_recompilation_sees_one():
         compiled(*args)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize(("kind", "outside"), [(kind, False) for kind in KINDS] + [("fused", True), ("multi", True)])
 def test_compiled_autocast_is_eager_autocast(kind, outside):
     function, args, options = draw(kind)
 

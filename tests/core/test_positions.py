@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from calls import CLASSIC, ENTRY_POINTS, FUSED, valid
 
 from deform_attn import (
     DeformableAttention,
@@ -12,7 +13,6 @@ from deform_attn import (
     deformable_attention,
     multi_scale_deformable_attention,
 )
-from test_errors import CLASSIC, ENTRY_POINTS, FUSED, valid
 
 MODULES = [DeformableAttention, MultiScaleDeformableAttention]
 STARTS = torch.tensor([0, 6])  # level_start_index of two levels

@@ -17,7 +17,7 @@ from deform_attn.backends.base import SlowBackendWarning
 from deform_attn.backends.native import call as native_call
 from deform_attn.backends.native import library as native_library
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[2]
 ONE_CALL = """
 import torch, deform_attn
 from deform_attn.backends.native import call as native_call
@@ -79,7 +79,11 @@ def test_a_lower_instruction_set_can_be_asked_for(isa):
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", LOWER_ISAS)
 def test_a_lower_instruction_set_passes_the_same_tests(isa):
-    files = ["test_functional.py", "test_native_numbers.py"]
+    files = [
+        "core/test_functional.py",
+        "backends/native/test_native_numbers.py",
+        "properties/test_native_properties.py",
+    ]
     done = python(
         "-m",
         "pytest",

@@ -1,4 +1,4 @@
-"""The README and the docs: their code runs, their links lead somewhere, their make targets exist."""
+"""The README and the docs: their links lead somewhere, what they name exists, and their figures are committed ones."""
 
 import json
 import re
@@ -11,19 +11,8 @@ import torch
 import deform_attn
 from deform_attn import MultiScaleDeformableAttention, cli, multi_scale_deformable_attention
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BLOCKS = [
-    pytest.param(code, id=f"{page.name}-{i}")
-    for page in PAGES
-    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
-]
-
-
-@pytest.mark.parametrize("code", BLOCKS)
-def test_the_python_code_of_the_pages_runs(code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # for what it writes
-    exec(compile(code, "page", "exec"), {})
 
 
 def test_the_code_of_the_readme_shows_the_published_module_the_classic_op_and_every_helper():
@@ -51,7 +40,7 @@ def test_the_folders_and_files_that_contributing_names_exist():
     missing = {
         name
         for name in re.findall(r"`([\w/.]+(?:/|\.py))`", text)
-        if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "deform_attn"))
+        if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "deform_attn", ROOT / "tests"))
     }
     assert missing == set()
     (order,) = re.findall(r"^    (.* -> .*)$", text, re.MULTILINE)
@@ -60,9 +49,11 @@ def test_the_folders_and_files_that_contributing_names_exist():
         assert any(path.exists() for path in paths), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_verbs_of_the_command_that_a_page_names_exist(page, capsys):
-    for verb in set(re.findall(r"(?:`|^)deform-attn ([a-z]+)", page.read_text(), re.MULTILINE)):
+def test_the_verbs_of_the_command_that_a_page_names_exist(capsys):
+    text = "\n".join(page.read_text() for page in PAGES)
+    verbs = set(re.findall(r"(?:`|^)deform-attn ([a-z]+)", text, re.MULTILINE))
+    assert {"train", "predict", "explore"} < verbs
+    for verb in verbs:
         with pytest.raises(SystemExit) as stop:
             cli.main([verb, "--help"])
         assert stop.value.code == 0, verb
@@ -82,18 +73,22 @@ def test_the_first_screen_says_what_a_gpu_gains_and_quotes_the_committed_gains()
     assert re.findall(r"(\d+\.\d+)x", first) == [f"{gain:.2f}" for gain in gains]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_links_of_a_page_lead_to_files_that_exist(page):
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
+def test_the_links_of_all_pages_lead_to_files_that_exist():
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
+    assert len(links) > 30
+    missing = [(p.name, link) for p, link in links if not link.startswith("http") and not (p.parent / link).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_make_targets_that_a_page_names_exist(page):
+def test_the_make_targets_that_a_page_names_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
-    assert named <= targets
+    named = {
+        (page.name, target)
+        for page in PAGES
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 5
+    assert {(page, target) for page, target in named if target not in targets} == set()
 
 
 RIVAL = "torch-ms-deform-attn"

@@ -39,6 +39,7 @@ def tensors(output: Output) -> list[Tensor]:
     return [output.logits, output.boxes, *(part for layer in output.auxiliary for part in layer), *output.encoder]
 
 
+@pytest.mark.slow
 def test_the_compiled_detector_is_one_graph_and_needs_no_third_one_for_further_sizes(model):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)
@@ -83,7 +84,8 @@ class Tuple(nn.Module):
 
 # torch 2.13 says so of weights in channels_last order, and saves them right all the same.
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group")
-@pytest.mark.parametrize("strict", [pytest.param(True, marks=pytest.mark.slow), False], ids=["strict", "non-strict"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 def test_the_exported_detector_is_saved_loaded_and_right_for_other_sizes(model, strict):
     free = torch.export.Dim.AUTO
     dynamic = {0: free, 2: free, 3: free}, {0: free, 1: free, 2: free}
