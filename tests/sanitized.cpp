@@ -252,7 +252,7 @@ void ordinary_maps() {
         for (int64_t l = 0; l < levels; ++l) c.levels.push_back({up_to(9), 1 + up_to(9), up_to(4)});
         c.levels[0].P += 1;
         c.N = 1 + up_to(1), c.M = 1 + up_to(3), c.D = channels[up_to(12)];
-        c.Q = up_to(3) ? 1 + up_to(20) : 100 + up_to(200);  // few reads, and so many that maps are framed
+        c.Q = up_to(3) ? 1 + up_to(20) : 100 + up_to(200);  // few reads, and so many that maps get a halo
         c.dtype = i % 4;
         c.reference_size = 2 * up_to(2);
         c.nearest = up_to(3) == 0, c.border = up_to(1), c.masked = up_to(2) == 0, c.threads = up_to(1) ? 4 : 1;

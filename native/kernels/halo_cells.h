@@ -1,8 +1,9 @@
-// From the points of a row to the cells of a framed map (maps.h) that they lie in: four pixels and their shares.
-#ifndef DEFORM_ATTN_CELLS_H
-#define DEFORM_ATTN_CELLS_H
+// From the points of a row to the cells of a halo map (halo_map.h) that they lie in: four pixels and their shares.
+#ifndef DEFORM_ATTN_HALO_CELLS_H
+#define DEFORM_ATTN_HALO_CELLS_H
 
-#include "maps.h"
+#include "halo_map.h"
+#include "scratch.h"
 
 namespace {
 
@@ -32,7 +33,7 @@ struct Cells {
     }
 };
 
-// Turn scratch.x, .y and .a into cells; return false where a location is NaN, which only careful.h gets right.
+// Turn scratch.x, .y and .a into cells; return false where a location is NaN, which only scalar_row.h gets right.
 template <class F, bool backward>
 INLINE bool find_cells(const Plan<F> &plan, const Scratch<F> &s, Cells<F> &cells) {
     constexpr int n = Wide<F>::lanes;
@@ -55,7 +56,7 @@ INLINE bool find_cells(const Plan<F> &plan, const Scratch<F> &s, Cells<F> &cells
             store(cells.x_on + t, (border ? x_on : x_on & y_on) ? one : zero);
             store(cells.y_on + t, (border ? y_on : x_on & y_on) ? one : zero);
         }
-        // Off the map by more than a pixel is like off by one: the frame is 0. NaN becomes `left`.
+        // Off the map by more than a pixel is like off by one: the halo is 0. NaN becomes `left`.
         x = smaller_lanes(larger_lanes(x, left), right);
         y = smaller_lanes(larger_lanes(y, left), bottom);
         I column, row;
@@ -75,48 +76,6 @@ INLINE bool find_cells(const Plan<F> &plan, const Scratch<F> &s, Cells<F> &cells
         }
     }
     return !any_lane(not_numbers);
-}
-
-// sum[0 .. vectors) = sum over the T cells of share * pixel, from channel 0 of `map` on.
-template <class F, int vectors>
-INLINE void sum_cells(const F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T,
-                      Vector<F, Wide<F>::lanes> *sum) {
-    using Vec = Vector<F, Wide<F>::lanes>;
-    constexpr int n = Wide<F>::lanes;
-    // Several sums run side by side, since an addition must wait for the one before it.
-    constexpr int chains = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
-    Vec sums[chains][vectors] = {};
-    const char *const left = reinterpret_cast<const char *>(map), *const right = left + pixel_bytes;
-    for (int64_t t = 0; t < T; ++t) {
-        const int64_t top = cells.top[t], bottom = cells.bottom[t];
-        const Vec top_left = broadcast<Vec>(cells.top_left[t]), top_right = broadcast<Vec>(cells.top_right[t]);
-        const Vec bottom_left = broadcast<Vec>(cells.bottom_left[t]);
-        const Vec bottom_right = broadcast<Vec>(cells.bottom_right[t]);
-        const auto add = [](const char *from, Vec share, Vec *to) INLINE_LAMBDA {
-            for (int v = 0; v < vectors; ++v) {
-                to[v] = multiply_add<Vec>(share, load<Vec>(reinterpret_cast<const F *>(from) + v * n), to[v]);
-            }
-        };
-        add(left + top, top_left, sums[0]);
-        add(right + top, top_right, sums[1 % chains]);
-        add(left + bottom, bottom_left, sums[2 % chains]);
-        add(right + bottom, bottom_right, sums[3 % chains]);
-    }
-    for (int v = 0; v < vectors; ++v) {
-        for (int c = 1; c < chains; ++c) sums[0][v] += sums[c][v];
-        sum[v] = sums[0][v];
-    }
-}
-
-// Call step(number of vectors, first channel) for runs of vectors that together are C channels.
-template <class F, class Step>
-INLINE void over_vectors(int64_t C, Step step) {
-    constexpr int n = Wide<F>::lanes;
-    int64_t at = 0;
-    for (; at + 8 * n <= C; at += 8 * n) step(Constant<8>(), at);
-    if (at + 4 * n <= C) step(Constant<4>(), at), at += 4 * n;
-    if (at + 2 * n <= C) step(Constant<2>(), at), at += 2 * n;
-    if (at < C) step(Constant<1>(), at);
 }
 
 }  // namespace
