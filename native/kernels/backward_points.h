@@ -68,7 +68,7 @@ INLINE void row_dots(const deform_attn_call &call, const typename Block::Value *
 }
 
 // dot[k * padded + t] (+)= <grad, corner k of cell t> over some channels; the corners row by row.
-template <class F, int vectors>
+template <class F, bool nearest, int vectors>
 INLINE void cell_dots(const F *map, int64_t pixel_bytes, const Cells<F> &cells, const Plan<F> &plan, const F *grad,
                       F *dot, bool add) {
     constexpr int n = Wide<F>::lanes;
@@ -78,7 +78,7 @@ INLINE void cell_dots(const F *map, int64_t pixel_bytes, const Cells<F> &cells, 
     for (int v = 0; v < vectors; ++v) held[v] = load<Vec>(grad + v * n);
     const char *const left = reinterpret_cast<const char *>(map);
     for (int64_t t = 0; t < plan.T; t += n) {
-        for (int k = 0; k < 4; ++k) {
+        for (int k = 0; k < (nearest ? 1 : 4); ++k) {
             const char *side = k & 1 ? left + pixel_bytes : left;
             const Int *row = k & 2 ? cells.bottom : cells.top;
             Vec rows[n];
@@ -138,7 +138,7 @@ void points_body(int64_t, int64_t, void *context) {
 }
 
 // Rows that read one head's halo map.
-template <class V, class F>
+template <class V, class F, bool nearest>
 void points_halo_body(int64_t, int64_t, void *context) {
     PointsWork<F> &work = *static_cast<PointsWork<F> *>(context);
     const Plan<F> &plan = work.plan;
@@ -159,12 +159,13 @@ void points_halo_body(int64_t, int64_t, void *context) {
             prefetch(grad, sizeof(V), 3 * call.grad_output_stride_q, D);
             if (call.reference_points) place_references(plan, n, q, s);
             locate(plan, n, q, m, s);
-            const bool numbers = find_cells<F, true>(plan, s, cells);
+            const bool numbers = find_cells<F, nearest, true>(plan, s, cells);
             read_channels(grad, D, s.grad);
             over_vectors<F>(C, [&](auto vectors, int64_t at) INLINE_LAMBDA {
-                cell_dots<F, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan, s.grad + at, s.dot, at > 0);
+                cell_dots<F, nearest, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan, s.grad + at, s.dot,
+                                                     at > 0);
             });
-            if (!point_gradients_of_cells(plan, cells, s) || !numbers) {
+            if (!point_gradients_of_cells<F, nearest>(plan, cells, s) || !numbers) {
                 scalar_point_gradients(plan, head_of<V>(call, n, m), n, s);
             }
             const int64_t points_at = n * call.points_stride_n + q * call.points_stride_q + m * T * 2;
@@ -185,7 +186,8 @@ int32_t backward_points_of(const deform_attn_call &call) {
     if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
     // The gradient of a reference is a sum over heads, so that one task must have all of them.
     work.tasks.share_out(work.plan, !call.grad_reference_points);
-    if (work.tasks.halo) return work.tasks.run(call, &points_halo_body<V, F>, &work);
+    const auto halo_body = call.nearest ? &points_halo_body<V, F, true> : &points_halo_body<V, F, false>;
+    if (work.tasks.halo) return work.tasks.run(call, halo_body, &work);
     return work.tasks.run(call, widest<V, F, PointsBody>(call.D), &work);
 }
 

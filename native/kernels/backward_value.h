@@ -145,7 +145,7 @@ void value_body(int64_t, int64_t, void *context) {
 }
 
 // As scatter, for the cells of a row and a halo map; `low` and `high` in bytes.
-template <class F, int vectors>
+template <class F, bool nearest, int vectors>
 INLINE void scatter_cells(F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T, const F *grad, int64_t low,
                           int64_t high, bool all) {
     constexpr int n = Wide<F>::lanes;
@@ -160,6 +160,7 @@ INLINE void scatter_cells(F *map, int64_t pixel_bytes, const Cells<F> &cells, in
     };
     for (int64_t t = 0; t < T; ++t) {
         add(cells.top[t], cells.top_left[t]);
+        if constexpr (nearest) continue;
         add(cells.top[t] + pixel_bytes, cells.top_right[t]);
         add(cells.bottom[t], cells.bottom_left[t]);
         add(cells.bottom[t] + pixel_bytes, cells.bottom_right[t]);
@@ -167,7 +168,7 @@ INLINE void scatter_cells(F *map, int64_t pixel_bytes, const Cells<F> &cells, in
 }
 
 // The sums of one head, or of some of its pixels, in a halo map; what has gathered in the halo is dropped.
-template <class V, class F>
+template <class V, class F, bool nearest>
 void value_halo_body(int64_t, int64_t, void *context) {
     ValueWork<F> &work = *static_cast<ValueWork<F> *>(context);
     const Plan<F> &plan = work.plan;
@@ -189,7 +190,7 @@ void value_halo_body(int64_t, int64_t, void *context) {
             prefetch(grad, sizeof(V), 3 * call.grad_output_stride_q, D);
             if (call.reference_points) place_references(plan, n, q, s);
             locate(plan, n, q, m, s);
-            const bool numbers = find_cells<F, false>(plan, s, cells);
+            const bool numbers = find_cells<F, nearest, false>(plan, s, cells);
             read_channels(grad, D, s.grad);
             if (!numbers || !all_finite(s.grad, C) || !all_finite(s.a, plan.padded)) {
                 const auto place = [&](int64_t t, int64_t row, int64_t column) -> F * {
@@ -201,8 +202,8 @@ void value_halo_body(int64_t, int64_t, void *context) {
                 continue;
             }
             over_vectors<F>(C, [&](auto vectors, int64_t at) INLINE_LAMBDA {
-                scatter_cells<F, vectors.value>(map + at, plan.pixel_bytes, cells, plan.T, s.grad + at,
-                                                low * plan.pixel_bytes, high * plan.pixel_bytes, parts == 1);
+                scatter_cells<F, nearest, vectors.value>(map + at, plan.pixel_bytes, cells, plan.T, s.grad + at,
+                                                         low * plan.pixel_bytes, high * plan.pixel_bytes, parts == 1);
             });
         }
         V *to = static_cast<V *>(call.grad_value) + n * S * M * D + m * D;
@@ -257,7 +258,7 @@ int32_t backward_value_of(const deform_attn_call &call) {
     if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
     const int64_t tasks_an_image = (larger(call.threads, 1) + call.N - 1) / call.N, M = call.M;
     const bool few = reads_of(call) < double(reads_that_pay * call.S);
-    work.halo = !call.nearest && !(few && sizeof(V) == sizeof(F)) && add_halo(work.plan);
+    work.halo = !(few && sizeof(V) == sizeof(F)) && add_halo(work.plan);
     work.direct = !work.halo && sizeof(V) == sizeof(F) && (M == 1 || few);
     work.head_groups = work.direct ? smaller(tasks_an_image, M) : M;
     work.pixel_parts = (tasks_an_image + M - 1) / M;
@@ -269,7 +270,8 @@ int32_t backward_value_of(const deform_attn_call &call) {
         work.most_pixels = larger(work.most_pixels, work.part_ends[i] - low);
     }
     work.tasks.count = call.N * work.head_groups * work.pixel_parts;
-    if (work.halo) return work.tasks.run(call, &value_halo_body<V, F>, &work);
+    const auto halo_body = call.nearest ? &value_halo_body<V, F, true> : &value_halo_body<V, F, false>;
+    if (work.halo) return work.tasks.run(call, halo_body, &work);
     return work.tasks.run(call, &value_body<V, F>, &work);
 }
 

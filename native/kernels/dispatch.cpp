@@ -4,6 +4,11 @@
 
 #include "kernels.h"
 
+// The kernels of each row of CMakeLists.txt's table of instruction sets.
+#define INSTRUCTION_SET(table, name, on_this_machine) extern "C" const Kernels table;
+#include "instruction_sets.h"
+#undef INSTRUCTION_SET
+
 namespace {
 
 struct InstructionSet {

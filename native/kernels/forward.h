@@ -10,8 +10,8 @@
 
 namespace {
 
-// out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait for
-// the one before it.
+// out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait
+// for the one before it.
 template <class Block, int blocks, bool whole, class F, class Int>
 INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, const Int *pixel, const F *share,
                          int64_t items, int64_t last, typename Block::Value *out) {
@@ -47,7 +47,7 @@ INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, cons
 }
 
 // sum[0 .. vectors) = sum over the T cells of share * pixel, from channel 0 of `map` on.
-template <class F, int vectors>
+template <class F, bool nearest, int vectors>
 INLINE void sum_cells(const F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T,
                       Vector<F, Wide<F>::lanes> *sum) {
     using Vec = Vector<F, Wide<F>::lanes>;
@@ -56,16 +56,25 @@ INLINE void sum_cells(const F *map, int64_t pixel_bytes, const Cells<F> &cells, 
     constexpr int chains = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
     Vec sums[chains][vectors] = {};
     const char *const left = reinterpret_cast<const char *>(map), *const right = left + pixel_bytes;
-    for (int64_t t = 0; t < T; ++t) {
+    const auto add = [](const char *from, Vec share, Vec *to) INLINE_LAMBDA {
+        for (int v = 0; v < vectors; ++v) {
+            to[v] = multiply_add<Vec>(share, load<Vec>(reinterpret_cast<const F *>(from) + v * n), to[v]);
+        }
+    };
+    if constexpr (nearest) {
+        int64_t t = 0;
+        for (; t + chains <= T; t += chains) {
+            for (int c = 0; c < chains; ++c) {
+                add(left + cells.top[t + c], broadcast<Vec>(cells.top_left[t + c]), sums[c]);
+            }
+        }
+        for (; t < T; ++t) add(left + cells.top[t], broadcast<Vec>(cells.top_left[t]), sums[0]);
+    }
+    for (int64_t t = 0; t < T && !nearest; ++t) {
         const int64_t top = cells.top[t], bottom = cells.bottom[t];
         const Vec top_left = broadcast<Vec>(cells.top_left[t]), top_right = broadcast<Vec>(cells.top_right[t]);
         const Vec bottom_left = broadcast<Vec>(cells.bottom_left[t]);
         const Vec bottom_right = broadcast<Vec>(cells.bottom_right[t]);
-        const auto add = [](const char *from, Vec share, Vec *to) INLINE_LAMBDA {
-            for (int v = 0; v < vectors; ++v) {
-                to[v] = multiply_add<Vec>(share, load<Vec>(reinterpret_cast<const F *>(from) + v * n), to[v]);
-            }
-        };
         add(left + top, top_left, sums[0]);
         add(right + top, top_right, sums[1 % chains]);
         add(left + bottom, bottom_left, sums[2 % chains]);
@@ -120,7 +129,7 @@ void forward_body(int64_t, int64_t, void *context) {
 }
 
 // Rows that read one head's halo map.
-template <class V, class F>
+template <class V, class F, bool nearest>
 void forward_halo_body(int64_t, int64_t, void *context) {
     constexpr int lanes = Wide<F>::lanes;
     using Vec = Vector<F, lanes>;
@@ -141,12 +150,12 @@ void forward_halo_body(int64_t, int64_t, void *context) {
             prefetch_row(call, n, q + 3, m);
             if (call.reference_points) place_references(plan, n, q, scratch);
             locate(plan, n, q, m, scratch);
-            const bool numbers = find_cells<F, false>(plan, scratch, cells);
+            const bool numbers = find_cells<F, nearest, false>(plan, scratch, cells);
             V *out = static_cast<V *>(call.output) + ((n * Q + q) * M + m) * D;
             Vec check{};
             over_vectors<F>(C, [&](auto vectors, int64_t at) INLINE_LAMBDA {
                 Vec sum[vectors.value];
-                sum_cells<F, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan.T, sum);
+                sum_cells<F, nearest, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan.T, sum);
                 for (int v = 0; v < vectors.value; ++v) check += sum[v];
                 if (at + vectors.value * lanes <= D) {
                     for (int v = 0; v < vectors.value; ++v) Block<V, F, lanes>::write(out + at + v * lanes, sum[v]);
@@ -178,8 +187,12 @@ int32_t forward_of(const deform_attn_call *call) {
         memset(call->output, 0, size_t(call->N * call->Q * call->M * call->D) * sizeof(V));
         return DEFORM_ATTN_OK;
     }
-    work.tasks.share_out(work.plan, true);
-    if (work.tasks.halo) return work.tasks.run(*call, &forward_halo_body<V, F>, &work);
+    // With nearest a point reads one pixel. Where its format needs no conversion, a copy then pays only if it is small.
+    const int64_t D = call->D, pixel_bytes = D * int64_t(sizeof(F));
+    const bool small = pixel_bytes <= 2 * int64_t(cache_line) && D == whole_vectors<F>(D);
+    work.tasks.share_out(work.plan, !call->nearest || sizeof(V) < sizeof(F) || small);
+    const auto halo_body = call->nearest ? &forward_halo_body<V, F, true> : &forward_halo_body<V, F, false>;
+    if (work.tasks.halo) return work.tasks.run(*call, halo_body, &work);
     return work.tasks.run(*call, widest<V, F, ForwardBody>(call->D), &work);
 }
 

@@ -9,9 +9,4 @@ struct Kernels {
     int32_t (*backward)(const deform_attn_call *);
 };
 
-// One table of functions for each row of CMakeLists.txt's table of instruction sets.
-#define INSTRUCTION_SET(table, name, on_this_machine) extern "C" const Kernels table;
-#include "instruction_sets.h"
-#undef INSTRUCTION_SET
-
 #endif

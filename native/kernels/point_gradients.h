@@ -52,7 +52,7 @@ NOT_INLINE bool point_gradients_of_dots(const Plan<F> &plan, int64_t n, int64_t 
 }
 
 // As point_gradients_of_dots, from the dots of a row's cells.
-template <class F>
+template <class F, bool nearest>
 INLINE bool point_gradients_of_cells(const Plan<F> &plan, const Cells<F> &cells, Scratch<F> &s) {
     constexpr int n = Wide<F>::lanes;
     using Vec = Vector<F, n>;
@@ -61,16 +61,20 @@ INLINE bool point_gradients_of_cells(const Plan<F> &plan, const Cells<F> &cells,
     const int64_t padded = plan.padded;
     Vec check{};
     for (int64_t t = 0; t < plan.T; t += n) {
-        const Vec top_left = load<Vec>(dot + t), top_right = load<Vec>(dot + padded + t);
-        const Vec bottom_left = load<Vec>(dot + 2 * padded + t), bottom_right = load<Vec>(dot + 3 * padded + t);
-        const Vec right = load<Vec>(cells.right + t), below = load<Vec>(cells.below + t);
-        const Vec left = one - right, above = one - below, a = load<Vec>(s.a + t);
-        const Vec grad_a =
-            above * (left * top_left + right * top_right) + below * (left * bottom_left + right * bottom_right);
-        const Vec grad_x = a * load<Vec>(cells.x_on + t) *
-                           (above * (top_right - top_left) + below * (bottom_right - bottom_left));
-        const Vec grad_y = a * load<Vec>(cells.y_on + t) *
-                           (left * (bottom_left - top_left) + right * (bottom_right - top_right));
+        const Vec a = load<Vec>(s.a + t), top_left = load<Vec>(dot + t);
+        Vec grad_a = top_left, grad_x = a * Vec{}, grad_y = grad_x;
+        if constexpr (!nearest) {
+            const Vec top_right = load<Vec>(dot + padded + t);
+            const Vec bottom_left = load<Vec>(dot + 2 * padded + t), bottom_right = load<Vec>(dot + 3 * padded + t);
+            const Vec right = load<Vec>(cells.right + t), below = load<Vec>(cells.below + t);
+            const Vec left = one - right, above = one - below;
+            grad_a =
+                above * (left * top_left + right * top_right) + below * (left * bottom_left + right * bottom_right);
+            grad_x = a * load<Vec>(cells.x_on + t) *
+                     (above * (top_right - top_left) + below * (bottom_right - bottom_left));
+            grad_y = a * load<Vec>(cells.y_on + t) *
+                     (left * (bottom_left - top_left) + right * (bottom_right - top_right));
+        }
         check += load<Vector<typename Wide<F>::Int, n>>(plan.present + t) ? grad_a + grad_x + grad_y : Vec{};
         store(s.grad_a + t, grad_a);
         store(s.grad_x + t, grad_x);

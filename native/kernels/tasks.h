@@ -57,7 +57,7 @@ struct RowTasks : Tasks {
         const deform_attn_call &call = *plan.call;
         const int64_t images = call.N * call.M;
         const double reads = reads_of(call), pay = double(reads_that_pay * larger(call.S, 1));
-        halo = may_add_halo && !call.nearest && reads >= pay && add_halo(plan);
+        halo = may_add_halo && reads >= pay && add_halo(plan);
         if (halo) {
             const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
             const double most = reads / (2 * pay);
