@@ -63,7 +63,7 @@ clean: ## remove what the other targets made, runs/ excepted
 
 # A change of the kernels installs again, which compiles them. torch goes first and alone, so that no other package's
 # wish decides which build of it comes.
-.venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+.venv/installed-%: .venv/bin/python pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*/*)
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[$*]'
 	touch $@

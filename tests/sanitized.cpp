@@ -3,9 +3,11 @@
 //
 // Each array is an allocation of its own, and what the kernels write begins as NaN. Beside the sanitizers' own, three
 // checks see wrong reads and writes: the output of the classic op is compared with scalar loops, all that is written is
-// finite, and <grad_value, value> is <grad_output, output>, since the op is linear in value.
+// finite, and <grad_value, value> is <grad_output, output>, since the op is linear in value. deform_attn_check must take
+// each of these calls, and judge strange ones without an overflow.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -189,11 +191,13 @@ void run(const Case &c) {
     }
     if (c.masked) call.mask = mask.data(), call.mask_stride_n = S;
     call.output = output.data();
+    expect(deform_attn_check(&call) == DEFORM_ATTN_OK, c.name, "the check refused the forward call");
     expect(deform_attn_forward(&call) == DEFORM_ATTN_OK, c.name, "forward failed");
     call.grad_output = grad_output.data();
     call.grad_output_stride_n = Q * M * D, call.grad_output_stride_q = M * D;
     call.grad_value = grad_value.data(), call.grad_points = grad_points.data();
     call.grad_weights = grad_weights.data(), call.grad_reference_points = fused ? grad_references.data() : nullptr;
+    expect(deform_attn_check(&call) == DEFORM_ATTN_OK, c.name, "the check refused the backward call");
     expect(deform_attn_backward(&call) == DEFORM_ATTN_OK, c.name, "backward failed");
 
     expect(output.finite(), c.name, "the output is not finite everywhere");
@@ -252,7 +256,7 @@ void ordinary_maps() {
         for (int64_t l = 0; l < levels; ++l) c.levels.push_back({up_to(9), 1 + up_to(9), up_to(4)});
         c.levels[0].P += 1;
         c.N = 1 + up_to(1), c.M = 1 + up_to(3), c.D = channels[up_to(12)];
-        c.Q = up_to(3) ? 1 + up_to(20) : 100 + up_to(200);  // few reads, and so many that maps are framed
+        c.Q = up_to(3) ? 1 + up_to(20) : 100 + up_to(200);  // few reads, and so many that maps get a halo
         c.dtype = i % 4;
         c.reference_size = 2 * up_to(2);
         c.nearest = up_to(3) == 0, c.border = up_to(1), c.masked = up_to(2) == 0, c.threads = up_to(1) ? 4 : 1;
@@ -321,16 +325,43 @@ void sizes_that_are_no_call() {
         call.N = call.M = call.D = call.Q = 1, call.S = 4, call.T = 2, call.L = 2;
         call.levels = table;
         call.value = call.points = call.weights = call.output = numbers.data();
+        expect(deform_attn_check(&call) == DEFORM_ATTN_WRONG_SIZES, "wrong sizes", "the check took them");
         expect(deform_attn_forward(&call) == DEFORM_ATTN_WRONG_SIZES, "wrong sizes", "forward took them");
         expect(deform_attn_backward(&call) == DEFORM_ATTN_WRONG_SIZES, "wrong sizes", "backward took them");
     }
+}
+
+// Numbers at the ends of what a field holds, in each field of a call: the check must judge them without an overflow.
+void fields_of_strangers() {
+    static_assert(sizeof(deform_attn_call) % 8 == 0, "each field takes 8 bytes");
+    const int64_t numbers[] = {INT64_MIN, -1, 0, 1, 3, int64_t(1) << 32, int64_t(1) << 56, INT64_MAX};
+    const int64_t levels[] = {2, 2, 0, 2};
+    Numbers array(DEFORM_ATTN_FLOAT64, 4);
+    int refused = 0;
+    for (size_t field = 0; field < sizeof(deform_attn_call) / 8; ++field) {
+        if (field * 8 == offsetof(deform_attn_call, levels)) continue;  // the check reads what it points to
+        for (const int64_t number : numbers) {
+            deform_attn_call call{};
+            call.N = call.M = call.D = call.Q = call.L = 1, call.S = 4, call.T = 2;
+            call.levels = levels;
+            call.value = call.points = call.weights = call.reference_points = call.output = array.data();
+            call.reference_size = 2, call.reference_levels = 1;
+            // L is the length of the levels: with one that is larger, the check would read on.
+            if (field * 8 == offsetof(deform_attn_call, L) && number > 1 && number < int64_t(1) << 56) continue;
+            std::memcpy(reinterpret_cast<char *>(&call) + field * 8, &number, 8);
+            refused += deform_attn_check(&call) != DEFORM_ATTN_OK;
+        }
+    }
+    expect(refused > 100, "fields of strangers", "the check refused few of them");
+    expect(deform_attn_check(nullptr) == DEFORM_ATTN_NULL_POINTER, "no call", "the check took it");
 }
 
 }  // namespace
 
 int main(int, char **arguments) {
     if (!deform_attn_isa()) return std::printf("DEFORM_ATTN_ISA names none of %s\n", deform_attn_isas()), 2;
-    void (*const groups[])() = {ordinary_maps, empty_levels, sides_above_2_24, sizes_that_are_no_call};
+    void (*const groups[])() = {ordinary_maps, empty_levels, sides_above_2_24, sizes_that_are_no_call,
+                               fields_of_strangers};
     for (const auto group : groups) group();
     std::printf("%s: %s\n", arguments[0], failures ? "FAILED" : "all cases passed");
     return failures ? 1 : 0;

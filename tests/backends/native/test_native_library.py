@@ -117,7 +117,7 @@ def test_no_symbol_is_weak_so_that_no_modern_copy_replaces_an_old_one():
 
 def test_nothing_but_the_interface_is_exported():
     exported = {name for kind, name in symbols("--dynamic", "--defined-only") if kind in "TDBR"}
-    assert exported == {f"deform_attn_{name}" for name in ("forward", "backward", "isa", "isas", "call_size")}
+    assert exported == {f"deform_attn_{name}" for name in ("check", "forward", "backward", "isa", "isas", "call_size")}
 
 
 def test_it_needs_neither_torch_nor_a_thread_pool_nor_the_standard_library_of_c_plus_plus():

@@ -1,4 +1,4 @@
-"""The shared library of CPU kernels (see native/deform_attn.h): where it lies, how it is loaded and called."""
+"""The shared library of CPU kernels (see native/include/deform_attn.h): where it lies, how it is loaded and called."""
 
 import ctypes
 import importlib.util
@@ -14,7 +14,7 @@ import torch
 from deform_attn.backends.native import library_file
 from deform_attn.messages import fail
 
-# The fields of `deform_attn_call` in native/deform_attn.h, in order; each takes 8 bytes.
+# The fields of `deform_attn_call` in native/include/deform_attn.h, in order; each takes 8 bytes.
 _CALL = struct.Struct("=35qd8q")
 pack = _CALL.pack
 _STATUS = {2: "DEFORM_ATTN_ISA names no instruction set of this machine", 3: "a thread failed"}

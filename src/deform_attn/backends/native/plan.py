@@ -12,7 +12,7 @@ from deform_attn.backends.native.addresses import extent, plain_address
 from deform_attn.checks import AttentionInputs, Inputs
 from deform_attn.torch_ops import schema
 
-# Where the fields of a call hold addresses, and what else is not metadata (see native/deform_attn.h).
+# Where the fields of a call hold addresses, and what else is not metadata (see native/include/deform_attn.h).
 _THREADS, _VALUE, _POINTS, _WEIGHTS, _REFERENCES, _MASK, _OUTPUT = 11, 14, 18, 22, 26, 33, 36
 
 

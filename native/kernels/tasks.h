@@ -2,7 +2,7 @@
 #ifndef DEFORM_ATTN_TASKS_H
 #define DEFORM_ATTN_TASKS_H
 
-#include "maps.h"
+#include "halo_map.h"
 
 namespace {
 
@@ -37,7 +37,7 @@ struct Rows {
     int64_t n, first_head, end_head, first_query, end_query;
 };
 
-// How often a pixel is read, on average, from where on it pays to lay out a head's map for that (maps.h).
+// How often a pixel is read, on average, from where on it pays to lay out a head's map for that (halo_map.h).
 constexpr int64_t reads_that_pay = 8;
 
 // How many pixels one head of one image reads. Not an integer: Q and T may be the sizes of two arrays.
@@ -46,19 +46,19 @@ inline double reads_of(const deform_attn_call &call) {
 }
 
 // Tasks of neighbouring queries. A task has all heads, side by side as they lie in memory; or else, where pixels are
-// read many times, one head, in a map of its own (maps.h): in memory a pixel's head is only every M-th piece, and so
-// uses one M-th of the caches.
+// read many times, one head, in a map of its own (halo_map.h): in memory a pixel's head is only every M-th piece, and
+// so uses one M-th of the caches.
 struct RowTasks : Tasks {
-    bool framed = false;
+    bool halo = false;
     int64_t queries = 0, blocks = 0;
 
     template <class F>
-    void share_out(Plan<F> &plan, bool may_frame) {
+    void share_out(Plan<F> &plan, bool may_add_halo) {
         const deform_attn_call &call = *plan.call;
         const int64_t images = call.N * call.M;
         const double reads = reads_of(call), pay = double(reads_that_pay * larger(call.S, 1));
-        framed = may_frame && !call.nearest && reads >= pay && frame(plan);
-        if (framed) {
+        halo = may_add_halo && reads >= pay && add_halo(plan);
+        if (halo) {
             const int64_t wanted = (4 * larger(call.threads, 1) + images - 1) / images;
             const double most = reads / (2 * pay);
             blocks = larger(1, double(wanted) < most ? wanted : int64_t(most));
@@ -67,13 +67,13 @@ struct RowTasks : Tasks {
             queries = 16;
         }
         blocks = (call.Q + queries - 1) / queries;
-        count = framed ? images * blocks : call.N * blocks;
+        count = halo ? images * blocks : call.N * blocks;
     }
 
     Rows rows(const deform_attn_call &call, int64_t task) const {
         const int64_t block = task % blocks, image = task / blocks;
         Rows rows{image, 0, call.M, block * queries, smaller((block + 1) * queries, call.Q)};
-        if (framed) {
+        if (halo) {
             rows.n = image / call.M;
             rows.first_head = image % call.M;
             rows.end_head = rows.first_head + 1;
@@ -81,27 +81,6 @@ struct RowTasks : Tasks {
         return rows;
     }
 };
-
-// Fetch what a later row reads and writes; the rows of one head lie far apart.
-INLINE void prefetch(const void *array, int64_t element_bytes, int64_t offset, int64_t count) {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(array) + uintptr_t(offset * element_bytes);
-    const uintptr_t end = at + uintptr_t(count * element_bytes);
-    for (uintptr_t line = at / cache_line * cache_line; line < end; line += cache_line) {
-        __builtin_prefetch(reinterpret_cast<const void *>(line));
-    }
-}
-
-inline int64_t bytes_of(int64_t dtype) {
-    return dtype == DEFORM_ATTN_FLOAT64 ? 8 : dtype == DEFORM_ATTN_FLOAT32 ? 4 : 2;
-}
-
-INLINE void prefetch_row(const deform_attn_call &call, int64_t n, int64_t q, int64_t m) {
-    const int64_t T = call.T;
-    prefetch(call.points, bytes_of(call.points_dtype),
-             n * call.points_stride_n + q * call.points_stride_q + m * T * 2, T * 2);
-    prefetch(call.weights, bytes_of(call.weights_dtype),
-             n * call.weights_stride_n + q * call.weights_stride_q + m * T, T);
-}
 
 }  // namespace
 

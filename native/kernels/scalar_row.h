@@ -1,14 +1,15 @@
 // One row done with care, one number at a time, as reference.py does it: for rows whose fast sums are not finite.
-#ifndef DEFORM_ATTN_CAREFUL_H
-#define DEFORM_ATTN_CAREFUL_H
+#ifndef DEFORM_ATTN_SCALAR_ROW_H
+#define DEFORM_ATTN_SCALAR_ROW_H
 
-#include "points.h"
+#include "addresses.h"
+#include "scratch.h"
 
 namespace {
 
 // What one point reads. Corners that are off the map have pixel -1.
 template <class F>
-struct CarefulPoint {
+struct ScalarPoint {
     bool is_nan, empty;
     bool x_on, y_on;  // whether it moves with the coordinate: not where border has clamped it
     int corners;
@@ -24,8 +25,8 @@ F floor_of_one(F x) {
 }
 
 template <class F>
-CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F location_y) {
-    CarefulPoint<F> point{};
+ScalarPoint<F> scalar_point(const Plan<F> &plan, int64_t t, F location_x, F location_y) {
+    ScalarPoint<F> point{};
     point.empty = !plan.live[t];
     if (point.empty) return point;
     const F least = plan.least[t], most_x = plan.most_x[t], most_y = plan.most_y[t];
@@ -77,7 +78,7 @@ CarefulPoint<F> careful_point(const Plan<F> &plan, int64_t t, F location_x, F lo
 
 // A corner's number as it counts: masked pixels are 0, and so is what is not finite under a weight of exactly 0.
 template <class V, class F>
-F careful_number(const deform_attn_call &call, const V *base, int64_t n, int64_t pixel, int64_t d, F weight) {
+F scalar_number(const deform_attn_call &call, const V *base, int64_t n, int64_t pixel, int64_t d, F weight) {
     if (call.mask && call.mask[n * call.mask_stride_n + pixel]) return 0;
     const F number = F(to_number(base[pixel * call.value_stride_s + d]));
     return weight == 0 && number - number != 0 ? 0 : number;
@@ -85,17 +86,17 @@ F careful_number(const deform_attn_call &call, const V *base, int64_t n, int64_t
 
 // `base` is pixel 0 of the row's image and head; the result goes to scratch.sum.
 template <class V, class F>
-NOT_INLINE void careful_row(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
+NOT_INLINE void scalar_row(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
     const deform_attn_call &call = *plan.call;
     for (int64_t d = 0; d < call.D; ++d) s.sum[d] = 0;
     for (int64_t t = 0; t < plan.T; ++t) {
-        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        const ScalarPoint<F> point = scalar_point(plan, t, s.x[t], s.y[t]);
         if (point.empty) continue;
         for (int64_t d = 0; d < call.D; ++d) {
             F read = point.is_nan ? F(__builtin_nan("")) : 0;
             for (int k = 0; k < point.corners; ++k) {
                 if (point.pixel[k] < 0) continue;
-                read += point.weight[k] * careful_number(call, base, n, point.pixel[k], d, point.weight[k]);
+                read += point.weight[k] * scalar_number(call, base, n, point.pixel[k], d, point.weight[k]);
             }
             s.sum[d] += s.a[t] * read;
         }
@@ -104,16 +105,16 @@ NOT_INLINE void careful_row(const Plan<F> &plan, const V *base, int64_t n, Scrat
 
 // Gradients of the row's weights and of its coordinates in pixels, from scratch.grad, the row of grad_output.
 template <class V, class F>
-NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
+NOT_INLINE void scalar_point_gradients(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s) {
     const deform_attn_call &call = *plan.call;
     for (int64_t t = 0; t < plan.T; ++t) {
-        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        const ScalarPoint<F> point = scalar_point(plan, t, s.x[t], s.y[t]);
         F grad_a = 0, product[4] = {0, 0, 0, 0};
         for (int64_t d = 0; d < call.D && !point.empty; ++d) {
             F read = point.is_nan ? F(__builtin_nan("")) : 0;
             for (int k = 0; k < point.corners; ++k) {
                 if (point.pixel[k] < 0) continue;
-                const F number = careful_number(call, base, n, point.pixel[k], d, point.weight[k]);
+                const F number = scalar_number(call, base, n, point.pixel[k], d, point.weight[k]);
                 read += point.weight[k] * number;
                 product[k] += s.a[t] * s.grad[d] * number;
             }
@@ -132,10 +133,10 @@ NOT_INLINE void careful_slopes(const Plan<F> &plan, const V *base, int64_t n, Sc
 // Add the row's part of grad_value, from scratch.grad. `place(t, row, column)` is where the sum of that pixel of point
 // t's level runs, or null where it is none of this thread's.
 template <class V, class F, class Place>
-NOT_INLINE void careful_scatter(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s, Place place) {
+NOT_INLINE void scalar_value_gradients(const Plan<F> &plan, const V *base, int64_t n, Scratch<F> &s, Place place) {
     const deform_attn_call &call = *plan.call;
     for (int64_t t = 0; t < plan.T; ++t) {
-        const CarefulPoint<F> point = careful_point(plan, t, s.x[t], s.y[t]);
+        const ScalarPoint<F> point = scalar_point(plan, t, s.x[t], s.y[t]);
         for (int k = 0; k < point.corners; ++k) {
             const int64_t pixel = point.pixel[k];
             if (pixel < 0 || (call.mask && call.mask[n * call.mask_stride_n + pixel])) continue;

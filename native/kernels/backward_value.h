@@ -2,11 +2,13 @@
 //
 // A thread owns some heads, or, where there are more threads than heads, some pixels of a head. A pixel's sum always
 // runs in the order of the queries, so that the result is the same to the last bit for any number of threads.
-#ifndef DEFORM_ATTN_SCATTER_H
-#define DEFORM_ATTN_SCATTER_H
+#ifndef DEFORM_ATTN_BACKWARD_VALUE_H
+#define DEFORM_ATTN_BACKWARD_VALUE_H
 
-#include "careful.h"
-#include "cells.h"
+#include "corners.h"
+#include "halo_cells.h"
+#include "locations.h"
+#include "scalar_row.h"
 #include "tasks.h"
 
 namespace {
@@ -58,25 +60,25 @@ INLINE bool all_finite(const F *numbers, int64_t count) {
     return !any_not_finite(check) && rest == 0;
 }
 
-// Tasks of the scatter pass: for each image some heads, or some pixels of one head.
+// Tasks of this pass: for each image some heads, or some pixels of one head.
 template <class F>
-struct ScatterWork {
+struct ValueWork {
     Plan<F> plan;
     Tasks tasks;
-    bool framed;           // whether the sums run in a framed map of one head (maps.h)
-    bool direct;           // or in grad_value itself; else in a map of one head without a frame
+    bool halo;             // whether the sums run in the halo map of one head (halo_map.h)
+    bool direct;           // or in grad_value itself; else in a map of one head without a halo
     int64_t head_groups;   // groups of neighbouring heads
     int64_t pixel_parts;   // parts of the pixels
-    int64_t *part_ends = nullptr;  // [pixel_parts] the pixels of part i lie before part_ends[i]; framed: with the frame
+    int64_t *part_ends = nullptr;  // [pixel_parts] the pixels of part i lie before part_ends[i]; halo: with the halo
     int64_t most_pixels;           // of a part
 
-    ~ScatterWork() { free(part_ends); }
+    ~ValueWork() { free(part_ends); }
 };
 
 template <class V, class F>
-void scatter_body(int64_t, int64_t, void *context) {
+void value_body(int64_t, int64_t, void *context) {
     constexpr int lanes = Wide<F>::lanes;
-    ScatterWork<F> &work = *static_cast<ScatterWork<F> *>(context);
+    ValueWork<F> &work = *static_cast<ValueWork<F> *>(context);
     const Plan<F> &plan = work.plan;
     const deform_attn_call &call = *plan.call;
     Scratch<F> s;
@@ -119,7 +121,7 @@ void scatter_body(int64_t, int64_t, void *context) {
                         const int64_t pixel = plan.first[t] + row * plan.row_length[t] + column;
                         return pixel < low || pixel >= high ? nullptr : base + pixel * stride;
                     };
-                    careful_scatter(plan, head_of<V>(call, n, m), n, s, place);
+                    scalar_value_gradients(plan, head_of<V>(call, n, m), n, s, place);
                 } else if (D == 4 * lanes) {
                     scatter<F, 4>(base, stride, s.pixel, s.share, items, D, s.grad, low, high, all);
                 } else if (D == 8 * lanes) {
@@ -142,8 +144,8 @@ void scatter_body(int64_t, int64_t, void *context) {
     free(map);
 }
 
-// As scatter, for the cells of a row and a framed map; `low` and `high` in bytes.
-template <class F, int vectors>
+// As scatter, for the cells of a row and a halo map; `low` and `high` in bytes.
+template <class F, bool nearest, int vectors>
 INLINE void scatter_cells(F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T, const F *grad, int64_t low,
                           int64_t high, bool all) {
     constexpr int n = Wide<F>::lanes;
@@ -158,16 +160,17 @@ INLINE void scatter_cells(F *map, int64_t pixel_bytes, const Cells<F> &cells, in
     };
     for (int64_t t = 0; t < T; ++t) {
         add(cells.top[t], cells.top_left[t]);
+        if constexpr (nearest) continue;
         add(cells.top[t] + pixel_bytes, cells.top_right[t]);
         add(cells.bottom[t], cells.bottom_left[t]);
         add(cells.bottom[t] + pixel_bytes, cells.bottom_right[t]);
     }
 }
 
-// The sums of one head, or of some of its pixels, in a framed map; what has gathered in the frame is dropped.
-template <class V, class F>
-void framed_scatter_body(int64_t, int64_t, void *context) {
-    ScatterWork<F> &work = *static_cast<ScatterWork<F> *>(context);
+// The sums of one head, or of some of its pixels, in a halo map; what has gathered in the halo is dropped.
+template <class V, class F, bool nearest>
+void value_halo_body(int64_t, int64_t, void *context) {
+    ValueWork<F> &work = *static_cast<ValueWork<F> *>(context);
     const Plan<F> &plan = work.plan;
     const deform_attn_call &call = *plan.call;
     Scratch<F> s;
@@ -187,24 +190,25 @@ void framed_scatter_body(int64_t, int64_t, void *context) {
             prefetch(grad, sizeof(V), 3 * call.grad_output_stride_q, D);
             if (call.reference_points) place_references(plan, n, q, s);
             locate(plan, n, q, m, s);
-            const bool numbers = find_cells<F, false>(plan, s, cells);
+            const bool numbers = find_cells<F, nearest, false>(plan, s, cells);
             read_channels(grad, D, s.grad);
             if (!numbers || !all_finite(s.grad, C) || !all_finite(s.a, plan.padded)) {
-                careful_scatter(plan, head_of<V>(call, n, m), n, s, [&](int64_t t, int64_t row, int64_t column) -> F * {
+                const auto place = [&](int64_t t, int64_t row, int64_t column) -> F * {
                     const int64_t at = plan.first_byte[t] + row * plan.pitch_bytes[t] + column * plan.pixel_bytes;
                     const int64_t pixel = at / plan.pixel_bytes;
                     return pixel < low || pixel >= high ? nullptr : map + pixel * C;
-                });
+                };
+                scalar_value_gradients(plan, head_of<V>(call, n, m), n, s, place);
                 continue;
             }
             over_vectors<F>(C, [&](auto vectors, int64_t at) INLINE_LAMBDA {
-                scatter_cells<F, vectors.value>(map + at, plan.pixel_bytes, cells, plan.T, s.grad + at,
-                                                low * plan.pixel_bytes, high * plan.pixel_bytes, parts == 1);
+                scatter_cells<F, nearest, vectors.value>(map + at, plan.pixel_bytes, cells, plan.T, s.grad + at,
+                                                         low * plan.pixel_bytes, high * plan.pixel_bytes, parts == 1);
             });
         }
         V *to = static_cast<V *>(call.grad_value) + n * S * M * D + m * D;
         const uint8_t *mask = call.mask ? call.mask + n * call.mask_stride_n : nullptr;
-        over_levels(call, [&](const FramedLevel &level, int64_t) {
+        over_levels(call, [&](const HaloLevel &level, int64_t) {
             for (int64_t y = 0; y < level.H; ++y) {
                 for (int64_t x = 0; x < level.W; ++x, to += M * D) {
                     const bool masked = mask && *mask++;
@@ -221,22 +225,22 @@ void framed_scatter_body(int64_t, int64_t, void *context) {
     }
 }
 
-// Cut the pixels, counted with the frame or without it, into parts that expect equally many additions: a level's P
+// Cut the pixels, counted with the halo or without it, into parts that expect equally many additions: a level's P
 // points a row spread over its pixels.
 template <class F>
-inline void cut_pixels(ScatterWork<F> &work) {
+inline void cut_pixels(ValueWork<F> &work) {
     const deform_attn_call &call = *work.plan.call;
     const int64_t parts = work.pixel_parts;
     int64_t *ends = work.part_ends, part = 0;
     double total = 0, before = 0;
     const auto points_of = [](const Level &level) { return level.empty() ? 0 : double(level.P); };
     for (int64_t l = 0; l < call.L; ++l) total += points_of(level_of(call, l));
-    over_levels(call, [&](const FramedLevel &framed, int64_t l) {
+    over_levels(call, [&](const HaloLevel &around, int64_t l) {
         const Level level = level_of(call, l);
         const double points = points_of(level);
         if (points == 0) return;
-        const int64_t begin = work.framed ? framed.begin : level.first;
-        const double pixels = work.framed ? double(framed.end - framed.begin) : double(level.pixels());
+        const int64_t begin = work.halo ? around.begin : level.first;
+        const double pixels = work.halo ? double(around.end - around.begin) : double(level.pixels());
         for (; part + 1 < parts; ++part) {
             const double wanted = total * double(part + 1) / double(parts) - before;
             if (wanted > points) break;
@@ -244,18 +248,18 @@ inline void cut_pixels(ScatterWork<F> &work) {
         }
         before += points;
     });
-    for (; part < parts; ++part) ends[part] = work.framed ? work.plan.framed_pixels : call.S;
+    for (; part < parts; ++part) ends[part] = work.halo ? work.plan.halo_pixels : call.S;
 }
 
 template <class V, class F>
-int32_t scatter_of(const deform_attn_call &call) {
+int32_t backward_value_of(const deform_attn_call &call) {
     if (!call.grad_value) return DEFORM_ATTN_OK;
-    ScatterWork<F> work;
+    ValueWork<F> work;
     if (!work.plan.prepare(&call)) return DEFORM_ATTN_NO_MEMORY;
     const int64_t tasks_an_image = (larger(call.threads, 1) + call.N - 1) / call.N, M = call.M;
     const bool few = reads_of(call) < double(reads_that_pay * call.S);
-    work.framed = !call.nearest && !(few && sizeof(V) == sizeof(F)) && frame(work.plan);
-    work.direct = !work.framed && sizeof(V) == sizeof(F) && (M == 1 || few);
+    work.halo = !(few && sizeof(V) == sizeof(F)) && add_halo(work.plan);
+    work.direct = !work.halo && sizeof(V) == sizeof(F) && (M == 1 || few);
     work.head_groups = work.direct ? smaller(tasks_an_image, M) : M;
     work.pixel_parts = (tasks_an_image + M - 1) / M;
     work.part_ends = static_cast<int64_t *>(malloc(size_t(work.pixel_parts) * sizeof(int64_t)));
@@ -266,8 +270,9 @@ int32_t scatter_of(const deform_attn_call &call) {
         work.most_pixels = larger(work.most_pixels, work.part_ends[i] - low);
     }
     work.tasks.count = call.N * work.head_groups * work.pixel_parts;
-    if (work.framed) return work.tasks.run(call, &framed_scatter_body<V, F>, &work);
-    return work.tasks.run(call, &scatter_body<V, F>, &work);
+    const auto halo_body = call.nearest ? &value_halo_body<V, F, true> : &value_halo_body<V, F, false>;
+    if (work.halo) return work.tasks.run(call, halo_body, &work);
+    return work.tasks.run(call, &value_body<V, F>, &work);
 }
 
 }  // namespace

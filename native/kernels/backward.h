@@ -2,8 +2,8 @@
 #ifndef DEFORM_ATTN_BACKWARD_H
 #define DEFORM_ATTN_BACKWARD_H
 
-#include "scatter.h"
-#include "slopes.h"
+#include "backward_points.h"
+#include "backward_value.h"
 
 namespace {
 
@@ -27,8 +27,8 @@ int32_t backward_of(const deform_attn_call *call) {
         }
         return DEFORM_ATTN_OK;
     }
-    const int32_t status = slopes_of<V, F>(*call);
-    return status != DEFORM_ATTN_OK ? status : scatter_of<V, F>(*call);
+    const int32_t status = backward_points_of<V, F>(*call);
+    return status != DEFORM_ATTN_OK ? status : backward_value_of<V, F>(*call);
 }
 
 }  // namespace

@@ -1,40 +1,26 @@
-// One head's map in a thread's own memory, laid out for reading many times: a frame of further pixels around each
+// One head's map in a thread's own memory, laid out for reading many times: a halo of further pixels around each
 // level, so that all four corners of any point on the map or within a pixel of it can be read and none needs a check;
 // channels in the compute type, filled up to whole vectors; masked pixels as 0.
 //
-// The frame holds 0, or with border the nearest pixel. The columns left and right of it are one: pixel -1 of a row is
+// The halo holds 0, or with border the nearest pixel. The columns left and right of it are one: pixel -1 of a row is
 // pixel W of the row before.
-#ifndef DEFORM_ATTN_MAPS_H
-#define DEFORM_ATTN_MAPS_H
+#ifndef DEFORM_ATTN_HALO_MAP_H
+#define DEFORM_ATTN_HALO_MAP_H
 
-#include "points.h"
+#include "addresses.h"
+#include "arena.h"
+#include "channels.h"
+#include "plan.h"
 
 namespace {
 
-constexpr uintptr_t cache_line = 64;
-
-// Memory that starts at a line of the cache: where pixels fill whole lines, none of them may straddle one more.
-template <class T>
-struct Lines {
-    void *memory = nullptr;
-    T *data = nullptr;
-
-    bool allocate(int64_t count) {
-        if (memory) return true;
-        memory = malloc(size_t(count) * sizeof(T) + cache_line);
-        data = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(memory) + cache_line - 1) / cache_line * cache_line);
-        return memory != nullptr;
-    }
-    ~Lines() { free(memory); }
-};
-
 // The map's pixels [begin, end) of one level. The level's own pixels begin at `first`, its rows lie `pitch` apart.
-struct FramedLevel {
+struct HaloLevel {
     int64_t H, W, begin, first, pitch, end;
 };
 
 // An empty level has no pixels, and none around it.
-inline FramedLevel framed_level(const deform_attn_call &call, int64_t l, int64_t begin) {
+inline HaloLevel halo_level(const deform_attn_call &call, int64_t l, int64_t begin) {
     const Level level = level_of(call, l);
     if (level.empty()) return {0, 0, begin, begin, 0, begin};
     const int64_t H = level.H, W = level.W;
@@ -42,45 +28,39 @@ inline FramedLevel framed_level(const deform_attn_call &call, int64_t l, int64_t
     return {H, W, begin, begin + W + 2, W + 1, begin + (H + 3) * (W + 1) + 2};
 }
 
-// Calls step(level l as FramedLevel, l) for all levels, and returns the number of pixels of the whole map.
+// Calls step(level l as HaloLevel, l) for all levels, and returns the number of pixels of the whole map.
 template <class Step>
 INLINE int64_t over_levels(const deform_attn_call &call, Step step) {
     int64_t begin = 0;
     for (int64_t l = 0; l < call.L; ++l) {
-        const FramedLevel level = framed_level(call, l, begin);
+        const HaloLevel level = halo_level(call, l, begin);
         step(level, l);
         begin = level.end;
     }
     return begin;
 }
 
+// Fill in what `plan` says about halo maps; return false where they are too large for its integers, or a level has a
+// side that F may not hold exactly: a point beyond it could then lie beyond the halo. At least one level is not empty.
 template <class F>
-INLINE int64_t whole_vectors(int64_t D) {
-    constexpr int n = Wide<F>::lanes;
-    return (D + n - 1) / n * n;
-}
-
-// Fill in what `plan` says about framed maps; return false where they are too large for its integers, or a level has a
-// side that F may not hold exactly: a point beyond it could then lie beyond the frame. At least one level is not empty.
-template <class F>
-inline bool frame(Plan<F> &plan) {
+inline bool add_halo(Plan<F> &plan) {
     using Int = typename Wide<F>::Int;
     const deform_attn_call &call = *plan.call;
     plan.pixel_bytes = whole_vectors<F>(call.D) * int64_t(sizeof(F));
     bool exact = true;
-    plan.framed_pixels = over_levels(call, [&](const FramedLevel &level, int64_t) {
+    plan.halo_pixels = over_levels(call, [&](const HaloLevel &level, int64_t) {
         exact &= larger(level.H, level.W) <= Wide<F>::exact;
     });
     const double most = double(uint64_t(1) << (8 * sizeof(Int) - 1));
-    if (!exact || double(plan.framed_pixels) * double(plan.pixel_bytes) >= most) return false;
+    if (!exact || double(plan.halo_pixels) * double(plan.pixel_bytes) >= most) return false;
     int64_t t = 0;
-    over_levels(call, [&](const FramedLevel &level, int64_t l) {
+    over_levels(call, [&](const HaloLevel &level, int64_t l) {
         const Level own = level_of(call, l);
         for (int64_t p = 0; p < own.P; ++p, ++t) {
             plan.pitch_bytes[t] = Int(level.pitch * plan.pixel_bytes);
             plan.first_byte[t] = Int(level.first * plan.pixel_bytes);
             if (own.empty()) {
-                // Its points all read the first two pixels of the map: those are of a frame's upper row, and 0.
+                // Its points all read the first two pixels of the map: those are of a halo's upper row, and 0.
                 plan.most_x[t] = plan.most_y[t] = -1;
                 plan.first_byte[t] = Int(plan.pixel_bytes);
             }
@@ -89,29 +69,9 @@ inline bool frame(Plan<F> &plan) {
     return true;
 }
 
-// D numbers as whole vectors, the rest of the last one 0.
-template <class V, class F>
-INLINE void read_channels(const V *from, int64_t D, F *to) {
-    constexpr int n = Wide<F>::lanes;
-    int64_t d = 0;
-    for (; d + n <= D; d += n) store(to + d, Block<V, F, n>::read(from + d));
-    if (d == D) return;
-    F last[n] = {};
-    for (int64_t i = 0; d + i < D; ++i) last[i] = to_number(from[d + i]);
-    store(to + d, load<Vector<F, n>>(last));
-}
-
-template <class V, class F>
-INLINE void write_channels(const F *from, int64_t D, V *to) {
-    constexpr int n = Wide<F>::lanes;
-    int64_t d = 0;
-    for (; d + n <= D; d += n) Block<V, F, n>::write(to + d, load<Vector<F, n>>(from + d));
-    for (; d < D; ++d) from_number(from[d], to[d]);
-}
-
 // The map of one head of one image at a time.
 template <class V, class F>
-struct FramedMap {
+struct HaloMap {
     Lines<F> pixels;
     int64_t n = -1, m = -1;
 
@@ -120,7 +80,7 @@ struct FramedMap {
         if (image == n && head == m) return pixels.data;
         const deform_attn_call &call = *plan.call;
         const int64_t C = whole_vectors<F>(call.D);
-        if (!pixels.allocate(plan.framed_pixels * C)) return nullptr;
+        if (!pixels.allocate(plan.halo_pixels * C)) return nullptr;
         n = image, m = head;
         const V *from = head_of<V>(call, n, m);
         const uint8_t *mask = call.mask ? call.mask + n * call.mask_stride_n : nullptr;
@@ -132,7 +92,7 @@ struct FramedMap {
         const auto copy = [&](int64_t to, int64_t pixel, int64_t count) {
             memcpy(map + to * C, map + pixel * C, size_t(count * C) * sizeof(F));
         };
-        over_levels(call, [&](const FramedLevel &level, int64_t) {
+        over_levels(call, [&](const HaloLevel &level, int64_t) {
             const int64_t H = level.H, W = level.W, pitch = level.pitch, below = level.first + H * pitch;
             zero(level.begin, level.first);
             for (int64_t y = 0; y < H; ++y) {

@@ -1,9 +1,10 @@
-// The kernels for one instruction set: this file is compiled once for each, under the name DEFORM_ATTN_LEVEL.
+// The kernels for one instruction set: this file is compiled once for each, and exports the table DEFORM_ATTN_KERNELS.
 //
 // Nothing here may be shared between these copies: a function that the linker merges (as those of the C++ standard
-// library's templates) could be kept in its most modern version and then run on an old machine. So: no standard library,
-// everything in anonymous namespaces, and one exported table.
+// library's templates) could be kept in its most modern version and then run on an old machine. So: no standard
+// library, everything in anonymous namespaces, and one exported table.
 #include "backward.h"
+#include "forward.h"
 #include "kernels.h"
 
 namespace {
@@ -26,7 +27,7 @@ int32_t backward(const deform_attn_call *call) {
 
 }  // namespace
 
-#define JOIN(a, b) a##b
-#define NAME(level) JOIN(deform_attn_kernels_, level)
-
-extern "C" const Kernels NAME(DEFORM_ATTN_LEVEL) = {forward, backward};
+extern "C" {
+extern const Kernels DEFORM_ATTN_KERNELS;
+const Kernels DEFORM_ATTN_KERNELS = {forward, backward};
+}

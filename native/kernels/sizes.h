@@ -1,7 +1,8 @@
 // The sizes of a call: its levels one by one, and whether the numbers that the caller gave can be one call's at all.
 //
-// Who passes the check below is safe from overflow: pixels and points are counted in int64_t, and whatever is multiplied
-// further is either as large as an array of the caller's, which is in memory, or bounded where it is computed.
+// Who passes the check below is safe from overflow: pixels and points are counted in int64_t, and whatever is
+// multiplied further is either as large as an array of the caller's, which is in memory, or bounded where it is
+// computed.
 #ifndef DEFORM_ATTN_SIZES_H
 #define DEFORM_ATTN_SIZES_H
 
@@ -38,7 +39,8 @@ inline bool sizes_fit(const deform_attn_call &call) {
     int64_t pixels = 0, points = 0;
     for (int64_t l = 0; l < call.L; ++l) {
         const Level level = level_of(call, l);
-        if (level.H < 0 || level.W < 0 || level.first != pixels || level.P < 0 || level.P > call.T - points) return false;
+        if (level.H < 0 || level.W < 0 || level.first != pixels) return false;
+        if (level.P < 0 || level.P > call.T - points) return false;
         // A division, since the product may not fit.
         if (!level.empty() && level.H > (call.S - pixels) / level.W) return false;
         pixels += level.pixels();

@@ -2,26 +2,16 @@
 #ifndef DEFORM_ATTN_FORWARD_H
 #define DEFORM_ATTN_FORWARD_H
 
-#include "careful.h"
-#include "cells.h"
+#include "corners.h"
+#include "halo_cells.h"
+#include "locations.h"
+#include "scalar_row.h"
 #include "tasks.h"
 
 namespace {
 
-// Offsets of the blocks that cover D channels: block i starts at i * channels, but the last one ends at D.
-template <class Block, int blocks, bool whole>
-INLINE int64_t block_at(int i, int64_t last) {
-    return whole || i + 1 < blocks ? int64_t(i) * Block::lanes : last;
-}
-
-// `stride` in bytes: one multiplication and one addition.
-template <class V, class Int>
-INLINE const V *at_pixel(const V *base, Int pixel, int64_t stride) {
-    return reinterpret_cast<const V *>(reinterpret_cast<const char *>(base) + int64_t(pixel) * stride);
-}
-
-// out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait for
-// the one before it.
+// out[0 .. blocks) = sum over the items of share * pixel. Several sums run side by side, since an addition must wait
+// for the one before it.
 template <class Block, int blocks, bool whole, class F, class Int>
 INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, const Int *pixel, const F *share,
                          int64_t items, int64_t last, typename Block::Value *out) {
@@ -56,32 +46,43 @@ INLINE bool weighted_sum(const typename Block::Value *base, int64_t stride, cons
     return !any_not_finite(check);
 }
 
-// Call step(number of blocks, whether they are whole, first channel, offset of the last block) for runs of blocks that
-// together cover D channels.
-template <class Block, class Step>
-INLINE void over_channels(int64_t D, Step step) {
-    // Blocks narrower than a full vector are for a D that has room for few of them.
-    constexpr int most = Block::lanes < Wide<typename Block::Number>::lanes ? 2 : 8;
-    int64_t blocks = (D + Block::lanes - 1) / Block::lanes, at = 0;
-    const bool whole = D % Block::lanes == 0;
-    while (blocks > 0) {
-        const int64_t last = D - Block::lanes - at;
-        if (blocks >= most) {
-            blocks == most && !whole ? step(Constant<most>(), Constant<false>(), at, last)
-                                     : step(Constant<most>(), Constant<true>(), at, last);
-            blocks -= most, at += most * Block::lanes;
-        } else if (most > 4 && blocks >= 4) {
-            blocks == 4 && !whole ? step(Constant<4>(), Constant<false>(), at, last)
-                                  : step(Constant<4>(), Constant<true>(), at, last);
-            blocks -= 4, at += 4 * Block::lanes;
-        } else if (blocks >= 2) {
-            blocks == 2 && !whole ? step(Constant<2>(), Constant<false>(), at, last)
-                                  : step(Constant<2>(), Constant<true>(), at, last);
-            blocks -= 2, at += 2 * Block::lanes;
-        } else {
-            step(Constant<1>(), Constant<false>(), at, last);
-            blocks -= 1, at += Block::lanes;
+// sum[0 .. vectors) = sum over the T cells of share * pixel, from channel 0 of `map` on.
+template <class F, bool nearest, int vectors>
+INLINE void sum_cells(const F *map, int64_t pixel_bytes, const Cells<F> &cells, int64_t T,
+                      Vector<F, Wide<F>::lanes> *sum) {
+    using Vec = Vector<F, Wide<F>::lanes>;
+    constexpr int n = Wide<F>::lanes;
+    // Several sums run side by side, since an addition must wait for the one before it.
+    constexpr int chains = vectors >= 8 ? 1 : vectors >= 4 ? 2 : 4;
+    Vec sums[chains][vectors] = {};
+    const char *const left = reinterpret_cast<const char *>(map), *const right = left + pixel_bytes;
+    const auto add = [](const char *from, Vec share, Vec *to) INLINE_LAMBDA {
+        for (int v = 0; v < vectors; ++v) {
+            to[v] = multiply_add<Vec>(share, load<Vec>(reinterpret_cast<const F *>(from) + v * n), to[v]);
         }
+    };
+    if constexpr (nearest) {
+        int64_t t = 0;
+        for (; t + chains <= T; t += chains) {
+            for (int c = 0; c < chains; ++c) {
+                add(left + cells.top[t + c], broadcast<Vec>(cells.top_left[t + c]), sums[c]);
+            }
+        }
+        for (; t < T; ++t) add(left + cells.top[t], broadcast<Vec>(cells.top_left[t]), sums[0]);
+    }
+    for (int64_t t = 0; t < T && !nearest; ++t) {
+        const int64_t top = cells.top[t], bottom = cells.bottom[t];
+        const Vec top_left = broadcast<Vec>(cells.top_left[t]), top_right = broadcast<Vec>(cells.top_right[t]);
+        const Vec bottom_left = broadcast<Vec>(cells.bottom_left[t]);
+        const Vec bottom_right = broadcast<Vec>(cells.bottom_right[t]);
+        add(left + top, top_left, sums[0]);
+        add(right + top, top_right, sums[1 % chains]);
+        add(left + bottom, bottom_left, sums[2 % chains]);
+        add(right + bottom, bottom_right, sums[3 % chains]);
+    }
+    for (int v = 0; v < vectors; ++v) {
+        for (int c = 1; c < chains; ++c) sums[0][v] += sums[c][v];
+        sum[v] = sums[0][v];
     }
 }
 
@@ -119,7 +120,7 @@ void forward_body(int64_t, int64_t, void *context) {
                         base + at, stride, scratch.pixel, scratch.share, items, last, out + at);
                 });
                 if (!finite) {
-                    careful_row(plan, base, n, scratch);
+                    scalar_row(plan, base, n, scratch);
                     for (int64_t d = 0; d < D; ++d) from_number(scratch.sum[d], out[d]);
                 }
             }
@@ -127,9 +128,9 @@ void forward_body(int64_t, int64_t, void *context) {
     }
 }
 
-// Rows that read one head's framed map.
-template <class V, class F>
-void framed_forward_body(int64_t, int64_t, void *context) {
+// Rows that read one head's halo map.
+template <class V, class F, bool nearest>
+void forward_halo_body(int64_t, int64_t, void *context) {
     constexpr int lanes = Wide<F>::lanes;
     using Vec = Vector<F, lanes>;
     ForwardWork<F> &work = *static_cast<ForwardWork<F> *>(context);
@@ -137,7 +138,7 @@ void framed_forward_body(int64_t, int64_t, void *context) {
     const deform_attn_call &call = *plan.call;
     Scratch<F> scratch;
     Cells<F> cells;
-    FramedMap<V, F> map;
+    HaloMap<V, F> map;
     if (!scratch.prepare(plan, false) || !cells.prepare(plan)) return work.tasks.fail(DEFORM_ATTN_NO_MEMORY);
     const int64_t M = call.M, Q = call.Q, D = call.D, C = whole_vectors<F>(D);
     for (int64_t task; work.tasks.take(task);) {
@@ -149,12 +150,12 @@ void framed_forward_body(int64_t, int64_t, void *context) {
             prefetch_row(call, n, q + 3, m);
             if (call.reference_points) place_references(plan, n, q, scratch);
             locate(plan, n, q, m, scratch);
-            const bool numbers = find_cells<F, false>(plan, scratch, cells);
+            const bool numbers = find_cells<F, nearest, false>(plan, scratch, cells);
             V *out = static_cast<V *>(call.output) + ((n * Q + q) * M + m) * D;
             Vec check{};
             over_vectors<F>(C, [&](auto vectors, int64_t at) INLINE_LAMBDA {
                 Vec sum[vectors.value];
-                sum_cells<F, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan.T, sum);
+                sum_cells<F, nearest, vectors.value>(pixels + at, plan.pixel_bytes, cells, plan.T, sum);
                 for (int v = 0; v < vectors.value; ++v) check += sum[v];
                 if (at + vectors.value * lanes <= D) {
                     for (int v = 0; v < vectors.value; ++v) Block<V, F, lanes>::write(out + at + v * lanes, sum[v]);
@@ -165,28 +166,11 @@ void framed_forward_body(int64_t, int64_t, void *context) {
                 }
             });
             if (!numbers || any_not_finite(check)) {
-                careful_row(plan, head_of<V>(call, n, m), n, scratch);
+                scalar_row(plan, head_of<V>(call, n, m), n, scratch);
                 write_channels(scratch.sum, D, out);
             }
         }
     }
-}
-
-// The widest block that D channels fill.
-template <class V, class F, template <class> class Body>
-auto widest(int64_t D) {
-    constexpr int n = Wide<F>::lanes;
-    if (D >= n) return &Body<Block<V, F, n>>::run;
-    if constexpr (n > 8) {
-        if (D >= 8) return &Body<Block<V, F, 8>>::run;
-    }
-    if constexpr (n > 4) {
-        if (D >= 4) return &Body<Block<V, F, 4>>::run;
-    }
-    if constexpr (n > 2 && sizeof(F) == 8) {
-        if (D >= 2) return &Body<Block<V, F, 2>>::run;
-    }
-    return &Body<Block<V, F, 1>>::run;
 }
 
 template <class Block>
@@ -203,8 +187,12 @@ int32_t forward_of(const deform_attn_call *call) {
         memset(call->output, 0, size_t(call->N * call->Q * call->M * call->D) * sizeof(V));
         return DEFORM_ATTN_OK;
     }
-    work.tasks.share_out(work.plan, true);
-    if (work.tasks.framed) return work.tasks.run(*call, &framed_forward_body<V, F>, &work);
+    // With nearest a point reads one pixel. Where its format needs no conversion, a copy then pays only if it is small.
+    const int64_t D = call->D, pixel_bytes = D * int64_t(sizeof(F));
+    const bool small = pixel_bytes <= 2 * int64_t(cache_line) && D == whole_vectors<F>(D);
+    work.tasks.share_out(work.plan, !call->nearest || sizeof(V) < sizeof(F) || small);
+    const auto halo_body = call->nearest ? &forward_halo_body<V, F, true> : &forward_halo_body<V, F, false>;
+    if (work.tasks.halo) return work.tasks.run(*call, halo_body, &work);
     return work.tasks.run(*call, widest<V, F, ForwardBody>(call->D), &work);
 }
 

@@ -25,7 +25,16 @@ enum deform_attn_status {
     DEFORM_ATTN_NO_MEMORY,
     DEFORM_ATTN_UNKNOWN_ISA,
     DEFORM_ATTN_PARALLEL_FAILED,
-    DEFORM_ATTN_WRONG_SIZES /* the levels do not add up to S and T, a size is negative, or S is 2^31 or more */
+    /* The levels do not add up to S and T, a size is negative, S is 2^31 or more, or an array cannot fit a memory. */
+    DEFORM_ATTN_WRONG_SIZES,
+    /* These are from deform_attn_check only. */
+    DEFORM_ATTN_NULL_POINTER,       /* the call, or an array that has numbers and that this pass needs */
+    DEFORM_ATTN_MISALIGNED_POINTER, /* not a multiple of the bytes of its array's numbers */
+    DEFORM_ATTN_WRONG_DTYPE,        /* none of deform_attn_dtype, or compute_dtype is not the one for value_dtype */
+    DEFORM_ATTN_WRONG_STRIDES,      /* negative, or the array would span 2^56 bytes */
+    DEFORM_ATTN_WRONG_REFERENCES,   /* reference_size is not 2 or 4, reference_levels is not L or 1 (that with a level
+                                       stride of 0), or grad_reference_points is set without reference_points */
+    DEFORM_ATTN_WRONG_OPTION        /* nearest or border is not 0 or 1, or threads is not in 0 .. 2^20 */
 };
 
 /* Calls body(b, e, context) for ranges that together are [begin, end), each at least `grain` long where that can be;
@@ -72,6 +81,12 @@ typedef struct {
     void *grad_weights;          /* [N, Q, M, T] in weights_dtype */
     void *grad_reference_points; /* [N, Q, reference_levels, reference_size] in reference_dtype */
 } deform_attn_call;
+
+/* Whether the call can be computed: DEFORM_ATTN_OK, or the first deform_attn_status against it. For callers that take
+ * their arguments from others: forward and backward themselves judge the sizes only, and trust the rest. With
+ * grad_output or any gradient it is judged as a backward call, which may have an output, too; otherwise as a forward
+ * call. Arrays without numbers may be NULL. It reads the call and its levels. It cannot see how long an array is. */
+DEFORM_ATTN_API int32_t deform_attn_check(const deform_attn_call *call);
 
 /* Both return a deform_attn_status. They may be called from several threads at once. */
 DEFORM_ATTN_API int32_t deform_attn_forward(const deform_attn_call *call);

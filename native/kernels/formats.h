@@ -1,9 +1,9 @@
-// The number formats of value: how blocks of channels are read into vectors of the compute type, and written.
-#ifndef DEFORM_ATTN_NUMBERS_H
-#define DEFORM_ATTN_NUMBERS_H
+// The number formats: bfloat16 and float16 from and to float, and arrays whose format is known only at run time.
+#ifndef DEFORM_ATTN_FORMATS_H
+#define DEFORM_ATTN_FORMATS_H
 
 #include "deform_attn.h"
-#include "vectors.h"
+#include "simd.h"
 
 namespace {
 
@@ -78,115 +78,9 @@ INLINE void from_number(F x, Float16 &to) {
     }
 }
 
-// n channels of type V as a vector of the compute type F.
-template <class V, class F, int n>
-struct Block {
-    using Value = V;
-    using Number = F;
-    using Vec = Vector<F, n>;
-    static constexpr int lanes = n;
-    static INLINE Vec read(const V *from) {
-        if constexpr (sizeof(V) == sizeof(F)) return load<Vec>(from);
-        Vec vector;
-        for (int i = 0; i < n; ++i) vector[i] = to_number(from[i]);
-        return vector;
-    }
-    static INLINE void write(V *to, Vec from) {
-        if constexpr (sizeof(V) == sizeof(F)) return store(to, from);
-        for (int i = 0; i < n; ++i) from_number(F(from[i]), to[i]);
-    }
-};
-
-// bfloat16 is the upper half of a float.
-template <int n>
-struct BFloat16Block {
-    using Value = BFloat16;
-    using Number = float;
-    using Vec = Vector<float, n>;
-    using Bits = Vector<uint32_t, n>;
-    using Halves = Vector<uint16_t, n>;
-    static constexpr int lanes = n;
-    static INLINE Vec read(const BFloat16 *from) {
-        return (Vec)(__builtin_convertvector(load<Halves>(from), Bits) << 16);
-    }
-    static INLINE void write(BFloat16 *to, Vec from) {
-        const Bits bits = (Bits)from;
-        const Bits rounded = from != from ? (bits | 0x400000u) : bits + 0x7fffu + (bits >> 16 & 1u);
-        store(to, __builtin_convertvector(rounded >> 16, Halves));
-    }
-};
-template <>
-struct Block<BFloat16, float, 16> : BFloat16Block<16> {};
-template <>
-struct Block<BFloat16, float, 8> : BFloat16Block<8> {};
-template <>
-struct Block<BFloat16, float, 4> : BFloat16Block<4> {};
-
-#if defined(__F16C__)
-template <>
-struct Block<Float16, float, 4> {
-    using Value = Float16;
-    using Number = float;
-    using Vec = Vector<float, 4>;
-    static constexpr int lanes = 4;
-    static INLINE Vec read(const Float16 *from) {
-        return (Vec)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from));
-    }
-    static INLINE void write(Float16 *to, Vec from) {
-        _mm_storel_epi64((__m128i *)to, _mm_cvtps_ph((__m128)from, _MM_FROUND_TO_NEAREST_INT));
-    }
-};
-
-template <>
-struct Block<Float16, float, 8> {
-    using Value = Float16;
-    using Number = float;
-    using Vec = Vector<float, 8>;
-    static constexpr int lanes = 8;
-    static INLINE Vec read(const Float16 *from) {
-        return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-    }
-    static INLINE void write(Float16 *to, Vec from) {
-        _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT));
-    }
-};
-#endif
-#if defined(__AVX512F__)
-template <>
-struct Block<Float16, float, 16> {
-    using Value = Float16;
-    using Number = float;
-    using Vec = Vector<float, 16>;
-    static constexpr int lanes = 16;
-    static INLINE Vec read(const Float16 *from) {
-        return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
-    }
-    static INLINE void write(Float16 *to, Vec from) {
-        _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)from, _MM_FROUND_TO_NEAREST_INT));
-    }
-};
-#endif
-
-// Float16 without an instruction for it: the same bit trick as to_number, on n numbers at once.
-#if !defined(__F16C__)
-template <>
-struct Block<Float16, float, 4> {
-    using Value = Float16;
-    using Number = float;
-    using Vec = Vector<float, 4>;
-    static constexpr int lanes = 4;
-    static INLINE Vec read(const Float16 *from) {
-        using Bits = Vector<uint32_t, 4>;
-        const Bits half = __builtin_convertvector((load<Vector<uint16_t, 4>>(from)), Bits);
-        const Bits number = (Bits)((Vec)((half & 0x7fffu) << 13) * 0x1p112f);
-        const Bits special = (Bits)((half & 0x7c00u) == 0x7c00u) & 0x7f800000u;
-        return (Vec)(number | special | (half & 0x8000u) << 16);
-    }
-    static INLINE void write(Float16 *to, Vec from) {
-        for (int i = 0; i < 4; ++i) from_number(float(from[i]), to[i]);
-    }
-};
-#endif
+inline int64_t bytes_of(int64_t dtype) {
+    return dtype == DEFORM_ATTN_FLOAT64 ? 8 : dtype == DEFORM_ATTN_FLOAT32 ? 4 : 2;
+}
 
 // Numbers of a format known only at run time: the points, weights and references of a call.
 struct Array {
