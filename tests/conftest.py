@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from every_backend import BACKENDS, call_on
+from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. A test that makes a claim about threads sets their number itself.
@@ -22,6 +22,8 @@ def backend(request):
 def run(backend):
     """Return a function that calls an entry point on this backend.
 
+    The sizes are passed as they are, and once more in a tensor, which must not change a bit.
+
     Where the backend declares that it does not support the call, it must refuse it when it is asked for by name; that
     is checked, and the rest of the test is skipped.
     """
@@ -30,6 +32,7 @@ def run(backend):
         output = call_on(backend, entry_point, *tensors, **options)
         if output is None:
             pytest.skip(f"{backend} refused this call, as it declares")
+        compare_sizes_in_a_tensor(output, backend, entry_point, *tensors, **options)
         return output
 
     return call

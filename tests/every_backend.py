@@ -1,8 +1,9 @@
 """Every backend: their names, and a call that either runs on one or is refused by it as it declared."""
 
 import pytest
+import torch
 
-from deform_attn import explain
+from deform_attn import checks, deformable_attention, explain
 from deform_attn.backends import registry
 
 BACKENDS = [backend.name for backend in registry.BACKENDS]
@@ -16,3 +17,33 @@ def call_on(backend, entry_point, *tensors, **options):
     with pytest.raises(ValueError, match=backend):
         entry_point(*tensors, backend=backend, **options)
     return None
+
+
+def compare_sizes_in_a_tensor(output, backend, entry_point, value, shapes, *tensors, **options):
+    """Compare an output and its gradients, bit for bit, with those that the backend gives for sizes in a tensor.
+
+    The entry points read such a tensor on the CPU; the backend gets it here as it does in a graph.
+    """
+    if isinstance(shapes, torch.Tensor):
+        return
+    fused = entry_point is deformable_attention
+    names = ("num_points", "padding_mask", "offset_scale") if fused else ("num_points",)
+    defaults = {"num_points": None, "padding_mask": None, "offset_scale": 0.5}
+    given = [options.get(name, defaults[name]) for name in names]
+    modes = options.get("interpolation", "bilinear"), options.get("padding_mode", "zeros")
+    judge = checks.attention_inputs if fused else checks.sampling_inputs
+    inputs = judge(value, shapes, *tensors, *given, *modes)
+    inputs = inputs._replace(spatial_shapes=torch.tensor(inputs.spatial_shapes))
+    chosen = registry.get(backend)
+    other = chosen.attend(inputs) if fused else chosen.sample(inputs)
+    assert_same_bits(other, output)
+    if output.requires_grad:
+        leaves = [tensor for tensor in (value, *tensors) if isinstance(tensor, torch.Tensor) and tensor.requires_grad]
+        pull = torch.ones_like(output)
+        both = [torch.autograd.grad(o, leaves, pull, retain_graph=True, allow_unused=True) for o in (output, other)]
+        for grad, wanted in zip(*both, strict=True):
+            assert_same_bits(grad, wanted)
+
+
+def assert_same_bits(actual, wanted):
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0, equal_nan=True)

@@ -13,7 +13,7 @@ from deform_attn.backends.native import call as native_call
 from deform_attn.backends.native import library as native_library
 
 pytestmark = pytest.mark.skipif(native_call._library is None, reason="the CPU kernels are not built")
-HEADER = (Path(__file__).parents[1] / "native" / "include" / "deform_attn.h").read_text()
+HEADER = (Path(__file__).parents[3] / "native" / "include" / "deform_attn.h").read_text()
 N, M, D, Q, LEVELS = 2, 3, 5, 7, [(4, 6, 3), (2, 3, 2)]  # (H, W, P)
 S, T, L = sum(H * W for H, W, _ in LEVELS), sum(P for _, _, P in LEVELS), len(LEVELS)
 GRADIENTS = ["grad_value", "grad_points", "grad_weights", "grad_reference_points"]
@@ -164,9 +164,15 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "changes"), [(status, one) for status, many in WRONG for one in many], ids=str)
-def test_a_call_with_one_wrong_field_is_refused(status, changes):
-    assert check(a_call(**changes)) == status
+def taken(wrong, *backward):
+    """Return those of the changes that are not refused with their status, and what came of them."""
+    found = [(status, one, check(a_call(*backward, **one))) for status, many in wrong for one in many]
+    assert found
+    return [(status, one, got) for status, one, got in found if got != status]
+
+
+def test_a_call_with_one_wrong_field_is_refused():
+    assert taken(WRONG) == []
 
 
 WRONG_BACKWARD = [
@@ -177,11 +183,8 @@ WRONG_BACKWARD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("status", "changes"), [(status, one) for status, many in WRONG_BACKWARD for one in many], ids=str
-)
-def test_a_backward_call_with_one_wrong_field_is_refused(status, changes):
-    assert check(a_call(True, **changes)) == status
+def test_a_backward_call_with_one_wrong_field_is_refused():
+    assert taken(WRONG_BACKWARD, True) == []
 
 
 def test_a_gradient_of_references_that_are_not_there_is_refused():
