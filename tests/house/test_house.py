@@ -9,7 +9,7 @@ import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
 EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools"} | {
-    "safetensors", "scipy", "sklearn", "tensorboard", "tqdm", "transformers",
+    "safetensors", "scipy", "sklearn", "tensorboard", "tomlkit", "tqdm", "transformers",
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [

@@ -1,6 +1,8 @@
 """The settings of a run: layers, the TOML file, and what is said about wrong ones."""
 
+import math
 import tomllib
+from datetime import date
 
 import pytest
 
@@ -70,6 +72,8 @@ LAYERS = [
     {"model": {"strides": [8, 16, 32], "backbone": {"channels": [8, 16, 24], "norm": "group"}}},
     {"model": {"backbone": {"name": "transformers", "source": {"model_type": "x", "a b": [{"c": True}], "d": {}}}}},
     {"train": {"weight_decay": 0, "clip_norm": 1e30}},
+    {"data": {"dir": "a delete\x7f, a bell\a and a line\n"}},
+    {"model": {"backbone": {"name": "transformers", "source": {"\x7f": math.inf, "day": date(2024, 5, 6)}}}},
 ]
 
 
@@ -85,3 +89,10 @@ def test_the_written_file_names_every_setting():
     tables = tomllib.loads(Settings.from_layers().to_toml())
     assert tables["train"].keys() == TrainConfig().to_dict().keys()
     assert tables["model"]["backbone"].keys() == BackboneConfig().to_dict().keys() - {"source"}  # which is None
+
+
+def test_what_is_none_is_left_out_of_the_written_file_at_any_depth():
+    source = {"depths": None, "stages": [{"width": 8, "stride": None}]}
+    settings = Settings.from_layers({"model": {"backbone": {"name": "transformers", "source": source}}})
+    written = tomllib.loads(settings.to_toml())
+    assert written["model"]["backbone"]["source"] == {"stages": [{"width": 8}]}

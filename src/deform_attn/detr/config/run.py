@@ -1,6 +1,5 @@
 """The settings of a training run: the tables of a TOML file, and what is laid over them."""
 
-import json
 import os
 import re
 import tomllib
@@ -12,6 +11,7 @@ from typing import Any, Self, get_type_hints
 from deform_attn.detr.config.base import Config
 from deform_attn.detr.config.detector import MAX_PIXELS, ModelConfig, TrainConfig
 from deform_attn.detr.errors import ConfigError
+from deform_attn.detr.extra import detr_extra
 
 DEFAULTS: dict[str, Any] = {
     "model": {"transformer": {"num_queries": 100}},
@@ -90,11 +90,14 @@ class Settings(Config):
 
     def to_toml(self) -> str:
         """Return a TOML file that says the same, with all defaults; fields that are None are left out."""
-        values = self.to_dict()
+        with detr_extra():
+            import tomlkit
+
+        values = _without_none(self.to_dict())
         del values["model"]["num_classes"]
         if self.start is not None:
             del values["model"]
-        return _table(values, ())
+        return tomlkit.dumps(values)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -142,24 +145,8 @@ def _tables(config: type[Config], path: str) -> list[tuple[str, str]]:
     return found
 
 
-def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> str:
-    """Return a TOML table at `path` and those inside it."""
-    lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
-    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines += [f"{_key(k)} = {_value(v)}" for k, v in values.items() if k not in inner and v is not None]
-    own = "\n".join(lines) + "\n" if lines else ""
-    parts = [own, *(_table(value, (*path, key)) for key, value in inner.items())]
-    return "\n".join(part for part in parts if part)
-
-
-def _value(value: Any) -> str:
-    """Return a value in TOML; JSON writes numbers, texts and true and false as TOML does."""
+def _without_none(value: Any) -> Any:
+    """Return `value` without the keys, at any depth, whose value is None, which TOML cannot say."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
