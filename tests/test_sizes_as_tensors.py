@@ -612,6 +612,78 @@ def test_a_symbolic_trace_is_right_for_other_sizes_and_refuses_wrong_ones(form):
         traced(value, torch.tensor([(2, 3), (4, 2)]), *others)
 
 
+@FORMS
+@pytest.mark.parametrize("backend", [None, "native", "reference"])  # grid_sample has no transforms
+@pytest.mark.parametrize("transform", ["grad", "jacrev", "jacfwd", "vmap of grad"])
+def test_sizes_may_be_an_argument_of_a_transformed_function(form, backend, transform):
+    case = named("small points")
+    value, *others = [tensor.detach() for tensor in tensors_of(form, case)]
+    sizes, options = torch.tensor(case.spatial_shapes), {**options_of(form, case), "backend": backend}
+
+    def number(value, sizes):
+        return ENTRY_POINTS[form](value, sizes, *others, **options).sin().sum()
+
+    derivative = {
+        "grad": torch.func.grad(number),
+        "jacrev": torch.func.jacrev(number),
+        "jacfwd": torch.func.jacfwd(number),
+        "vmap of grad": lambda value, sizes: torch.vmap(torch.func.grad(number), (0, None))(value[None], sizes)[0],
+    }[transform]
+    expected = torch.func.grad(lambda value: number(value, list(case.spatial_shapes)))(value)
+    torch.testing.assert_close(derivative(value, sizes), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_sizes_may_be_an_argument_of_a_transformed_module():
+    module, (query, references, features), _ = module_and_arguments()
+
+    def number(query, sizes):
+        return module(query, references, features, sizes).sin().sum()
+
+    expected = torch.func.grad(lambda query: number(query, SHAPES))(query)
+    torch.testing.assert_close(torch.func.grad(number)(query, torch.tensor(SHAPES)), expected)
+
+
+@FORMS
+def test_the_op_called_by_its_name_refuses_sizes_on_another_device_than_the_cpu_and_value(form):
+    op, tensors, arguments = op_of(form, "Tensor", named("small points"))
+    sizes = torch.tensor(named("small points").spatial_shapes, device="meta")
+    with pytest.raises((ValueError, RuntimeError), match=r"spatial_shapes.*meta"):
+        op(*arguments(sizes, *[tensor.detach() for tensor in tensors]))
+
+
+@FORMS
+@pytest.mark.parametrize("overload", ["Tensor", "default"])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_the_op_called_by_its_name_refuses_another_number_of_levels_than_num_points_has(form, overload, levels):
+    case = named("small points")
+    op, tensors, arguments = op_of(form, overload, case)
+    sizes = torch.tensor([(14, 1)] if levels == 1 else [*case.spatial_shapes, (0, 5)])
+    given = sizes.flatten().tolist() if overload == "default" else sizes
+    with pytest.raises((ValueError, RuntimeError), match=r"num_points|spatial_shapes"):
+        op(*arguments(given, *[tensor.detach() for tensor in tensors]))
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_the_op_on_meta_refuses_another_number_of_levels_than_num_points_has(levels):
+    op, tensors, arguments = op_of(CLASSIC, "Tensor", named("small points"))
+    sizes = torch.zeros(levels, 2, dtype=torch.int64, device="meta")
+    with pytest.raises((ValueError, RuntimeError), match=r"num_points|spatial_shapes"):
+        op(*arguments(sizes, *[tensor.detach().to("meta") for tensor in tensors]))
+
+
+@FORMS
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_trace_of_torch_jit_which_cannot_record_the_sizes_is_refused(form, backend):
+    value, _, *others = valid(form).values()
+
+    def function(value, sizes, *others):
+        return ENTRY_POINTS[form](value, sizes, *others, backend=backend)
+
+    with pytest.raises(ValueError, match=r"^torch\.jit\.trace and .* cannot record"):
+        torch.jit.trace(function, (value, torch.tensor(SHAPES), *others))
+
+
 # What explain and record say.
 
 

@@ -11,6 +11,7 @@ from cases import CASES, case_id, grad_output_of, inputs_of, named
 from deform_attn import multi_scale_deformable_attention, reference
 from tolerances import assert_close
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODES = pytest.mark.parametrize(
     "modes", list(itertools.product(["bilinear", "nearest"], ["zeros", "border"])), ids="-".join
 )
