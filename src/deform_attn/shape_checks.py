@@ -46,12 +46,8 @@ def sizes_of(spatial_shapes: Any, value: Tensor) -> Pairs | Tensor:
     if not isinstance(spatial_shapes, Tensor) or _is_readable(spatial_shapes):
         return spatial_shapes_of(spatial_shapes, value.shape[1])
     _tensor(spatial_shapes)
-    if spatial_shapes.device.type != "cpu":
+    if spatial_shapes.device.type != "cpu" or value.device.type == "cpu":
         same_device("value", value, "spatial_shapes", spatial_shapes)
-    L, pair = spatial_shapes.shape
-    if L == 0 or pair != 2:
-        got = shape_text(spatial_shapes.shape)
-        fail("spatial_shapes", "an integer tensor [L, 2], L >= 1", got, "Its rows are the sizes (H, W) of the maps.")
     # The ops take these two, as do all that write such tensors.
     return spatial_shapes if spatial_shapes.dtype in (_int64, _int32) else spatial_shapes.long()
 
@@ -68,7 +64,7 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:
         fix = "For one map of 32 rows and 48 columns write [(32, 48)]."
         fail("spatial_shapes", _EXPECTED, shown(spatial_shapes), fix, TypeError)
     if not spatial_shapes:
-        fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
+        _no_levels()
     shapes = tuple(_pair(shape) for shape in spatial_shapes)
     if not fit([size for shape in shapes for size in shape]):
         fail("spatial_shapes", "sizes below 2^31", shown(shapes), "Check that each pair is the (H, W) of a map.")
@@ -80,6 +76,10 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:
         fix = "Check the order (H, W) and the number of levels."
         fail("spatial_shapes", "sizes H*W that add up to S", got, fix)
     return shapes
+
+
+def _no_levels() -> NoReturn:
+    fail("spatial_shapes", "at least one pair (H, W)", "none", "For one map write [(H, W)].")
 
 
 def _pair(shape: Any) -> tuple[int, int]:
@@ -102,9 +102,11 @@ def _is_readable(tensor: Tensor) -> bool:
 def _tensor(tensor: Tensor) -> None:
     """Judge a tensor of sizes, but for its numbers."""
     dense("spatial_shapes", tensor)
-    if tensor.dtype not in INT_DTYPES or tensor.ndim != 2:
-        got = f"a {dtype_text(tensor)} tensor {shape_text(tensor.shape)}"
+    if tensor.dtype not in INT_DTYPES or tensor.ndim != 2 or tensor.shape[1] != 2:
+        got = f"a tensor {shape_text(tensor.shape)} of {dtype_text(tensor)}"
         fail("spatial_shapes", _EXPECTED, got, "Use an integer tensor [L, 2], or a list of int pairs.")
+    if tensor.shape[0] == 0:
+        _no_levels()
     if torch_names.is_batched(tensor):
         fix = "Map over the rest (in_dims None): all calls share their sizes."
         fail("spatial_shapes", _EXPECTED, "a tensor that torch.vmap maps over", fix)
@@ -116,9 +118,10 @@ def _is_usual(tensor: Tensor) -> bool:
         type(tensor) is Tensor
         and (tensor.dtype is _int64 or tensor.dtype is _int32)
         and tensor.ndim == 2
+        and tensor.size(1) == 2
         and tensor.is_cpu
         and tensor.layout is _strided
-        and not (tensor.is_nested or _is_compiling() or torch_names.is_batched(tensor))
+        and not (tensor.is_nested or _is_compiling() or is_tracing() or torch_names.is_wrapped(tensor))
         and tensor.data_ptr() != 0
     )
 
@@ -129,9 +132,11 @@ def _read(tensor: Tensor) -> list[Any]:
     if _is_compiling():
         fail("spatial_shapes", _EXPECTED, "a tensor", f"{fix} Its numbers are not known while a graph is made.")
     _tensor(tensor)
+    if is_tracing():
+        not_traceable()  # it would take the numbers for constants
     if tensor.is_meta or is_fake(tensor):
         fail("spatial_shapes", _EXPECTED, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
-    if type(tensor) is Tensor and tensor.numel() and not tensor.data_ptr():
+    if type(tensor) is Tensor and not torch_names.is_wrapped(tensor) and not tensor.data_ptr():
         fail("spatial_shapes", _EXPECTED, "a tensor without memory", fix)
     return tensor.tolist()
 

@@ -85,6 +85,8 @@ any_requires_grad = _found("torch._C._any_requires_grad")
 # Of these a missing one costs a clearer message, or the time that looking would have saved.
 FakeTensor: Any = _found("torch._subclasses.fake_tensor.FakeTensor") or type(None)
 is_batched = _found("torch._C._functorch.is_batchedtensor") or (lambda _tensor: False)  # by torch.vmap
+# By any transform of torch.func; where torch cannot tell, none is taken for plain.
+is_wrapped = _found("torch._C._functorch.is_functorch_wrapped_tensor") or (lambda _tensor: True)
 _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")

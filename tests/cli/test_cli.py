@@ -115,7 +115,7 @@ def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
     def fail(*_args, **_kwargs):
         raise ValueError("nobody's input")
 
-    monkeypatch.setattr("deform_attn.detr.training.engine.fit", fail)
+    monkeypatch.setattr("deform_attn.detr.training.run.fit", fail)
     with pytest.raises(ValueError, match="nobody's input"):
         train(folder)
 
@@ -128,7 +128,7 @@ def test_a_bug_of_ours_keeps_its_traceback(folder, monkeypatch):
     ],
 )
 def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, said):
-    monkeypatch.setattr("deform_attn.detr.training.engine.fit", lambda *_args, **_kwargs: ask())
+    monkeypatch.setattr("deform_attn.detr.training.run.fit", lambda *_args, **_kwargs: ask())
     assert train(folder) == 1
     line = error_line(capsys)
     expected = rf"deform-attn: error: out of memory \({said}\); smaller images \(--max-size\) or batches need less"
@@ -140,7 +140,7 @@ def _no_memory_on_a_gpu():
 
 
 def test_an_error_of_torch_that_is_no_lack_of_memory_is_not_called_one(folder, monkeypatch):
-    monkeypatch.setattr("deform_attn.detr.training.engine.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr("deform_attn.detr.training.run.fit", lambda *_args, **_kwargs: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         train(folder)
 

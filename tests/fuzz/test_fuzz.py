@@ -41,7 +41,11 @@ def test_a_case_is_the_same_each_time():
 
 def test_height_and_width_in_the_wrong_order_are_found(monkeypatch):
     right = grid_sample._grid
-    monkeypatch.setattr(grid_sample, "_grid", lambda locations, H, W, *modes: right(locations, W, H, *modes))
+
+    def turned(locations, maps, *modes):
+        return right(locations, maps._replace(H=maps.W, W=maps.H), *modes)
+
+    monkeypatch.setattr(grid_sample, "_grid", turned)
     with pytest.raises(AssertionError, match="grid_sample: "):
         run_cases(range(100))
 

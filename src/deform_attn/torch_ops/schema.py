@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
+from deform_attn.messages import dtype_text, fail, shape_text
 from deform_attn.shape_checks import Pairs
+from deform_attn.tensor_checks import INT_DTYPES, same_device
 
+SIZES = 1  # the place of the sizes among the arguments
 Sizes = Sequence[int] | Tensor  # as an op takes them
+_FIX = "Give a size (H, W) and a count of points for each level."
 
 LIBRARY = torch.library.Library("deform_attn", "DEF")
 
@@ -69,7 +73,21 @@ class Op:
         """Return the argument called `name` among those of a call of the op."""
         return args[self.names.index(name)]
 
+    def judge(self, args: Sequence[Any]) -> None:
+        """Judge the sizes of a call, but for their numbers: graphs and callers by name hand them straight to the op."""
+        value, sizes, levels = args[0], args[SIZES], len(self.option("num_points", args))
+        if not isinstance(sizes, Tensor):
+            if len(sizes) != 2 * levels:
+                fail("spatial_shapes", f"{2 * levels} ints, H and W of each level", str(len(sizes)), _FIX)
+            return
+        if sizes.dtype not in INT_DTYPES or tuple(sizes.shape) != (levels, 2):
+            got = f"{shape_text(sizes.shape)} of {dtype_text(sizes)}"
+            fail("spatial_shapes", f"an integer tensor [L, 2] = [{levels}, 2]", got, _FIX)
+        if sizes.device.type != "cpu":
+            same_device("value", value, "spatial_shapes", sizes)
+
     def _fake(self, *args: Any) -> Tensor:
+        self.judge(args)
         value, points = args[0], args[self.gradients[-1]]
         N, _, M, D = value.shape
         output: Tensor = value.new_empty((N, points.shape[1], M * D))
@@ -77,6 +95,7 @@ class Op:
 
     def _fake_backward(self, _grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
         *call, wanted = args
+        self.judge(call)
         return tuple(
             torch.empty_like(call[i], memory_format=torch.contiguous_format) if want else call[i].new_empty(0)
             for i, want in zip(self.gradients, wanted, strict=True)
@@ -94,7 +113,6 @@ def _attend_op(overload: str, sizes: Argument) -> Op:
     return Op("deformable_attention", overload, _VALUE, sizes, *points, *others, *_OPTIONS)
 
 
-SIZES = 1  # the place of the sizes among the arguments
 _INTS, _TENSOR = Argument("spatial_shapes", "SymInt[]"), Argument("spatial_shapes", "Tensor")
 
 SAMPLE, SAMPLE_BY_TENSOR = _sample_op("default", _INTS), _sample_op("Tensor", _TENSOR)

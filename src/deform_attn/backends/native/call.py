@@ -56,33 +56,39 @@ def attend_call(
     return call
 
 
-def _forward(lay_out: Callable[..., "Call"]) -> Callable[..., Tensor]:
-    def kernel(*args: Any) -> Tensor:
-        return lay_out(*_with_sizes(args)).forward()
+def _sample_kernels(op: schema.Op) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, ...]]]:
+    def forward(*args: Any) -> Tensor:
+        return sample_call(*_judged(op, args)).forward()
 
-    return kernel
+    def backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
+        *call, (want_value, want_locations, want_weights) = args
+        wanted = want_value, False, want_locations, want_weights
+        grad_value, _, *grads = sample_call(*_judged(op, call)).backward(grad_output, *wanted)
+        return grad_value, *grads
 
-
-def _sample_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of value, sampling_locations and attention_weights; empty where they are not wanted."""
-    *call, (want_value, want_locations, want_weights) = args
-    grads = sample_call(*_with_sizes(call)).backward(grad_output, want_value, False, want_locations, want_weights)
-    grad_value, _, grad_locations, grad_weights = grads
-    return grad_value, grad_locations, grad_weights
-
-
-def _attend_backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
-    *call, wanted = args
-    return attend_call(*_with_sizes(call)).backward(grad_output, *wanted)
+    return forward, backward
 
 
-def _with_sizes(args: Sequence[Any]) -> Sequence[Any]:
-    """Return the arguments of an op with sizes that came in a tensor, which a graph was made without, read and judged.
+def _attend_kernels(op: schema.Op) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, ...]]]:
+    def forward(*args: Any) -> Tensor:
+        return attend_call(*_judged(op, args)).forward()
+
+    def backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """Return the gradients of value, references, offsets and logits; empty where they are not wanted."""
+        *call, wanted = args
+        return attend_call(*_judged(op, call)).backward(grad_output, *wanted)
+
+    return forward, backward
+
+
+def _judged(op: schema.Op, args: Sequence[Any]) -> Sequence[Any]:
+    """Return the arguments of an op, their sizes judged; those in a tensor, which a graph does not know, are read.
 
     Raises:
-        RuntimeError: they do not fit; the message is that of the entry points' ValueError.
+        RuntimeError: the numbers in the tensor do not fit; the message is that of the entry points' ValueError.
     """
+    op.judge(args)
     value, sizes, *rest = args
     if not isinstance(sizes, Tensor):
         return args
@@ -241,6 +247,6 @@ def _fit(name: str, tensor: Tensor, *shape: int) -> None:
 
 if _library is not None:
     for _op in schema.SAMPLES:
-        schema.register(_op, _forward(sample_call), _sample_backward, "CPU")
+        schema.register(_op, *_sample_kernels(_op), "CPU")
     for _op in schema.ATTENDS:
-        schema.register(_op, _forward(attend_call), _attend_backward, "CPU")
+        schema.register(_op, *_attend_kernels(_op), "CPU")
