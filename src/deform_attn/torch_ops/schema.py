@@ -56,6 +56,7 @@ class Op:
         suffix = "" if overload == "default" else f".{overload}"
         self.name, self.backward_name = f"{name}{suffix}", f"{name}_backward{suffix}"
         self.names = tuple(argument.name for argument in arguments)
+        self._num_points = self.names.index("num_points")
         places = list(enumerate(arguments))
         self.tensors = tuple(i for i, argument in places if argument.type.startswith("Tensor"))
         self.gradients = tuple(i for i, argument in places if argument.has_gradient)
@@ -75,7 +76,7 @@ class Op:
 
     def judge(self, args: Sequence[Any]) -> None:
         """Judge the sizes of a call, but for their numbers: graphs and callers by name hand them straight to the op."""
-        value, sizes, levels = args[0], args[SIZES], len(self.option("num_points", args))
+        value, sizes, levels = args[0], args[SIZES], len(args[self._num_points])
         if not isinstance(sizes, Tensor):
             if len(sizes) != 2 * levels:
                 fail("spatial_shapes", f"{2 * levels} ints, H and W of each level", str(len(sizes)), _FIX)
