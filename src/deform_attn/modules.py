@@ -248,7 +248,7 @@ class MultiScaleDeformableAttention(nn.Module):
                 the map, in [0, 1]; the level axis may be left out. Offsets are pixels of their level beside points, and
                 relative to the size of the box beside boxes (see `deformable_attention`).
             features: `[N, S, C_v]`, the maps one after the other, or a list of L maps `[N, C_v, H, W]`.
-            spatial_shapes: L pairs (H, W); needed beside flat features.
+            spatial_shapes: L pairs (H, W), or an integer tensor `[L, 2]`; needed beside flat features.
             padding_mask: `[N, S]` bool, True = padding; or a list of masks `[N, H, W]`.
             return_sampling: whether to return where it looked, too.
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cases import CASES, case_id, expected_fused, inputs_of, named
-from deform_attn import deformable_attention, explain, multi_scale_deformable_attention, use_backend
+from deform_attn import checks, deformable_attention, explain, multi_scale_deformable_attention, use_backend
+from deform_attn.backends import registry
 from every_backend import BACKENDS
 from tolerances import assert_close
 
@@ -276,3 +277,14 @@ def test_explain_without_a_value_but_with_more_is_refused():
         explain(None, [(3, 4)], torch.rand(1, 5, 2), torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 3))
     with pytest.raises(TypeError, match=r"^explain: expected"):
         explain(torch.randn(1, 12, 2, 4), [(3, 4)])
+
+
+def test_explain_notes_that_grid_sample_waits_for_sizes_in_a_tensor_that_the_host_has_not_read():
+    value, locations, weights = torch.ones(1, 6, 1, 1), torch.rand(1, 4, 1, 1, 2, 2), torch.rand(1, 4, 1, 1, 2)
+    pairs = checks.sampling_inputs(value, [(2, 3)], locations, weights, None, "bilinear", "zeros")
+    tensor = pairs._replace(spatial_shapes=torch.tensor([(2, 3)]))
+    calls = {("pairs", name): pairs for name in BACKENDS} | {("tensor", name): tensor for name in BACKENDS}
+    notes = {key: registry.explanation(call, key[1]).notes for key, call in calls.items()}
+    waiting = [key for key, texts in notes.items() if any("waits for the device" in text for text in texts)]
+    assert waiting == [("tensor", "grid_sample")]
+    assert "note: grid_sample waits for the device" in str(registry.explanation(tensor, "grid_sample"))
