@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor
+from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, on_one_thread
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. A test that makes a claim about threads sets their number itself.
@@ -41,7 +41,5 @@ def run(backend):
 @pytest.fixture
 def one_thread():
     """Run on one thread: where operations are thousands and tiny, torch's threads would mostly wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_one_thread():
+        yield

@@ -423,8 +423,6 @@ def test_features_and_masks_of_another_batch_are_refused_by_name():
     masks = [torch.zeros(BATCH + 1, H, W, dtype=torch.bool) for H, W in SHAPES]
     with pytest.raises(ValueError, match=r"^padding_mask: expected .* N = 2"):
         module(query, references, [x[:BATCH] for x in maps], padding_mask=masks)
-    with pytest.raises(ValueError, match=r"^padding_mask: expected .*'ndarray'"):
-        module(query, references, [x[:BATCH] for x in maps], padding_mask=[mask.numpy() for mask in masks])
 
 
 def test_a_weight_that_is_no_plain_parameter_is_left_to_its_layer():

@@ -76,3 +76,11 @@ def test_an_array_is_not_a_flag_of_a_module():
     module, features = MultiScaleDeformableAttention(8, num_heads=2, num_levels=1), [torch.ones(1, 8, 2, 3)]
     with pytest.raises(TypeError, match=r"^return_sampling: expected True or False"):
         module(torch.ones(1, 4, 8), torch.ones(1, 4, 2), features, return_sampling=wrong)
+
+
+def test_masks_in_arrays_are_refused_by_their_kind():
+    module = MultiScaleDeformableAttention(4, num_heads=2, num_levels=2)
+    maps = [torch.ones(1, 4, 2, 3), torch.ones(1, 4, 1, 2)]
+    masks = [np.zeros((1, 2, 3), bool), np.zeros((1, 1, 2), bool)]
+    with pytest.raises(ValueError, match=r"^padding_mask: expected .*'ndarray'"):
+        module(torch.ones(1, 5, 4), torch.rand(1, 5, 2), maps, padding_mask=masks)
