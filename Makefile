@@ -17,13 +17,14 @@ bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; b
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
 # A worker for each core; one that is idle takes tests from the end of another's, so that neighbours stay together.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
+WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
+PYTEST = $(BIN)/python $(WORKSTEAL)
 
 test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
 	$(PYTEST) -m "not slow"
 
 test-core: .venv-core/installed ## run the tests of the op and the house with torch alone (.venv-core/)
-	.venv-core/bin/python -m pytest -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
+	.venv-core/bin/python $(WORKSTEAL) -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
 
 test-slow: .venv/installed-dev ## run the tests marked slow
 	$(PYTEST) -m slow
@@ -69,9 +70,9 @@ clean: ## remove what the other targets made, runs/ excepted
 	touch $@
 
 # torch and pytest, and nothing else that the package could lean on.
-.venv-core/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
+.venv-core/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*/*)
 	$(PYTHON) -m venv .venv-core
-	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch pytest
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch pytest pytest-xdist
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
