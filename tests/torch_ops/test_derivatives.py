@@ -211,3 +211,14 @@ def test_jacobians_of_torch_autograd_are_vectorised(form):
         fast = torch.autograd.functional.jacobian(function, tensors, vectorize=True, strategy=strategy)
         for actual, expected in zip(fast, loop, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [{"D": 0}, {"Q": 0}, {"N": 0}], ids=str)
+def test_a_second_derivative_of_what_holds_nothing_is_zero(sizes):
+    N, Q, M, D, T = (sizes.get(letter, size) for letter, size in zip("NQMDT", (1, 3, 2, 4, 2), strict=True))
+    tensors = torch.rand(N, 6, M, D), torch.rand(N, Q, M, 1, T, 2), torch.rand(N, Q, M, 1, T)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    output = multi_scale_deformable_attention(leaves[0], [(2, 3)], *leaves[1:])
+    grads = torch.autograd.grad(output.sin().sum(), leaves, create_graph=True)
+    for second in torch.autograd.grad(sum(grad.sin().sum() for grad in grads), leaves):
+        assert not second.any()

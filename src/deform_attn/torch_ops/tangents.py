@@ -84,7 +84,8 @@ class _Along(NamedTuple):
     def gradients(self, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return how the gradients of value, locations and weights move."""
         N, _, M, D = self.maps.shape
-        grad = grad_output.to(self.weights.dtype).reshape(N, -1, M, 1, D)  # [N, Q, M, 1, D]
+        Q = self.weights.shape[1]  # said, since without channels torch cannot tell
+        grad = grad_output.to(self.weights.dtype).reshape(N, Q, M, 1, D)  # [N, Q, M, 1, D]
         move_maps = torch.zeros_like(self.maps)
         for c in self.corners:
             share = (self.weights * c.change)[..., None] * grad  # [N, Q, M, T, D]
