@@ -48,7 +48,7 @@ def spoil_tensor(tensor: Tensor, choose: random.Random) -> Any:
     longer[axis] += choose.randint(1, 3)
     makers = [
         lambda: None,
-        lambda: tensor.tolist(),
+        lambda: torch.zeros(tensor.shape).tolist(),  # not its own, which may be without memory
         lambda: tensor.long(),
         lambda: tensor.to(torch.complex64),
         lambda: tensor.new_zeros(longer),
