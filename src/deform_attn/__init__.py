@@ -6,7 +6,8 @@ Zhu et al. 2020, *Deformable DETR: Deformable Transformers for End-to-End Object
 
 from deform_attn.functional import deformable_attention, explain, multi_scale_deformable_attention, use_backend
 from deform_attn.interop.patch import patch, unpatch
-from deform_attn.modules import DeformableAttention, MultiScaleDeformableAttention
+from deform_attn.modules.multi_scale import MultiScaleDeformableAttention
+from deform_attn.modules.single_scale import DeformableAttention
 from deform_attn.recording import record
 from deform_attn.reference_points import encoder_reference_points
 

@@ -1,0 +1,1 @@
+"""The modules: deformable attention with its projections."""
