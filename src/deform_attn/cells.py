@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deform_attn.shape_checks import MOST, MOST_NUMBERS, Pairs
+from deform_attn.shape_checks import Pairs
+from deform_attn.whole_numbers import MOST, MOST_NUMBERS
 
 
 class Maps(NamedTuple):

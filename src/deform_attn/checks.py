@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from deform_attn.messages import dtype_text, fail, shape_text, shown
-from deform_attn.shape_checks import Pairs, fit, is_int, is_list, not_traceable, plain, sizes_of
+from deform_attn.shape_checks import Pairs, not_traceable, sizes_of
 from deform_attn.tensor_checks import dense, float_tensor, same_device
+from deform_attn.whole_numbers import fit, is_int, is_list, plain
 
 INTERPOLATIONS = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border")

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.messages import dtype_text, fail, shape_text, shown
-from deform_attn.shape_checks import MOST, MOST_NUMBERS, Pairs, is_int, is_list, sizes_of, spatial_shapes_of
+from deform_attn.shape_checks import Pairs, sizes_of, spatial_shapes_of
 from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
+from deform_attn.whole_numbers import MOST, MOST_NUMBERS, is_int, is_list
 
 _MOST_LEVELS = 2**16  # far more than any model has; each has a count of points of its own
 

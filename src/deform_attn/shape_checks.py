@@ -5,25 +5,18 @@ them would wait for the device. Nor are those of a graph that is traced. docs/co
 ones there.
 """
 
-import numbers
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from deform_attn import torch_names
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.tensor_checks import INT_DTYPES, dense, is_fake, same_device
+from deform_attn.whole_numbers import MOST_NUMBERS, fit, is_int, is_list, plain
 
 Pairs = tuple[tuple[int, int], ...]
-
-# Of a side of a map, and of any size or count. The product of two fits into the 64 bits in which torch counts.
-MOST = 2**31 - 1
-# Of the pixels of a call and the numbers of a projection: more than the 47 bits by which today's processors address.
-MOST_NUMBERS = 2**47
 
 # Looking a name up in torch takes as long as such a question does.
 _int64, _int32, _strided, _is_compiling = torch.int64, torch.int32, torch.strided, torch.compiler.is_compiling
@@ -147,34 +140,6 @@ _read_outside_the_graph = torch.compiler.disable(
     reason="spatial_shapes: expected pairs of ints (H, W), got a tensor. With fullgraph=True and in torch.export "
     "pass a list of int pairs.",
 )
-
-
-def is_list(things: Any) -> TypeGuard[Sequence[Any]]:
-    """Return whether something is a sequence; texts and bytes are so in name only."""
-    usual = type(things) is list or type(things) is tuple  # asked first, since abstract classes take their time
-    return usual or (isinstance(things, Sequence) and not isinstance(things, (str, bytes, bytearray, memoryview)))
-
-
-def is_int(number: Any) -> bool:
-    """Return whether something is an int, a number of NumPy or a symbolic size among them; bool is none."""
-    return type(number) is int or (
-        isinstance(number, (numbers.Integral, torch.SymInt)) and not isinstance(number, bool)
-    )
-
-
-def plain(number: Any) -> int:
-    """Return an int in place of a number of NumPy, whose products overflow; a symbolic size stays."""
-    return number if isinstance(number, (int, torch.SymInt)) else int(number)  # type: ignore[return-value]
-
-
-def fit(sizes: Sequence[int], most: int = MOST) -> bool:
-    """Return whether none of the sizes is above `most`, or, of symbolic ones, can be known to be.
-
-    To compare a symbolic size would bound the sizes that its graph is good for.
-    """
-    if _is_compiling():
-        return not any(statically_known_true(size > most) for size in sizes)
-    return not any(isinstance(size, int) and size > most for size in sizes)
 
 
 def not_traceable() -> NoReturn:

@@ -18,6 +18,7 @@ FLOORS = [
         "signatures",
         "torch_names",
         "tensor_checks",
+        "whole_numbers",
         "checks",
         "module_checks",
         "shape_checks",

@@ -7,8 +7,8 @@ from deform_attn.backends.base import Backend
 from deform_attn.backends.native.call import unavailable_reasons
 from deform_attn.backends.native.plan import plan
 from deform_attn.checks import Inputs
-from deform_attn.shape_checks import fit
 from deform_attn.torch_ops import schema
+from deform_attn.whole_numbers import fit
 
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
