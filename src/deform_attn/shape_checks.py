@@ -38,11 +38,19 @@ def sizes_of(spatial_shapes: Any, value: Tensor) -> Pairs | Tensor:
     """
     if not isinstance(spatial_shapes, Tensor) or _is_readable(spatial_shapes):
         return spatial_shapes_of(spatial_shapes, value.shape[1])
-    _tensor(spatial_shapes)
-    if spatial_shapes.device.type != "cpu" or value.device.type == "cpu":
-        same_device("value", value, "spatial_shapes", spatial_shapes)
+    unread(spatial_shapes, value)
     # The ops take these two, as do all that write such tensors.
     return spatial_shapes if spatial_shapes.dtype in (_int64, _int32) else spatial_shapes.long()
+
+
+def unread(sizes: Tensor, value: Tensor, levels: int | None = None) -> None:
+    """Judge a tensor of sizes beside `value`, but for its numbers, and that it has as many `levels` as are given."""
+    _tensor(sizes)
+    if levels is not None and sizes.shape[0] != levels:
+        fix = "Give one pair for each count in num_points."
+        fail("spatial_shapes", f"{levels} {_EXPECTED}", f"a tensor {shape_text(sizes.shape)}", fix)
+    if sizes.device.type != "cpu" or value.device.type == "cpu":
+        same_device("value", value, "spatial_shapes", sizes)
 
 
 def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:

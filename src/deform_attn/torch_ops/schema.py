@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
-from deform_attn.messages import dtype_text, fail, shape_text
-from deform_attn.shape_checks import Pairs
-from deform_attn.tensor_checks import INT_DTYPES, same_device
+from deform_attn.messages import fail
+from deform_attn.shape_checks import Pairs, unread
 
 SIZES = 1  # the place of the sizes among the arguments
 Sizes = Sequence[int] | Tensor  # as an op takes them
-_FIX = "Give a size (H, W) and a count of points for each level."
 
 LIBRARY = torch.library.Library("deform_attn", "DEF")
 
@@ -77,15 +75,11 @@ class Op:
     def judge(self, args: Sequence[Any]) -> None:
         """Judge the sizes of a call, but for their numbers: graphs and callers by name hand them straight to the op."""
         value, sizes, levels = args[0], args[SIZES], len(args[self._num_points])
-        if not isinstance(sizes, Tensor):
-            if len(sizes) != 2 * levels:
-                fail("spatial_shapes", f"{2 * levels} ints, H and W of each level", str(len(sizes)), _FIX)
-            return
-        if sizes.dtype not in INT_DTYPES or tuple(sizes.shape) != (levels, 2):
-            got = f"{shape_text(sizes.shape)} of {dtype_text(sizes)}"
-            fail("spatial_shapes", f"an integer tensor [L, 2] = [{levels}, 2]", got, _FIX)
-        if sizes.device.type != "cpu":
-            same_device("value", value, "spatial_shapes", sizes)
+        if isinstance(sizes, Tensor):
+            unread(sizes, value, levels)
+        elif len(sizes) != 2 * levels:
+            fix = "Give a size (H, W) and a count of points for each level."
+            fail("spatial_shapes", f"{2 * levels} ints, H and W of each level", str(len(sizes)), fix)
 
     def _fake(self, *args: Any) -> Tensor:
         self.judge(args)
