@@ -33,7 +33,7 @@ def maps_of(spatial_shapes: Pairs | Tensor, num_points: Sequence[int], like: Ten
     """Return the maps of the points, of which level l has `num_points[l]`, on the device of `like`.
 
     Sizes in a tensor `[L, 2]` nobody has judged: a level with a side below 0 or of 2^31 and more is empty, and where
-    the maps reach beyond the pixels that there are, nothing is read (`corners`).
+    the maps reach beyond the pixels that there are, nothing is read (`cells_of`).
     """
     like = like.new_empty((), dtype=torch.long)
     if isinstance(spatial_shapes, Tensor):
@@ -108,11 +108,11 @@ def axis(coordinate: Tensor, size: Tensor, interpolation: str, padding_mode: str
 class Corner(NamedTuple):
     """One of the pixels that the points read, all `[N, Q, M, T]`.
 
-    `pixel` is its index among those of all maps, or S off the map, `across` and `down` its shares along x and y, whose
+    `place` is where it is in the padded maps (see `Cells`), `across` and `down` are its shares along x and y, whose
     product is its weight. `right` and `below` are 1 or -1: the sign with which the shares grow.
     """
 
-    pixel: Tensor
+    place: tuple[Tensor, Tensor, Tensor]  # along N, S + 1 and M
     on_map: Tensor
     across: Tensor
     down: Tensor
@@ -120,16 +120,35 @@ class Corner(NamedTuple):
     below: int
 
 
-def corners(maps: Maps, S: int, columns: Axis, rows: Axis, interpolation: str) -> Iterator[Corner]:
-    """Yield the four corners of the points' cells; of "nearest" the one pixel that each lies in.
+class Cells(NamedTuple):
+    """The cells that points lie in, and the maps that hold their corners.
 
-    Args:
-        maps: of the points.
-        S: how many pixels all maps have together.
-        columns: where the points lie along x.
-        rows: where they lie along y.
-        interpolation: "bilinear" or "nearest".
+    `padded [N, S + 1, M, D]` are the maps, and behind the last pixel one of 0 for everything off the map; its gradient
+    is dropped with it.
     """
+
+    padded: Tensor
+    columns: Axis
+    rows: Axis
+    corners: Iterator[Corner]  # made one by one, as each takes the memory of a number per point
+
+
+def cells_of(value: Tensor, maps: Maps, locations: Tensor, interpolation: str, padding_mode: str) -> Cells:
+    """Return the cells in the maps `value [N, S, M, D]` that the points at `locations [N, Q, M, T, 2]` lie in.
+
+    Each has four corners; of "nearest" it is the one pixel that its point lies in.
+    """
+    x, y = locations.unbind(-1)
+    columns = axis(x, maps.W, interpolation, padding_mode)
+    rows = axis(y, maps.H, interpolation, padding_mode)
+    padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))
+    return Cells(padded, columns, rows, _corners(value, maps, columns, rows, interpolation))
+
+
+def _corners(value: Tensor, maps: Maps, columns: Axis, rows: Axis, interpolation: str) -> Iterator[Corner]:
+    N, S, M, _ = value.shape
+    n = torch.arange(N, device=value.device)[:, None, None, None]
+    m = torch.arange(M, device=value.device)[:, None]
     signs = (-1,) if interpolation == "nearest" else (-1, 1)
     for below in signs:
         row, down = (rows.high, rows.share) if below > 0 else (rows.low, 1 - rows.share)
@@ -138,4 +157,4 @@ def corners(maps: Maps, S: int, columns: Axis, rows: Axis, interpolation: str) -
             pixel = maps.first + row * maps.W + column
             on_map = (column >= 0) & (column < maps.W) & (row >= 0) & (row < maps.H) & (pixel < S)
             pixel = torch.where(on_map, pixel, S)
-            yield Corner(pixel, on_map, across, down, right, below)
+            yield Corner((n, pixel, m), on_map, across, down, right, below)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deform_attn.cells import Maps, axis, corners, maps_of
+from deform_attn.cells import Maps, cells_of, maps_of
 from deform_attn.shape_checks import Pairs
 
 SpatialShapes = Pairs | Tensor
@@ -151,19 +151,12 @@ def read(
     With padding "zeros" the plane around a map is 0, with "border" it repeats the nearest pixel of the map. A NaN
     location reads NaN.
     """
-    x, y = locations.unbind(-1)
     is_nan = locations.isnan().any(-1) & ~maps.empty  # [N, Q, M, T]
-    columns = axis(x, maps.W, interpolation, padding_mode)
-    rows = axis(y, maps.H, interpolation, padding_mode)
-    S = value.shape[1]
-    # One zero pixel behind the last stands for everything off the map; its gradient is dropped with it.
-    value = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))
-    n = torch.arange(value.shape[0], device=value.device)[:, None, None, None]
-    m = torch.arange(value.shape[2], device=value.device)[:, None]
+    cells = cells_of(value, maps, locations, interpolation, padding_mode)
     result = value.new_zeros(())
-    for corner in corners(maps, S, columns, rows, interpolation):
+    for corner in cells.corners:
         weight = torch.where(corner.on_map, corner.across * corner.down, 0)[..., None]
-        pixel = value[n, corner.pixel, m]  # [N, Q, M, T, D]
+        pixel = cells.padded[corner.place]  # [N, Q, M, T, D]
         # A corner of weight 0 is not read, so that a NaN there stays there; a finite one still shapes the slope.
         pixel = torch.where((weight == 0) & ~pixel.isfinite(), 0, pixel)
         result = result + weight * pixel

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deform_attn import cells, reference
+from deform_attn import reference
+from deform_attn.cells import cells_of, maps_of
 from deform_attn.torch_ops.schema import sample_of, sizes_of
 
 Tangent = Tensor | None  # None stands for 0
@@ -103,24 +104,18 @@ def _along(inputs: Sequence[Any], move_locations: Tensor) -> _Along | None:
         return None
     dtype = reference.compute_dtype(value, locations, weights)
     value, locations = value.to(dtype), locations.to(dtype)
-    maps = cells.maps_of(sizes_of(shapes), num_points, value)
-    x, y = locations.unbind(-1)
-    columns = cells.axis(x, maps.W, interpolation, padding_mode)
-    rows = cells.axis(y, maps.H, interpolation, padding_mode)
-    rates = torch.stack(torch.broadcast_tensors(x, columns.rate, rows.rate)[1:], -1).to(dtype)  # [N, Q, M, T, 2]
+    maps = maps_of(sizes_of(shapes), num_points, value)
+    cells = cells_of(value, maps, locations, interpolation, padding_mode)
+    rates = torch.stack((cells.columns.rate, cells.rows.rate), -1).expand_as(locations).to(dtype)  # [N, Q, M, T, 2]
     moves = move_locations.to(dtype) * rates
     dx, dy = moves.unbind(-1)
-    padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))
-    n = torch.arange(value.shape[0], device=value.device)[:, None, None, None]
-    m = torch.arange(value.shape[2], device=value.device)[:, None]
     corners = []
-    for c in cells.corners(maps, value.shape[1], columns, rows, interpolation):
-        place = n, c.pixel, m
-        pixels = padded[place]  # [N, Q, M, T, D]
+    for c in cells.corners:
+        pixels = cells.padded[c.place]  # [N, Q, M, T, D]
         read = c.on_map[..., None] & ((c.across * c.down != 0)[..., None] | pixels.isfinite())
         change = torch.where(c.on_map, c.right * dx * c.down + c.below * dy * c.across, 0)
-        corners.append(_Corner(place, torch.where(read, pixels, 0), read, change, c.right * c.below))
-    return _Along(padded, weights.to(dtype).masked_fill(maps.empty, 0), moves, rates, corners)
+        corners.append(_Corner(c.place, torch.where(read, pixels, 0), read, change, c.right * c.below))
+    return _Along(cells.padded, weights.to(dtype).masked_fill(maps.empty, 0), moves, rates, corners)
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
