@@ -162,7 +162,7 @@ def goals(result: Result) -> str:
     if "forward" in result.get("memory", {}):
         memory = result["memory"]
         # Beside the output each thread may keep the one head's map that it reads, ...
-        fused, maps = memory["forward"]["ours_fused"], _framed_map() * result["threads"]
+        fused, maps = memory["forward"]["ours_fused"], _halo_map() * result["threads"]
         rows.append(_memory_goal("forward: the output, a head's map a thread", fused, maps, 0.01 * fused["returned"]))
         if "queries" in memory:
             # ... and nothing may grow with N*Q*M*L*P. A page more or less is a tenth of a byte for each point.
@@ -380,8 +380,8 @@ def _growths(result: Result, way: str) -> list[float]:
     return [later / earlier for earlier, later in itertools.pairwise(medians)]
 
 
-def _framed_map() -> int:
-    """Return the bytes of one head's map of enc640 with the frame that our kernels read it in."""
+def _halo_map() -> int:
+    """Return the bytes of one head's map of enc640 with the halo that our kernels read it in."""
     return 4 * ENC640.channels * sum((H + 3) * (W + 1) + 2 for H, W in ENC640.spatial_shapes)
 
 
