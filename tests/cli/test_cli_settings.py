@@ -69,7 +69,7 @@ def test_a_wrong_key_of_the_file_is_one_line_with_file_and_key(folder, capsys):
     assert train(folder, "--config", str(folder / "gone.toml")) == 1
     assert f"{folder / 'gone.toml'}: cannot be read" in error_line(capsys)
     assert train(folder, "--lr", "0") == 1
-    assert error_line(capsys) == "deform-attn: error: train: lr: must be above zero"
+    assert error_line(capsys) == "deform-attn: error: train: lr: must be above zero, got 0.0"
 
 
 @pytest.mark.parametrize(("options", "missing"), [(["--data", "x"], "--out"), (["--out", "x"], "--data")])

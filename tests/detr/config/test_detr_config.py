@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from deform_attn.detr.config.base import Config
 from deform_attn.detr.config.detector import BackboneConfig, LossConfig, ModelConfig, TrainConfig, TransformerConfig
+from deform_attn.detr.config.run import DataConfig
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,28 @@ def test_a_config_is_checked_however_it_is_made() -> None:
         LossConfig(gamma=-1)
     with pytest.raises(ValueError, match=r"LossConfig: alpha: must be in \[0, 1\], got 7\.0"):
         LossConfig(alpha=7)
+
+
+def test_a_number_out_of_range_is_shown() -> None:
+    wrong: list[tuple[type[Config], dict[str, Any], str]] = [
+        (BackboneConfig, {"channels": (8, -3)}, "channels: must be at least one, all above zero, got (8, -3)"),
+        (BackboneConfig, {"channels": ()}, "channels: must be at least one, all above zero, got ()"),
+        (TransformerConfig, {"num_queries": -4}, "num_queries: must be above zero, got -4"),
+        (TransformerConfig, {"encoder_layers": -2}, "encoder_layers: must not be negative, got -2"),
+        (TransformerConfig, {"proposal_size": -0.5}, "proposal_size: must be above zero, got -0.5"),
+        (TransformerConfig, {"dropout": 1.5}, "dropout: must be in [0, 1), got 1.5"),
+        (ModelConfig, {"num_classes": -7}, "num_classes: must be above zero, got -7"),
+        (ModelConfig, {"num_classes": 2, "strides": (16, 8)}, "strides: must ascend, got (16, 8)"),
+        (LossConfig, {"gamma": -1.25}, "gamma: must not be negative, got -1.25"),
+        (TrainConfig, {"lr": -0.1}, "lr: must be above zero, got -0.1"),
+        (TrainConfig, {"workers": -3}, "workers: must not be negative, got -3"),
+        (DataConfig, {"max_size": -9}, "max_size: must be above zero, got -9"),
+        (DataConfig, {"max_pixels": -9}, "max_pixels: must be above zero, got -9"),
+    ]
+    for config, values, message in wrong:
+        with pytest.raises(ValueError, match="must") as caught:
+            config(**values)
+        assert str(caught.value) == f"{config.__name__}: {message}"
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 10**400])

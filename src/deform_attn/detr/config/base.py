@@ -50,6 +50,18 @@ class Config:
         if not condition:
             raise ConfigError(f"{type(self).__name__}: {advice}")
 
+    def require_above_zero(self, *names: str) -> None:
+        """Raise ConfigError unless all of the fields called `names` are above zero."""
+        for name in names:
+            value = getattr(self, name)
+            self.require(value > 0, f"{name}: must be above zero, got {value}")
+
+    def require_not_negative(self, *names: str) -> None:
+        """Raise ConfigError unless all of the fields called `names` are at least zero."""
+        for name in names:
+            value = getattr(self, name)
+            self.require(value >= 0, f"{name}: must not be negative, got {value}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
         return asdict(self)  # type: ignore[call-overload]

@@ -35,7 +35,8 @@ class BackboneConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        self.require(bool(self.channels) and min(self.channels) > 0, "channels: at least one, all above zero")
+        channels = bool(self.channels) and min(self.channels) > 0
+        self.require(channels, f"channels: must be at least one, all above zero, got {self.channels}")
         self.require(
             self.norm != "group" or all(width % 8 == 0 for width in self.channels),
             f"channels: {self.channels} are no multiples of 8, the groups of norm='group'",
@@ -84,16 +85,14 @@ class TransformerConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        for name in ("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries"):
-            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        self.require(self.encoder_layers >= 0, "encoder_layers: must not be negative")
+        self.require_above_zero("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries")
+        self.require_not_negative("encoder_layers")
         self.require(
             self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
         )
         self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
-        for name in ("proposal_size", "position_periods", "position_temperature"):
-            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        self.require(0 <= self.dropout < 1, "dropout: must be in [0, 1)")
+        self.require_above_zero("proposal_size", "position_periods", "position_temperature")
+        self.require(0 <= self.dropout < 1, f"dropout: must be in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class ModelConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        self.require(self.num_classes > 0, "num_classes: must be above zero")
+        self.require_above_zero("num_classes")
         self.require(bool(self.strides), "strides: at least one level is needed")
         for stride in (*self.strides, self.single_stride):
             self.require(stride >= 2 and stride & (stride - 1) == 0, f"strides: {stride} is no power of two above one")
@@ -126,7 +125,7 @@ class ModelConfig(Config):
         self.require(
             groups is None or (groups > 0 and width % groups == 0), f"norm_groups: {groups} do not divide width {width}"
         )
-        self.require(list(self.strides) == sorted(set(self.strides)), "strides: must ascend")
+        self.require(list(self.strides) == sorted(set(self.strides)), f"strides: must ascend, got {self.strides}")
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -146,8 +145,7 @@ class LossConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        for name in ("class_weight", "box_weight", "giou_weight", "gamma"):
-            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require_not_negative("class_weight", "box_weight", "giou_weight", "gamma")
         self.require(0 <= self.alpha <= 1, f"alpha: must be in [0, 1], got {self.alpha}")
 
 
@@ -216,15 +214,8 @@ class TrainConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        for name in ("epochs", "batch_size", "lr", "clip_norm"):
-            self.require(getattr(self, name) > 0, f"{name}: must be above zero")
-        for name in (
-            "offsets_lr_factor",
-            "backbone_lr_factor",
-            "weight_decay",
-            "warmup_steps",
-            "save_every",
-            "workers",
-        ):
-            self.require(getattr(self, name) >= 0, f"{name}: must not be negative")
+        self.require_above_zero("epochs", "batch_size", "lr", "clip_norm")
+        self.require_not_negative(
+            "offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "save_every", "workers"
+        )
         self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")

@@ -46,8 +46,8 @@ class DataConfig(Config):
 
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
-        self.require(self.max_size is None or self.max_size > 0, "max_size: must be above zero")
-        self.require(self.max_pixels > 0, f"max_pixels: must be above zero, got {self.max_pixels}")
+        self.require(self.max_size is None or self.max_size > 0, f"max_size: must be above zero, got {self.max_size}")
+        self.require_above_zero("max_pixels")
         self.require(0 <= self.hold_out < 1, f"hold_out: must be at least 0 and below 1, got {self.hold_out}")
 
 
