@@ -49,7 +49,7 @@ def unread(sizes: Tensor, value: Tensor, levels: int | None = None) -> None:
     if levels is not None and sizes.shape[0] != levels:
         fix = "Give one pair for each count in num_points."
         fail("spatial_shapes", f"{levels} {_EXPECTED}", f"a tensor {shape_text(sizes.shape)}", fix)
-    if sizes.device.type != "cpu" or value.device.type == "cpu":
+    if value.is_cpu or not sizes.is_cpu:
         same_device("value", value, "spatial_shapes", sizes)
 
 
