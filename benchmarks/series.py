@@ -17,8 +17,9 @@ from deform_attn import (
     encoder_reference_points,
     multi_scale_deformable_attention,
 )
-from deform_attn.backends.native import call as native_call
-from deform_attn.backends.native import library as native_library
+from deform_attn.backends.native import registration
+from deform_attn.backends.native.library import row_of
+from deform_attn.backends.native.rows import laid_out
 from deform_attn.checks import SamplingInputs
 from deform_attn.detr.config.detector import TransformerConfig
 from deform_attn.detr.model.pyramid import build_pyramid
@@ -184,12 +185,13 @@ def overhead(seconds: float, wait: float = 0) -> Result:
     inputs = TINY.inputs()
     op, fused = TINY.op(), TINY.fused_op(inputs.references)
     sizes = torch.tensor(TINY.spatial_shapes)
-    call = native_call.sample_call(*schema.arguments(_judged(inputs)))
+    library = registration.loaded()
+    head, _, _ = laid_out(library, schema.SAMPLE, schema.arguments(_judged(inputs)), backward=False)
     output = torch.empty(1, TINY.query_count, TINY.heads * TINY.channels)
-    packed = native_library.pack(*call.fields(), output.data_ptr(), *[0] * 7)
+    row = row_of([*head, output.data_ptr()])
     trained = [tensor.clone().requires_grad_() for tensor in inputs[:3]]
     calls: dict[str, Call] = {
-        "kernel": lambda: native_call.loaded().forward_packed(packed),
+        "kernel": lambda: library.run_row(row),
         "classic": partial(op, *inputs[:3]),
         "classic, sizes in a tensor": lambda: multi_scale_deformable_attention(
             inputs.value, sizes, inputs.locations, inputs.weights, num_points=TINY.num_points

@@ -92,6 +92,14 @@ DEFORM_ATTN_API int32_t deform_attn_check(const deform_attn_call *call);
 DEFORM_ATTN_API int32_t deform_attn_forward(const deform_attn_call *call);
 DEFORM_ATTN_API int32_t deform_attn_backward(const deform_attn_call *call);
 
+/* A call given as one row of numbers, for callers without structs: whether it is from raw offsets and logits, whether
+ * backward, threads, the address of parallel_for, nearest, border, the bits of offset_scale; the count of sizes, H and W
+ * of each level; the count of levels, P of each; then the arrays value, reference points, points, weights, mask. An array
+ * has no gaps: its address, dtype, rank (-1: not there) and sizes. Forward ends with the address of the output; backward
+ * with grad_output, an array, and the addresses of the gradients of value, reference points, points and weights, 0 where
+ * not wanted. The arguments are judged against each other. Returns 0, or 1 with what is wrong in `text`. */
+DEFORM_ATTN_API int32_t deform_attn_run_row(const int64_t *row, char *text, int64_t size);
+
 /* The instruction set in use, one of those that deform_attn_isas() lists, best first and separated by spaces, for this
  * machine. The environment variable DEFORM_ATTN_ISA may name a lower one; NULL where it names none of them. */
 DEFORM_ATTN_API const char *deform_attn_isa(void);

@@ -83,10 +83,11 @@ def deformable_attention(
     name = _name(backend)
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = on_host(spatial_shapes)
+    value = autocast.cast(value)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
     key = remembered.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
-    if key is not None and (output := remembered.run(key, tensors)) is not None:
-        return output
+    if key is not None and (call := remembered.recall(key)) is not None:
+        return call(tensors)
     inputs = checks.attention_inputs(
         value,
         spatial_shapes,
@@ -99,7 +100,6 @@ def deformable_attention(
         interpolation,
         padding_mode,
     )
-    inputs = inputs._replace(value=autocast.cast(inputs.value))
     return _chosen(inputs, name, key, tensors).attend(inputs)
 
 
@@ -151,14 +151,14 @@ def multi_scale_deformable_attention(
     name = _name(backend)
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = on_host(spatial_shapes)
+    value = autocast.cast(value)
     tensors = value, sampling_locations, attention_weights
     key = remembered.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
-    if key is not None and (output := remembered.run(key, tensors)) is not None:
-        return output
+    if key is not None and (call := remembered.recall(key)) is not None:
+        return call(tensors)
     inputs = checks.sampling_inputs(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
     )
-    inputs = inputs._replace(value=autocast.cast(inputs.value))
     return _chosen(inputs, name, key, tensors).sample(inputs)
 
 
@@ -261,8 +261,8 @@ def _chosen(inputs: checks.Inputs, name: str | None, key: remembered.Key | None,
     """Return the backend that runs a judged call; a call that has a key is remembered for it."""
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name, inputs.num_points)
-    if key is not None:
-        remembered.remember(key, chosen, inputs, tensors)
+    if key is not None and chosen.is_registered:
+        remembered.remember(key, inputs, tensors)
     return chosen
 
 

@@ -47,24 +47,22 @@ OPS = Group(
     "torch._C._ExcludeDispatchKeyGuard",
     "torch._C.DispatchKey",
     "torch._C.DispatchKeySet",
-    # Whether the numbers of a tensor lie where its sizes and strides say (backends/native/addresses.py).
-    "torch._C._dispatch_keys",
 )
 """What stands around the ops. Without them the ops have no kernels, and grid_sample or `reference` runs."""
 
 REMEMBERED = Group(
     *OPS.names,
-    "torch._C.DispatchKey.AutocastCPU",
-    "torch._C.DispatchKey.AutogradCPU",
+    # What torch includes in each dispatch by itself: BackendSelect, and outside of inference mode ADInplaceOrView.
+    "torch._C._dispatch_tls_local_include_set",
+    "torch._C.DispatchKeySet",
     "torch._C.DispatchKey.BackendSelect",
     "torch._C.DispatchKey.ADInplaceOrView",
-    "torch._C._dispatch_tls_local_include_set",
-    "torch._C._dispatch_tls_is_dispatch_key_excluded",
     "torch._C._is_torch_function_mode_enabled",
-    "torch._C._autograd._profiler_enabled",
-    "torch._C._any_requires_grad",
+    # Whether autograd is off below it, inside another op's kernel.
+    "torch._C._dispatch_tls_is_dispatch_key_excluded",
+    "torch._C.DispatchKey.AutogradCPU",
 )
-"""Whether torch has anything to do with a call. Without them every call takes the long way."""
+"""Whether anything would have to see a call. Without them every call takes the long way."""
 
 are_transforms_active = _found("torch._C._are_functorch_transforms_active")
 SingleLevelFunction: Any = _found("torch.autograd.function._SingleLevelFunction") or torch.autograd.Function
@@ -75,12 +73,9 @@ BelowAutograd = _found("torch._C._AutoDispatchBelowAutograd")
 Excluding = _found("torch._C._ExcludeDispatchKeyGuard")
 DispatchKey = _found("torch._C.DispatchKey")
 KeySet = _found("torch._C.DispatchKeySet")
-dispatch_keys = _found("torch._C._dispatch_keys")
-included_keys = _found("torch._C._dispatch_tls_local_include_set")
 is_key_excluded = _found("torch._C._dispatch_tls_is_dispatch_key_excluded")
+included_keys = _found("torch._C._dispatch_tls_local_include_set")
 is_function_mode_on = _found("torch._C._is_torch_function_mode_enabled")
-is_profiler_on = _found("torch._C._autograd._profiler_enabled")
-any_requires_grad = _found("torch._C._any_requires_grad")
 
 # Of these a missing one costs a clearer message, or the time that looking would have saved.
 FakeTensor: Any = _found("torch._subclasses.fake_tensor.FakeTensor") or type(None)
@@ -90,6 +85,14 @@ is_wrapped = _found("torch._C._functorch.is_functorch_wrapped_tensor") or (lambd
 _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")
+
+
+def nothing_included() -> tuple[int, ...]:
+    """Return the sets of keys that torch includes in each dispatch while no mode, transform or tracer is in force."""
+    if REMEMBERED.missing:
+        return ()
+    always = KeySet(DispatchKey.BackendSelect)
+    return (always | KeySet(DispatchKey.ADInplaceOrView)).raw_repr(), always.raw_repr()
 
 
 def is_forward_mode_on() -> bool:

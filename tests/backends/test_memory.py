@@ -7,7 +7,6 @@ import torch
 
 from deform_attn import deformable_attention, multi_scale_deformable_attention
 from deform_attn.backends import remembered
-from deform_attn.backends.native import addresses
 from deform_attn.torch_ops import schema
 
 SHAPES = [(2, 3), (4, 1)]
@@ -19,7 +18,7 @@ EACH = [("fused", name) for name in FUSED] + [("classic", name) for name in CLAS
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(remembered, "_plans", {})
+    monkeypatch.setattr(remembered, "_calls", {})
 
 
 def tensors_of(form):
@@ -103,7 +102,9 @@ def test_a_storage_freed_or_shrunk_under_its_tensor_is_refused_by_name(form, nam
         call(form, tensors)
     whole.untyped_storage().resize_(kept)
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"^{name}: expected a tensor of \d+ bytes in memory.*Allocate it again"):
+        with pytest.raises(
+            RuntimeError, match=rf"^{name}: expected a tensor of \d+ bytes in memory.*Allocate it again"
+        ):
             call(form, tensors)
 
 
@@ -114,7 +115,7 @@ def test_a_storage_freed_between_the_passes_is_refused_by_name(form):
         tensors["value"].requires_grad_()
         output = call(form, tensors)
         tensors["value"].untyped_storage().resize_(0)
-        with pytest.raises(ValueError, match=r"^value: expected a tensor of 1200 bytes in memory"):
+        with pytest.raises(RuntimeError, match=r"^value: expected a tensor of 1200 bytes in memory"):
             output.sum().backward()
 
 
@@ -130,38 +131,27 @@ def test_an_expanded_tensor_needs_no_more_memory_than_it_has(form, name):
 # Tensors whose numbers lie elsewhere or nowhere.
 
 
-def test_only_dense_tensors_in_memory_have_an_address():
+@pytest.mark.parametrize(("form", "name"), [each for each in EACH if each[1] != "padding_mask"])
+def test_negative_views_and_subclasses_are_read_as_what_they_are(form, name):
     class Other(torch.Tensor):
         pass
 
-    tensor = torch.arange(12.0).view(3, 4)
-    for plain in (tensor, tensor.T, tensor[1:], tensor.as_subclass(Other), torch.nn.Parameter(tensor)):
-        assert addresses.address("x", plain) == plain.data_ptr()
-    with torch.inference_mode():
-        assert addresses.address("x", tensor + 1)
-    assert addresses.address("x", torch.empty(0, 3)) == 1
-    wrong = [
-        torch._efficientzerotensor((3, 4)),
-        torch._neg_view(tensor),
-        tensor.to("meta"),
-        tensor.to_sparse(),
-        tensor.to_mkldnn(),
-    ]
-    for other in wrong:
-        with pytest.raises(ValueError, match=r"^x: expected a dense tensor in the CPU's memory"):
-            addresses.address("x", other)
-    seen = []
-    torch.func.vmap(lambda row: seen.append(addresses.is_plain(row)) or row)(tensor)
-    torch.func.grad(lambda x: seen.append(addresses.is_plain(x)) or x.sum())(tensor)
-    assert seen == [False, False]
+    tensors = tensors_of(form)
+    expected = call(form, tensors, backend="reference")
+    for change in (lambda tensor: torch._neg_view(-tensor), lambda tensor: tensor.as_subclass(Other)):
+        for _ in range(2):
+            torch.testing.assert_close(
+                call(form, {**tensors, name: change(tensors[name])}), expected, check_stride=False
+            )
 
 
-@pytest.mark.parametrize("numbers", [(3, 4), (3, 0), (1,), ()])
-def test_the_extent_of_a_tensor_ends_with_its_last_number(numbers):
-    tensor = torch.zeros(numbers)
-    assert addresses.extent(tensor) == tensor.untyped_storage().nbytes()
-    assert addresses.extent(torch.zeros(1).expand(5, 7)) == 4
-    assert addresses.extent(torch.zeros(4, 6)[1:3, 2:5]) == (6 + 3) * 4
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, torch.Tensor.to_mkldnn])
+def test_the_op_itself_never_reads_tensors_whose_numbers_lie_elsewhere(change):
+    value, shapes, locations, weights = arguments([(2, 3)], [2])
+    options = [2], "bilinear", "zeros"
+    for wrong in ((change(value[0, 0]), locations), (value, change(locations[0, 0, 0]))):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            schema.SAMPLE.forward(wrong[0], shapes, wrong[1], weights, *options)
 
 
 # Sizes.
@@ -186,6 +176,7 @@ def arguments(shapes, counts):
         ([2, 3, 1, 1], [1, 1]),
         ([-2, -3, 0, 0], [1, 1]),
         ([2**32, 2**32, 2, 3], [1, 1]),  # pixels that overflow to 0
+        ([2, 3, 0, 2**31], [1, 1]),  # a side that no map has, though of an empty one
         ([2, 3, 0, 1], [1, 2]),  # more points than there are
         ([2, 3, 0, 1], [-1, 3]),
     ],
@@ -193,27 +184,27 @@ def arguments(shapes, counts):
 def test_the_op_refuses_sizes_that_are_not_those_of_its_tensors(shapes, counts):
     value, _, locations, weights = arguments([(2, 3)], [2])
     options = counts, "bilinear", "zeros"
-    with pytest.raises(ValueError, match="spatial_shapes, num_points: expected"):
+    with pytest.raises(RuntimeError, match=r"^(spatial_shapes|num_points): expected"):
         schema.SAMPLE.forward(value, shapes, locations, weights, *options)
-    with pytest.raises(ValueError, match="spatial_shapes, num_points: expected"):
+    with pytest.raises(RuntimeError, match=r"^(spatial_shapes|num_points): expected"):
         schema.SAMPLE.backward(torch.ones(1, 3, 2), value, shapes, locations, weights, *options, [True] * 3)
 
 
 def test_the_op_refuses_tensors_whose_shapes_do_not_agree():
     value, shapes, locations, weights = arguments([(2, 3)], [2])
     options = [2], "bilinear", "zeros"
-    with pytest.raises(ValueError, match=r"sampling_locations: expected \[1, 3, 1, 2, 2\]"):
+    with pytest.raises(RuntimeError, match=r"^sampling_locations: expected \[1, 3, 1, 2, 2\]"):
         schema.SAMPLE.forward(value, shapes, locations.expand(2, -1, -1, -1, -1), weights, *options)
-    with pytest.raises(ValueError, match=r"attention_weights: expected \[1, 3, 1, 2\]"):
+    with pytest.raises(RuntimeError, match=r"^attention_weights: expected \[1, 3, 1, 2\]"):
         schema.SAMPLE.forward(value, shapes, locations, weights[:, :2], *options)
-    with pytest.raises(ValueError, match=r"grad_output: expected \[1, 3, 2\]"):
+    with pytest.raises(RuntimeError, match=r"^grad_output: expected \[1, 3, 2\]"):
         schema.SAMPLE.backward(torch.ones(1, 2, 2), value, shapes, locations, weights, *options, [True] * 3)
     fused = value, shapes, torch.rand(1, 3, 2, 2), locations, weights, None, 0.5
-    with pytest.raises(ValueError, match=r"reference_points: expected \[1, 3, 1, 2\]"):
+    with pytest.raises(RuntimeError, match=r"^reference_points: expected \[1, 3, 1, 2\]"):
         schema.ATTEND.forward(*fused, *options)
 
 
-EMPTY = [(0, 2**63 - 1), (2**63 - 1, 0), (0, 2**40), (0, 10**6), (10**6, 0)]
+EMPTY = [(0, 2**31 - 1), (2**31 - 1, 0), (0, 10**6), (10**6, 0)]
 
 
 @pytest.mark.parametrize("empty", EMPTY, ids=str)

@@ -12,7 +12,7 @@ import torch
 from cli_cases import error_line, train
 
 from deform_attn import timing
-from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import registration
 from deform_attn.cli import build_parser, info, main
 
 
@@ -26,9 +26,9 @@ def test_info_lists_backends_and_versions(capsys):
 
 def test_info_says_which_kernels_run_here_and_why_a_backend_does_not(capsys, monkeypatch):
     assert main(["info"]) == 0
-    library = native_call.loaded()
+    library = registration.loaded()
     assert f"the CPU kernels use {library.isa}, of {', '.join(library.isas)} " in capsys.readouterr().out
-    monkeypatch.setattr(native_call, "_reasons", ["the CPU kernels are not built"])
+    monkeypatch.setattr(registration, "_reasons", ["the CPU kernels are not built"])
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert "instruction sets: no CPU kernels (see below); torch's " in printed

@@ -107,7 +107,7 @@ def judge_refusal(right: Call, number: int) -> None:
     name, wrong = spoil(right, choose)
     if is_right_after_all(name, right, wrong):
         return
-    remembered._plans.clear()
+    remembered._calls.clear()
     cold = refusal(wrong)
     right()
     right()

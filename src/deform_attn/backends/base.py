@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,27 +13,15 @@ from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 Tensors = Sequence[Tensor | None]
 
 
-class Plan(Protocol):
-    """A judged call without its tensors, to be made again with others of the same metadata."""
-
-    def forward(self, tensors: Tensors) -> Tensor:
-        """Return the output `[N, Q, M*D]`."""
-        ...
-
-    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
-        """Return the gradients of all tensors, None where not wanted."""
-        ...
-
-
 @dataclass(frozen=True)
 class Backend:
     """One way to compute both entry points. Its functions receive judged inputs and trust them.
 
     `unavailable_reasons` says why it cannot run on this machine at all, `unsupported_reasons` why it cannot run one
     call; an empty list means that it can. The latter may look at metadata only (device, dtype, shapes, options), so
-    that the choice can be made while tracing. A backend whose calls can be made again past torch's dispatcher has a
-    `plan`, which lays one out, or returns None where that one cannot (remembered.py). `notes` says what of a call costs
-    more than it seems.
+    that the choice can be made while tracing. `is_registered` says that its kernels are those of the ops on its device,
+    and of the ops' twins, so that its calls can be remembered (remembered.py). `notes` says what of a call costs more
+    than it seems.
     """
 
     name: str
@@ -43,7 +30,7 @@ class Backend:
     unsupported_reasons: Callable[[Inputs], list[str]]
     sample: Callable[[SamplingInputs], Tensor]
     attend: Callable[[AttentionInputs], Tensor]
-    plan: Callable[[Inputs, Tensors], Plan | None] | None = None
+    is_registered: bool = False
     notes: Callable[[Inputs], list[str]] = lambda _inputs: []
 
 

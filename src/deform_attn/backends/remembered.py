@@ -1,58 +1,117 @@
-"""Calls that are remembered, for small models that make them by the thousand.
+"""Calls that are remembered: what was judged once about a kind of call is not judged again, whatever the device.
 
-On a small input torch's dispatcher and our own checks cost many times what the kernel does. Both look at metadata only.
-So a call whose metadata passed before, while torch has nothing to do between the call and its kernel, goes straight
-there, by the plan of the backend that ran it. Every other call takes the long way, the only one that knows errors,
-modes, transforms and other backends.
+The checks, the choice of a backend and torch's dispatcher look at metadata only, and cost more than a small call's
+kernel. So a call whose metadata passed before goes straight to the twin of its op (torch_ops/schema.py), which has the
+kernels of devices and nothing around them; autograd, where it has something to record, is told here. While anything
+else is at work that would have to see the op (a transform, a mode, a tracer), every call takes the long way.
+
+Where numbers lie, and with which strides and sign, is no part of a kind of call: the kernels look at that each time.
+
+No tensor is kept, and no number of one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deform_attn.backends.base import Backend, Plan, Tensors
-from deform_attn.backends.native.addresses import PLAIN_KEYS
+from deform_attn.backends.base import Tensors
 from deform_attn.checks import Inputs
 from deform_attn.torch_names import (
     REMEMBERED,
     DispatchKey,
-    KeySet,
-    any_requires_grad,
-    dispatch_keys,
     included_keys,
     is_forward_mode_on,
     is_function_mode_on,
     is_key_excluded,
-    is_profiler_on,
+    nothing_included,
 )
-from deform_attn.torch_ops import autograd
+from deform_attn.torch_ops import autograd, schema
 
 Key = tuple[Any, ...]
 
-_MOST = 1024  # keys remembered; each takes about a kilobyte
-_plans: dict[Key, Plan] = {}
+_MOST = 1024  # keys remembered; each takes about two kilobytes
+_calls: dict[Key, "_Call"] = {}
 
 _OPTION_TYPES = str, float, int
 
-# Looking a name up in torch takes as long as some of these calls do.
-_Parameter, _is_grad_enabled = torch.nn.Parameter, torch.is_grad_enabled
+# Looking a name up in torch takes as long as some of these questions do.
+_Parameter, _strided = torch.nn.Parameter, torch.strided
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_NOTHING_INCLUDED = nothing_included()
+_AUTOGRAD = getattr(DispatchKey, "AutogradCPU", None)  # stands for those of all devices
 
 
-def _nothing_in_force() -> tuple[int, ...]:
-    """Return what torch includes in each dispatch by itself, the second under inference mode; modes add to it."""
-    always = KeySet(DispatchKey.BackendSelect)
-    return (always | KeySet(DispatchKey.ADInplaceOrView)).raw_repr(), always.raw_repr()
+class _Call:
+    """A judged call without its tensors."""
+
+    def __init__(self, inputs: Inputs, tensors: Tensors) -> None:
+        self._op, args = schema.op_of(inputs), schema.arguments(inputs)
+        self._options = schema.judged_options(inputs)
+        # The op knows one form of each tensor, without an axis for the levels' points and with one for the references.
+        self._shapes = [
+            None if tensor is None or args[i].shape == tensor.shape else args[i].shape
+            for i, tensor in zip(self._op.tensors, tensors, strict=True)
+        ]
+        self._args = [None if i in self._op.tensors else arg for i, arg in enumerate(args)]
+
+    def __call__(self, tensors: Tensors) -> Tensor:
+        if _is_grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    if is_key_excluded(_AUTOGRAD):  # inside another op's kernel, where autograd must not record
+                        return self._op.forward(*self._arguments(tensors))
+                    return _Recorded.run(self, *tensors)
+        return self.forward(tensors)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Return the output, of which autograd knows nothing."""
+        return self._op.judged(*tensors, *self._options)
+
+    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
+        """Return the gradients of all tensors, None where not wanted; through torch's dispatcher."""
+        grads = self._op.backward(grad_output, *self._arguments(tensors), wanted[: len(self._op.gradients)])
+        result: list[Tensor | None] = [None] * len(tensors)  # the mask, last, has none
+        for i, (grad, shape, tensor) in enumerate(zip(grads, self._shapes, tensors, strict=False)):
+            if wanted[i] and tensor is not None:
+                result[i] = grad if shape is None else grad.reshape(tensor.shape)
+        return result
+
+    def _arguments(self, tensors: Tensors) -> list[Any]:
+        args = self._args.copy()
+        for i, shape, tensor in zip(self._op.tensors, self._shapes, tensors, strict=True):
+            args[i] = tensor if tensor is None or shape is None else tensor.reshape(shape)
+        return args
 
 
-_AUTOCAST, _AUTOGRAD = (getattr(DispatchKey, f"{name}CPU", None) for name in ("Autocast", "Autograd"))
-_NOTHING_IN_FORCE = () if REMEMBERED.missing else _nothing_in_force()
+class _Recorded(autograd.Function):
+    """A remembered call that autograd records."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Tensor | None) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return call.forward(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_output, tensors, (_, *wanted) = grad_outputs[0], ctx.saved_tensors, ctx.needs_input_grad
+        if grad_output is None:
+            return (None,) * len(ctx.needs_input_grad)
+        return None, *ctx.call.backward(grad_output, tensors, wanted)
 
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
-    """Return all that checks and kernels look at in a call, or None where it must take the long way."""
-    if REMEMBERED.missing or torch.compiler.is_compiling() or not _torch_stands_aside():
+    """Return all that checks and the choice of a backend look at in a call, or None where it must take the long way."""
+    if (
+        REMEMBERED.missing
+        or _is_compiling()
+        or included_keys().raw_repr() not in _NOTHING_INCLUDED
+        or is_function_mode_on()
+        or is_forward_mode_on()
+    ):
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
     result = [backend, _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
@@ -60,65 +119,27 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
         if type(option) not in _OPTION_TYPES:
             return None
     for tensor in tensors:
-        result.append(None if tensor is None else _metadata(tensor))
+        if tensor is None:
+            result.append(None)
+        elif (type(tensor) is Tensor or type(tensor) is _Parameter) and not tensor.is_nested:
+            result += tensor.shape, tensor.dtype, tensor.device
+            if tensor.layout is not _strided:
+                return None
+        else:
+            return None
     return None if () in result else tuple(result)
 
 
-def remember(key: Key, backend: Backend, inputs: Inputs, tensors: Tensors) -> None:
-    """Remember, where `backend` has plans, that a call with this key passed all checks, as `inputs`, and runs there."""
-    plan = None if backend.plan is None else backend.plan(inputs, tensors)
-    if plan is not None:
-        if len(_plans) >= _MOST:
-            _plans.clear()  # sizes that keep changing; those still in use come back with their next call
-        _plans[key] = plan
+def remember(key: Key, inputs: Inputs, tensors: Tensors) -> None:
+    """Remember that a call with this key passed all checks, as `inputs`, and runs by its op."""
+    if len(_calls) >= _MOST:
+        _calls.clear()  # sizes that keep changing; those still in use come back with their next call
+    _calls[key] = _Call(inputs, tensors)
 
 
-def run(key: Key, tensors: Tensors) -> Tensor | None:
-    """Return the output of a call whose key is remembered, or None of any other."""
-    plan = _plans.get(key)
-    if plan is None:
-        return None
-    if _is_grad_enabled() and any_requires_grad(*tensors):
-        if is_key_excluded(_AUTOGRAD):
-            return None  # inside another op's kernel, where autograd must not record
-        return _Recorded.run(plan, *tensors)
-    return plan.forward(tensors)
-
-
-class _Recorded(autograd.Function):
-    """A remembered call that autograd records; its backward pass goes through torch's dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:
-        ctx.plan = plan
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)
-        return plan.forward(tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_output, tensors, (_, *wanted) = grad_outputs[0], ctx.saved_tensors, ctx.needs_input_grad
-        if grad_output is None:
-            return (None,) * len(ctx.needs_input_grad)
-        return None, *ctx.plan.backward(grad_output, tensors, wanted)
-
-
-def _torch_stands_aside() -> bool:
-    """Return whether no mode, transform, tracer, autocast, profiler or tangent is in force."""
-    return (
-        included_keys().raw_repr() in _NOTHING_IN_FORCE
-        and is_key_excluded(_AUTOCAST)
-        and not is_function_mode_on()
-        and not is_profiler_on()
-        and not is_forward_mode_on()
-    )
-
-
-def _metadata(tensor: Any) -> tuple[Any, ...]:
-    """Return what a tensor is but for its numbers, if these lie in this machine's memory as they are; else ()."""
-    if (type(tensor) is Tensor or type(tensor) is _Parameter) and dispatch_keys(tensor).raw_repr() in PLAIN_KEYS:
-        return tensor.shape, tensor.stride(), tensor.dtype
-    return ()
+def recall(key: Key) -> Callable[[Tensors], Tensor] | None:
+    """Return what runs calls with this key, or None where none was remembered."""
+    return _calls.get(key)
 
 
 def _counts(num_points: Any) -> Any:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from deform_attn import explain, timing
-from deform_attn.backends.native import call
+from deform_attn.backends.native import registration
 
 NAME, SUMMARY = "info", "print versions, this machine, and which backends are available and why"
 
@@ -51,9 +51,9 @@ def run(_: argparse.Namespace) -> None:
 
 def _instruction_sets() -> str:
     """Return which instruction sets the CPU kernels were built for and can run here, and the one they use."""
-    if call.unavailable_reasons():
+    if registration.unavailable_reasons():
         return "no CPU kernels (see below)"
-    library = call.loaded()
+    library = registration.loaded()
     return f"the CPU kernels use {library.isa}, of {', '.join(library.isas)} (DEFORM_ATTN_ISA chooses)"
 
 

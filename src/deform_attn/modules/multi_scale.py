@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from deform_attn import checks, module_checks, shape_checks
 from deform_attn.functional import deformable_attention
-from deform_attn.modules import projections
+from deform_attn.modules import judged, projections
 from deform_attn.recording import Sampling, sampling_of
 from deform_attn.shape_checks import Pairs
 from deform_attn.signatures import by_name
@@ -141,14 +141,15 @@ class MultiScaleDeformableAttention(nn.Module):
             names = "query, reference_points, features, spatial_shapes"
             checks.by_position("MultiScaleDeformableAttention", names, others, fix)
         module_checks.flag("return_sampling", return_sampling)
+        shapes = self._shapes(query, features, spatial_shapes)
         offsets, logits = self._offsets_and_logits(query)
-        flat, shapes = self._flatten(features, spatial_shapes, query.shape[0])
-        value = self.value_proj(flat).unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
-        mask = module_checks.flat_mask(padding_mask, shapes, query.shape[0])
+        value = projections.project(self.value_proj, features if isinstance(features, Tensor) else _flat(features))
+        value = value.unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
+        mask = None if padding_mask is None else module_checks.flat_mask(padding_mask, shapes, query.shape[0])
         heads = deformable_attention(
             value, shapes, reference_points, offsets, logits, num_points=self.num_points, padding_mask=mask
         )
-        output: Tensor = self.output_proj(heads)
+        output = projections.project(self.output_proj, heads)
         if return_sampling:
             return output, sampling_of(shapes, reference_points, offsets, logits, self.num_points)
         return output
@@ -164,9 +165,8 @@ class MultiScaleDeformableAttention(nn.Module):
         return_sampling: bool = False,
     ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
+        shapes = shape_checks.spatial_shapes_of(self._shapes(query, features, spatial_shapes))  # of a device it waits
         offsets, logits = self._offsets_and_logits(query)
-        _, shapes = self._flatten(features, spatial_shapes, query.shape[0])
-        shapes = shape_checks.spatial_shapes_of(shapes)  # of a device it waits
         return sampling_of(shapes, reference_points, offsets, logits, self.num_points), shapes, self.num_points
 
     def extra_repr(self) -> str:
@@ -178,30 +178,54 @@ class MultiScaleDeformableAttention(nn.Module):
             + (f", value_dim={self.value_dim}" if self.value_dim != self.embed_dim else "")
         )
 
-    def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
+    def _shapes(self, query: Tensor, features: Tensor | Sequence[Tensor], spatial_shapes: object) -> Pairs | Tensor:
+        """Judge query and features; return the sizes of the maps."""
+        maps = (features,) if isinstance(features, Tensor) else features
+        if type(maps) is not tuple and type(maps) is not list:
+            return self._judged_shapes(query, features, spatial_shapes)
+        weights = (projections.plain_weight(linear) for linear in (self.sampling_offsets, self.value_proj))
+        # Maps have their sizes themselves.
+        sizes = ((0, 0),) if spatial_shapes is None else spatial_shapes
+        return judged.once(
+            lambda: self._judged_shapes(query, features, spatial_shapes),
+            (query, *weights, *maps),
+            sizes,
+            self.embed_dim,
+            self.value_dim,
+            self.num_levels,
+        )
+
+    def _judged_shapes(
+        self, query: Tensor, features: Tensor | Sequence[Tensor], spatial_shapes: object
+    ) -> Pairs | Tensor:
         module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
         projections.check_like_weight("query", query, self.sampling_offsets)
+        batch = query.shape[0]
+        if isinstance(features, Tensor):
+            module_checks.axes("features", features, "N S C", {"N": batch, "C": self.value_dim})
+            shapes = module_checks.flat_shapes(features, spatial_shapes, self.num_levels)
+            projections.check_like_weight("features", features, self.value_proj)
+            return shapes
+        module_checks.feature_maps(features, self.num_levels, self.value_dim, batch)
+        shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
+        module_checks.redundant_shapes(spatial_shapes, shapes)
+        projections.check_like_weight("features", features[0], self.value_proj)
+        return shapes
+
+    def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
         M, T = self.num_heads, sum(self.num_points)
-        both = (self.sampling_offsets, self.attention_weights)
-        if all(projections.is_plain(linear) and linear.bias is not None for linear in both):
+        both = self.sampling_offsets, self.attention_weights
+        weights, biases = [projections.plain_weight(linear) for linear in both], [linear.bias for linear in both]
+        parts: list[Tensor] = [part for part in (*weights, *biases) if part is not None]
+        if len(parts) == 4:
             # One matrix product in place of two; the op reads its two parts where they lie.
-            weight, bias = (torch.cat([getattr(linear, name) for linear in both]) for name in ("weight", "bias"))
-            offsets, logits = F.linear(query, weight, bias).split([2 * M * T, M * T], dim=-1)
+            product = F.linear(query, torch.cat(parts[:2]), torch.cat(parts[2:]))
+            offsets, logits = torch.split_with_sizes(product, (2 * M * T, M * T), -1)
         else:
             offsets, logits = (linear(query) for linear in both)
         return offsets.unflatten(-1, (M, T, 2)), logits.unflatten(-1, (M, T))  # [N, Q, M, T, 2], [N, Q, M, T]
 
-    def _flatten(
-        self, features: Tensor | Sequence[Tensor], spatial_shapes: object, batch: int
-    ) -> tuple[Tensor, Pairs | Tensor]:
-        """Return the features as `[N, S, C_v]`, and the sizes of their maps."""
-        if isinstance(features, Tensor):
-            module_checks.axes("features", features, "N S C", {"N": batch, "C": self.value_dim})
-            shapes = module_checks.flat_shapes(features, spatial_shapes, self.num_levels)
-        else:
-            module_checks.feature_maps(features, self.num_levels, self.value_dim, batch)
-            shapes = tuple((x.shape[-2], x.shape[-1]) for x in features)
-            module_checks.redundant_shapes(spatial_shapes, shapes)
-            features = torch.cat([x.flatten(2) for x in features], dim=2).transpose(1, 2)
-        projections.check_like_weight("features", features, self.value_proj)
-        return features, shapes
+
+def _flat(maps: Sequence[Tensor]) -> Tensor:
+    """Return maps `[N, C_v, H, W]` one after the other, `[N, S, C_v]`."""
+    return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)

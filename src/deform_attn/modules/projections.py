@@ -1,11 +1,11 @@
-"""The projections of a module: how they start, and whether they are the linear maps that they were built as."""
+"""The projections of a module: how they start, how they are applied, and what they take."""
 
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deform_attn import module_checks, torch_names
 
@@ -27,24 +27,35 @@ def reset(*projections: nn.Linear) -> None:
             nn.init.zeros_(projection.bias)
 
 
-def is_plain(linear: nn.Module) -> TypeGuard[nn.Linear]:
-    """Return whether calling `linear` does nothing but its matrix product, so that the product may be taken elsewhere.
+def plain_weight(linear: nn.Module) -> nn.Parameter | None:
+    """Return the weight of `linear` if calling it does nothing but its matrix product, else None.
 
     Hooks must be called, and so must parametrisations, adapters and quantised layers, which put another class in its
     place or in that of its weight.
     """
-    return (
-        type(linear) is nn.Linear
-        and type(linear.weight) is nn.Parameter
-        and (linear.bias is None or type(linear.bias) is nn.Parameter)
-        and not (linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks)
-        and not linear._backward_pre_hooks
-        and "forward" not in vars(linear)
-        and not torch_names.hooks_on_all_modules()
-    )
+    if (
+        type(linear) is not nn.Linear
+        or linear._forward_hooks
+        or linear._forward_pre_hooks
+        or linear._backward_hooks
+        or linear._backward_pre_hooks
+        or "forward" in vars(linear)
+        or torch_names.hooks_on_all_modules()
+    ):
+        return None
+    parameters = linear._parameters  # asked directly, since a module takes its time to look for an attribute
+    weight, bias = parameters.get("weight"), parameters.get("bias")
+    return weight if type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter) else None
+
+
+def project(linear: nn.Module, tensor: Tensor) -> Tensor:
+    """Return `linear(tensor)`."""
+    weight = plain_weight(linear)
+    return linear(tensor) if weight is None else F.linear(tensor, weight, linear._parameters["bias"])
 
 
 def check_like_weight(name: str, tensor: Tensor, linear: nn.Module) -> None:
     """Judge the device and dtype of what `linear` is given, where nothing but its own weight decides what it takes."""
-    if is_plain(linear):
-        module_checks.like_weight(name, tensor, linear.weight)
+    weight = plain_weight(linear)
+    if weight is not None:
+        module_checks.like_weight(name, tensor, weight)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deform_attn import checks, module_checks
 from deform_attn.functional import deformable_attention
-from deform_attn.modules import projections
+from deform_attn.modules import judged, projections
 from deform_attn.recording import Sampling, sampling_of
 from deform_attn.shape_checks import Pairs
 from deform_attn.signatures import by_name
@@ -102,20 +102,27 @@ class DeformableAttention(nn.Module):
         if others:
             fix = "Leave out spatial_shapes, level_start_index and a mask: one map needs none of them."
             checks.by_position("DeformableAttention", "query, reference_points, features", others, fix)
-        offsets, logits = self._offsets_and_logits(query, reference_points)
-        module_checks.axes("features", features, "N C H W", {"N": query.shape[0], "C": self.embed_dim})
-        projections.check_like_weight("features", features, self.value_proj)
-        value = self.value_proj(features.flatten(2).transpose(1, 2))  # [N, H*W, C]
+        weights = (projections.plain_weight(linear) for linear in (self.query_proj, self.value_proj))
+        judged.once(
+            lambda: self._judge(query, reference_points, features),
+            (query, *weights, reference_points, features),
+            ((0, 0),),
+            self.embed_dim,
+            "one map",
+        )
+        offsets, logits = self._offsets_and_logits(query)
+        value = projections.project(self.value_proj, features.flatten(2).transpose(1, 2))  # [N, H*W, C]
         value = value.unflatten(-1, (self.num_heads, -1))  # [N, H*W, M, D]
         H, W = features.shape[-2:]
         heads = deformable_attention(value, [(H, W)], reference_points, offsets, logits)
-        return self.output_proj(heads)
+        return projections.project(self.output_proj, heads)
 
     def compute_sampling(
         self, query: Tensor, reference_points: Tensor, features: Tensor
     ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, with L = 1, the map's size, and its number of points."""
-        offsets, logits = self._offsets_and_logits(query, reference_points)
+        self._judge(query, reference_points, features)
+        offsets, logits = self._offsets_and_logits(query)
         shapes = ((features.shape[-2], features.shape[-1]),)
         num_points = (self.num_points,)
         return sampling_of(shapes, reference_points, offsets.flatten(3, 4), logits, num_points), shapes, num_points
@@ -124,13 +131,19 @@ class DeformableAttention(nn.Module):
         """Return the sizes for `repr`."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_points={self.num_points}"
 
-    def _offsets_and_logits(self, query: Tensor, reference_points: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, query: Tensor, reference_points: Tensor, features: Tensor) -> bool:
         module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
         projections.check_like_weight("query", query, self.query_proj)
         N, Q, _ = query.shape
         module_checks.axes("reference_points", reference_points, "N Q 2", {"N": N, "Q": Q, "2": 2})
+        module_checks.axes("features", features, "N C H W", {"N": N, "C": self.embed_dim})
+        projections.check_like_weight("features", features, self.value_proj)
+        return True
+
+    def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        N, Q, _ = query.shape
         M, K = self.num_heads, self.num_points
-        projected = self.query_proj(query)  # [N, Q, 3*M*K]
+        projected = projections.project(self.query_proj, query)  # [N, Q, 3*M*K]
         offsets = projected[..., : 2 * M * K].reshape(N, Q, M, 1, K, 2)
         logits = projected[..., 2 * M * K :].reshape(N, Q, M, K)
         return offsets, logits

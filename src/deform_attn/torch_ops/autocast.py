@@ -10,13 +10,18 @@ from deform_attn import torch_names
 from deform_attn.torch_ops.schema import LIBRARY, OPS
 
 _DEVICES = ("CPU", "CUDA", "XPU", "MPS")
+_DTYPES = torch.float32, torch.bfloat16, torch.float16
+
+# Looking a name up in torch takes as long as such a question does.
+_is_available, _is_enabled = torch.amp.is_autocast_available, torch.is_autocast_enabled
 
 
-def cast(value: Tensor) -> Tensor:
+def cast(value: Any) -> Any:
     """Return `value` in the dtype that autocast asks for on its device; float64 stays, as in all of torch's ops."""
-    device = value.device.type
-    if value.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return value.to(torch.get_autocast_dtype(device))
+    if isinstance(value, Tensor) and value.dtype in _DTYPES:
+        device = "cpu" if value.is_cpu else value.device.type  # a device that is asked for its type takes its time
+        if (device == "cpu" or _is_available(device)) and _is_enabled(device):
+            return value.to(torch.get_autocast_dtype(device))
     return value
 
 

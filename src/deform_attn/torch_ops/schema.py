@@ -37,6 +37,7 @@ def _of_queries(name: str) -> Argument:
 
 
 _VALUE = Argument("value", "Tensor", has_gradient=True)
+_INTS, _TENSOR = Argument("spatial_shapes", "SymInt[]"), Argument("spatial_shapes", "Tensor")
 _OPTIONS = Argument("num_points", "SymInt[]"), Argument("interpolation", "str"), Argument("padding_mode", "str")
 
 
@@ -48,6 +49,11 @@ class Op:
 
     The backward op takes the gradient of the output, the arguments of the op, and which gradients are `wanted`; those
     that are not come back empty.
+
+    The op that takes ints has a twin, the overload "judged", for calls that were judged before and that nothing of
+    torch has to see (backends/remembered.py). It takes the tensors as the entry points do, with or without their axes
+    for the levels, and all else but the scale in one list, `call`: whether nearest, whether border, and H, W, P of each
+    level. It has kernels of devices alone: no autograd, no fake tensors, no vmap.
     """
 
     def __init__(self, name: str, overload: str, *arguments: Argument) -> None:
@@ -63,6 +69,11 @@ class Op:
         given = ", ".join(["Tensor"] * len(self.gradients))
         LIBRARY.define(f"{self.name}({taken}) -> Tensor")
         LIBRARY.define(f"{self.backward_name}(Tensor grad_output, {taken}, bool[] wanted) -> ({given})")
+        if overload == "default":
+            tensors = ", ".join(f"{each.type} {each.name}" for each in arguments if each not in (_INTS, *_OPTIONS))
+            LIBRARY.define(f"{name}.judged({tensors}, int[] call) -> Tensor")
+            LIBRARY.impl(f"{name}.judged", torch.library.fallthrough_kernel, "Autograd")
+            self.judged = getattr(torch.ops.deform_attn, name).judged
         torch.library.register_fake(f"deform_attn::{self.name}", self._fake, lib=LIBRARY)
         torch.library.register_fake(f"deform_attn::{self.backward_name}", self._fake_backward, lib=LIBRARY)
         self.forward = getattr(getattr(torch.ops.deform_attn, name), overload)
@@ -108,8 +119,6 @@ def _attend_op(overload: str, sizes: Argument) -> Op:
     return Op("deformable_attention", overload, _VALUE, sizes, *points, *others, *_OPTIONS)
 
 
-_INTS, _TENSOR = Argument("spatial_shapes", "SymInt[]"), Argument("spatial_shapes", "Tensor")
-
 SAMPLE, SAMPLE_BY_TENSOR = _sample_op("default", _INTS), _sample_op("Tensor", _TENSOR)
 ATTEND, ATTEND_BY_TENSOR = _attend_op("default", _INTS), _attend_op("Tensor", _TENSOR)
 SAMPLES, ATTENDS = (SAMPLE, SAMPLE_BY_TENSOR), (ATTEND, ATTEND_BY_TENSOR)
@@ -154,6 +163,14 @@ def arguments(inputs: Inputs) -> list[Any]:
     if not isinstance(args[SIZES], Tensor):
         args[SIZES] = flat(args[SIZES])
     return args
+
+
+def judged_options(inputs: Inputs) -> list[Any]:
+    """Return what the twin of an op takes after the tensors, of a judged call whose sizes are ints."""
+    call = [int(inputs.interpolation == "nearest"), int(inputs.padding_mode == "border")]
+    for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True):
+        call += (H, W, P)
+    return [float(inputs.offset_scale), call] if isinstance(inputs, AttentionInputs) else [call]
 
 
 def flat(shapes: Sequence[tuple[int, int]]) -> list[int]:

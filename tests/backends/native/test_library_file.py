@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from deform_attn.backends.native import call as native_call
-from deform_attn.backends.native import library_file
+from deform_attn.backends.native import library_file, registration
 
-pytestmark = pytest.mark.skipif(native_call._library is None, reason="the CPU kernels are not built")
+pytestmark = pytest.mark.skipif(registration._library is None, reason="the CPU kernels are not built")
 needs_elf = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the library is no ELF file here")
 
 # Loads each file as the package does, in one process, which a signal would end.

@@ -14,23 +14,23 @@ import torch
 from deform_attn import explain, multi_scale_deformable_attention
 from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import SlowBackendWarning
-from deform_attn.backends.native import call as native_call
 from deform_attn.backends.native import library as native_library
+from deform_attn.backends.native import registration
 
 TESTS = Path(__file__).parents[2]
 ONE_CALL = """
 import torch, deform_attn
-from deform_attn.backends.native import call as native_call
+from deform_attn.backends.native import registration
 value, locations, weights = torch.ones(1, 6, 1, 3), torch.full((1, 4, 1, 1, 2, 2), 0.5), torch.ones(1, 4, 1, 1, 2)
 output = deform_attn.multi_scale_deformable_attention(value, [(2, 3)], locations, weights)
 assert torch.equal(output, torch.full((1, 4, 3), 2.0)), output
-print(native_call._library.isa if native_call._library else deform_attn.explain())
+print(registration._library.isa if registration._library else deform_attn.explain())
 """
 
 
 def library():
-    assert native_call._library is not None, native_call._reasons
-    return native_call._library
+    assert registration._library is not None, registration._reasons
+    return registration._library
 
 
 def python(*arguments, isa=None):
@@ -68,7 +68,7 @@ def test_it_takes_the_best_instruction_set_of_the_machine():
     assert library().isas[-1] == "baseline"
 
 
-LOWER_ISAS = native_call._library.isas[1:] if native_call._library else []
+LOWER_ISAS = registration._library.isas[1:] if registration._library else []
 
 
 @pytest.mark.parametrize("isa", LOWER_ISAS)
@@ -117,7 +117,18 @@ def test_no_symbol_is_weak_so_that_no_modern_copy_replaces_an_old_one():
 
 def test_nothing_but_the_interface_is_exported():
     exported = {name for kind, name in symbols("--dynamic", "--defined-only") if kind in "TDBR"}
-    assert exported == {f"deform_attn_{name}" for name in ("check", "forward", "backward", "isa", "isas", "call_size")}
+    names = [
+        "check",
+        "forward",
+        "backward",
+        "run_row",
+        "isa",
+        "isas",
+        "call_size",
+        "register_with_torch",
+        "torch_schemas",
+    ]
+    assert exported == {f"deform_attn_{name}" for name in names}
 
 
 def test_it_needs_neither_torch_nor_a_thread_pool_nor_the_standard_library_of_c_plus_plus():
@@ -143,9 +154,9 @@ def test_a_file_that_is_no_library_is_a_reason(monkeypatch, tmp_path):
 
 
 def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeypatch):
-    monkeypatch.setattr(native_call, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registration, "_reasons", ["it is not here"])
     monkeypatch.setattr(registry, "_warned", set())
-    monkeypatch.setattr(remembered, "_plans", {})
+    monkeypatch.setattr(remembered, "_calls", {})
     with pytest.warns(SlowBackendWarning, match="it is not here"):
         first = multi_scale_deformable_attention(*classic_call())
     with warnings.catch_warnings():
@@ -156,16 +167,36 @@ def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeyp
 
 
 def test_a_slow_backend_that_was_asked_for_does_not_warn(monkeypatch):
-    monkeypatch.setattr(native_call, "_reasons", ["it is not here"])
+    monkeypatch.setattr(registration, "_reasons", ["it is not here"])
     monkeypatch.setattr(registry, "_warned", set())
-    monkeypatch.setattr(remembered, "_plans", {})
+    monkeypatch.setattr(remembered, "_calls", {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         multi_scale_deformable_attention(*classic_call(), backend="reference")
 
 
-def test_no_working_memory_is_an_error_and_not_a_crash():
-    with pytest.raises(MemoryError):
-        library()._check(1)
-    with pytest.raises(RuntimeError, match="thread"):
-        library()._check(3)
+def test_no_memory_is_an_error_and_not_a_crash():
+    value = torch.zeros(1, 6, 1, 1).expand(1, 6, 1, 2**44)
+    with pytest.raises(RuntimeError, match="allocate"):
+        multi_scale_deformable_attention(value, *classic_call()[1:])
+
+
+def test_without_a_function_of_torch_the_kernels_are_registered_from_python_and_explain_says_so(tmp_path):
+    hidden = tmp_path / "_native.so"
+    path = native_library.importlib.util.find_spec("deform_attn._native").origin
+    data = Path(path).read_bytes()
+    assert b"\0torch_list_get_item\0" in data
+    hidden.write_bytes(data.replace(b"\0torch_list_get_item\0", b"\0torch_list_got_item\0"))
+    here = f"""
+import importlib.util, sys
+find = importlib.util.find_spec
+Spec = type("Spec", (), {{"origin": {str(hidden)!r}}})
+importlib.util.find_spec = lambda name: Spec if "_native" in name else find(name)
+"""
+    calls = Path(__file__).parent / "both_registrations.py"
+    results = [python("-c", f"{code}\nexec(open({str(calls)!r}).read())") for code in ("", here)]
+    usual, without = [done.stdout.splitlines() for done in results]
+    assert "note: the CPU kernels are called through Python" not in usual[0], results[0].stderr
+    assert "called through Python, which costs more time a call: this torch has no torch_list_got_item" in without[0]
+    assert len(usual) > 60
+    assert without[1:] == usual[1:], results[1].stderr

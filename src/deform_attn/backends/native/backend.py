@@ -4,8 +4,7 @@ Deterministic to the last bit for any number of threads, on one instruction set 
 """
 
 from deform_attn.backends.base import Backend
-from deform_attn.backends.native.call import unavailable_reasons
-from deform_attn.backends.native.plan import plan
+from deform_attn.backends.native import registration
 from deform_attn.checks import Inputs
 from deform_attn.torch_ops import schema
 from deform_attn.whole_numbers import fit
@@ -24,9 +23,10 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
 NATIVE = Backend(
     name="native",
     summary="compiled CPU kernels: every option and every derivative",
-    unavailable_reasons=unavailable_reasons,
+    unavailable_reasons=registration.unavailable_reasons,
     unsupported_reasons=_unsupported_reasons,
     sample=schema.run,
     attend=schema.run,
-    plan=plan,
+    is_registered=True,
+    notes=registration.notes,
 )

@@ -1,0 +1,41 @@
+// What is wrong with the arguments of a call, in the words of the Python package's messages.
+#ifndef DEFORM_ATTN_FAULT_H
+#define DEFORM_ATTN_FAULT_H
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+
+namespace {
+
+// A text of one line. What does not fit is cut off.
+class Fault {
+public:
+    const char *text() const { return text_; }
+
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    void add(const char *format, ...) {
+        va_list values;
+        va_start(values, format);
+        const int written = vsnprintf(text_ + length_, sizeof text_ - length_, format, values);
+        va_end(values);
+        if (written > 0) length_ += written;
+        if (length_ >= sizeof text_) length_ = sizeof text_ - 1;
+    }
+
+    // A shape, as in "[2, 3]".
+    void add_shape(const int64_t *sizes, int64_t rank) {
+        for (int64_t axis = 0; axis < rank; ++axis) add(axis ? ", %lld" : "[%lld", static_cast<long long>(sizes[axis]));
+        add(rank ? "]" : "[]");
+    }
+
+private:
+    char text_[1024] = {};
+    size_t length_ = 0;
+};
+
+}  // namespace
+
+#endif
