@@ -268,12 +268,15 @@ def _chosen(inputs: checks.Inputs, name: str | None, key: remembered.Key | None,
 
 def _name(backend: Any) -> str | None:
     if backend is None:
-        return _name_in_context()
+        if torch.compiler.is_dynamo_compiling():
+            from deform_attn import untraced
+
+            return untraced.constant(_name_in_context)  # the name that holds while torch.compile traces
+        return _asked_for.get()
     if not isinstance(backend, str):
         registry.get(backend)  # raises; an array must not reach a comparison
     return backend
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile takes the name that holds while it traces
 def _name_in_context() -> str | None:
     return _asked_for.get()

@@ -59,8 +59,12 @@ def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:
     A tensor on another device is waited for.
     """
     if isinstance(spatial_shapes, Tensor):
-        dynamo = torch.compiler.is_dynamo_compiling()
-        spatial_shapes = _read_outside_the_graph(spatial_shapes) if dynamo else _read(spatial_shapes)
+        if torch.compiler.is_dynamo_compiling():
+            from deform_attn import untraced
+
+            spatial_shapes = untraced.numbers(_read, spatial_shapes)
+        else:
+            spatial_shapes = _read(spatial_shapes)
     if not is_list(spatial_shapes):
         fix = "For one map of 32 rows and 48 columns write [(32, 48)]."
         fail("spatial_shapes", _EXPECTED, shown(spatial_shapes), fix, TypeError)
@@ -140,14 +144,6 @@ def _read(tensor: Tensor) -> list[Any]:
     if type(tensor) is Tensor and not torch_names.is_wrapped(tensor) and not tensor.data_ptr():
         fail("spatial_shapes", _EXPECTED, "a tensor without memory", fix)
     return tensor.tolist()
-
-
-# What needs the numbers themselves gets them outside of a graph of torch.compile, and its reason where it may not.
-_read_outside_the_graph = torch.compiler.disable(
-    _read,
-    reason="spatial_shapes: expected pairs of ints (H, W), got a tensor. With fullgraph=True and in torch.export "
-    "pass a list of int pairs.",
-)
 
 
 def not_traceable() -> NoReturn:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 # Of a side of a map, and of any size or count. The product of two fits into the 64 bits in which torch counts.
 MOST = 2**31 - 1
@@ -37,5 +36,7 @@ def fit(sizes: Sequence[int], most: int = MOST) -> bool:
     To compare a symbolic size would bound the sizes that its graph is good for.
     """
     if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
         return not any(statically_known_true(size > most) for size in sizes)
     return not any(isinstance(size, int) and size > most for size in sizes)

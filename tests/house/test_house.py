@@ -22,6 +22,7 @@ FLOORS = [
         "checks",
         "module_checks",
         "shape_checks",
+        "untraced",
         "cells",
         "reference",
     },
@@ -213,6 +214,22 @@ print({EXTRAS!r} & (set(sys.modules) - old))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["set()", "set()"]
+
+
+def test_neither_importing_the_package_nor_an_eager_call_with_gradients_loads_the_compiler_of_torch():
+    code = """
+import sys, torch, deform_attn
+value, weights = torch.ones(1, 6, 1, 1, requires_grad=True), torch.ones(1, 4, 1, 1, 2)
+locations = torch.ones(1, 4, 1, 1, 2, 2) / 2
+for sizes in ([(2, 3)], torch.tensor([[2, 3]])):
+    deform_attn.multi_scale_deformable_attention(value, sizes, locations, weights).sum().backward()
+compiler = {"torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"}
+print(compiler & set(sys.modules))
+torch.compile(torch.neg, backend="eager")(value)
+print(len(compiler & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["set()", "3"]
 
 
 def test_a_file_says_in_its_first_line_what_it_is_and_stays_small():
