@@ -231,8 +231,9 @@ def test_the_other_side_of_an_empty_level_may_be_anything(empty, queries, counts
 LONG = 2**24
 
 
+# In float32 the first of these sides is rounded down, the second up, and the third is exact.
 @pytest.mark.parametrize("backend", ["native", "reference"])
-@pytest.mark.parametrize("side", [LONG + 1, LONG + 2, LONG + 3, LONG + 4, 20_000_000])
+@pytest.mark.parametrize("side", [LONG + 1, LONG + 3, 20_000_000])
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 def test_with_border_the_last_pixel_of_a_side_above_2_24_is_read(backend, side, interpolation):
     value = torch.zeros(1, side, 1, 1)
@@ -248,9 +249,12 @@ def test_with_border_the_last_pixel_of_a_side_above_2_24_is_read(backend, side, 
         assert grad.sum().item() == 1
 
 
-@pytest.mark.parametrize("side", [LONG + 1, LONG + 3, LONG + 4])
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
-@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize(
+    ("side", "interpolation", "padding_mode"),
+    [(LONG + 3, interpolation, mode) for interpolation in ("bilinear", "nearest") for mode in ("zeros", "border")]
+    + [(LONG + 1, "bilinear", "zeros"), (LONG + 1, "nearest", "border")]
+    + [(LONG + 4, "bilinear", "border"), (LONG + 4, "nearest", "zeros")],
+)
 def test_native_and_reference_read_the_same_pixels_along_a_side_above_2_24(side, interpolation, padding_mode):
     value = (torch.arange(side, dtype=torch.float32) % 97).view(1, side, 1, 1)
     x = torch.tensor([1.0, 0.0, 0.99999994, 5.9604645e-8, 0.5, 1.0000001, -1e-7, 1e30, -1e30, math.inf, -math.inf])

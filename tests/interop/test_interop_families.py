@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -47,10 +48,77 @@ def models():
     return get
 
 
+@pytest.fixture(scope="module")
+def pairs(models):
+    """Return a function that gives a case's stock and patched model, for all tests that leave them as they are."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = models(name), models(name)
+            patch(made[name][1])
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def pair(case, pairs):
+    """Return the stock and the patched model of the case; a test that changes them takes copies."""
+    pair = pairs(case)
+    before = [trace_of(model) for model in pair]
+    yield pair
+    assert [trace_of(model) for model in pair] == before
+
+
+def trace_of(model):
+    """Return what a test that changes a model changes of it."""
+    tensors = {key: (id(x), x._version) for key, x in model.state_dict(keep_vars=True).items()}
+    hooks = [(module.training, list(module._forward_hooks)) for module in model.modules()]
+    return tensors, hooks, [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+
+
+@pytest.fixture(scope="module")
+def captured(pairs):
+    """Return a function that gives the calls of the attentions of a case's stock model, as `captured_calls` does."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = captured_calls(name, pairs(name)[0])
+        return made[name]
+
+    return get
+
+
+@contextmanager
+def hooked(modules, hook):
+    """Have a hook called with the arguments by position and by name, and the output, of these modules."""
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
 def relative_error(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     return ((actual - expected).norm() / expected.norm()).item()
+
+
+def test_the_trace_of_a_model_sees_each_change():
+    model = torch.nn.BatchNorm1d(2).eval()
+    before = trace_of(model)
+    assert trace_of(model.train().eval()) == before
+    assert trace_of(model.train()) != before
+    model.eval()(torch.ones(1, 2)).sum().backward()
+    assert trace_of(model) != before
+    model.zero_grad()
+    with hooked([model], print):
+        assert trace_of(model) != before
+    assert trace_of(model) == before
+    model.running_mean += 1
+    assert trace_of(model) != before
 
 
 def outputs_and_gradients(name, model):
@@ -127,13 +195,14 @@ def points_of(module):
     return [module.n_points] * module.n_levels
 
 
-def test_the_outputs_depend_on_the_op(case, models):
-    stock, without = models(case), models(case)
-    modules = attentions(without)
+def test_the_outputs_depend_on_the_op(case, pair):
+    stock, _ = pair
+    modules = attentions(stock)
     assert len(modules) == CASES[case].calls
-    for module in modules.values():
-        module.register_forward_hook(lambda module, inputs, output: (torch.zeros_like(output[0]), output[1]))
-    expected, actual = (run(model, CASES[case].inputs()) for model in (stock, without))
+    with torch.no_grad():
+        expected = run(stock, CASES[case].inputs())
+        with hooked(modules.values(), lambda module, args, kwargs, output: (torch.zeros_like(output[0]), output[1])):
+            actual = run(stock, CASES[case].inputs())
     for key in CASES[case].outputs:
         assert relative_error(actual[key], expected[key]) > 1e-2, key
 
@@ -156,30 +225,25 @@ def test_outputs_and_all_gradients_are_those_of_the_stock_model(case, dtype, tra
 def captured_calls(name, model):
     """Return the arguments of each call of an attention, in its order, and what the stock module returned."""
     calls = []
-    for module in attentions(model).values():
-        module.register_forward_hook(
-            lambda module, args, kwargs, output: calls.append((module, args, kwargs, output)), with_kwargs=True
-        )
-    run(model, CASES[name].inputs())
-    for module in attentions(model).values():
-        module._forward_hooks.clear()
+    with torch.no_grad(), hooked(attentions(model).values(), lambda *call: calls.append(call)):
+        run(model, CASES[name].inputs())
     assert len(calls) >= CASES[name].calls
     assert all(args == () for _, args, _, _ in calls)
     return calls
 
 
-def test_the_attentions_see_padding_and_the_references_that_the_case_names(case, models):
-    calls = captured_calls(case, models(case))
+def test_the_attentions_see_padding_and_the_references_that_the_case_names(case, captured):
+    calls = captured(case)
     assert {kwargs["reference_points"].shape[-1] for _, _, kwargs, _ in calls} == CASES[case].references
     masks = [kwargs.get("attention_mask") for _, _, kwargs, _ in calls]
     masked = [mask for mask in masks if mask is not None and not mask.all() and mask.any()]
     assert bool(masked) == CASES[case].masked
 
 
-def test_in_bfloat16_each_attention_is_near_the_stock_one_in_float32(case, models):
+def test_in_bfloat16_each_attention_is_near_the_stock_one_in_float32(case, captured):
     with torch.no_grad():
-        for stock, _, kwargs, _ in captured_calls(case, models(case)):
-            patched = copy.deepcopy(stock).bfloat16()
+        for module, _, kwargs, _ in captured(case):
+            stock, patched = copy.deepcopy(module), copy.deepcopy(module).bfloat16()
             stock.load_state_dict(patched.state_dict())  # the same rounded weights
             low = in_bfloat16(kwargs)
             high = {key: x.float() if key in ROUNDED and x is not None else x for key, x in low.items()}
@@ -202,21 +266,26 @@ def dtypes_under_autocast(case, model, training):
                 note(item, f"{path}[{key}]")
 
     inside = tuple(f"{name}.attn" for name in attentions(model))  # the stock op, which a patched module does not call
-    for name, module in model.named_modules():
-        if not name.endswith(inside):
-            module.register_forward_hook(lambda module, args, result, name=name: note(result, name))
-    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(not training):
+    names = {module: name for name, module in model.named_modules() if not name.endswith(inside)}
+    with (
+        hooked(names, lambda module, args, kwargs, result: note(result, names[module])),
+        torch.autocast("cpu", torch.bfloat16),
+        torch.inference_mode(not training),
+    ):
         run(model.train(training), CASES[case].inputs(), output_hidden_states=True)
     return seen
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "train"])
-def test_under_autocast_every_output_and_hidden_state_has_the_dtype_of_the_stock_one(case, training, models):
+def test_under_autocast_every_output_and_hidden_state_has_the_dtype_of_the_stock_one(case, models):
     stock, patched = models(case), models(case)
     patch(patched)
-    expected = dtypes_under_autocast(case, stock, training)
-    assert torch.bfloat16 in expected.values()
-    assert dtypes_under_autocast(case, patched, training) == expected
+    # Training comes first: a model that keeps what it made of a text keeps no tensor of inference for it.
+    expected, actual = (
+        {training: dtypes_under_autocast(case, model, training) for training in (True, False)}
+        for model in (stock, patched)
+    )
+    assert all(torch.bfloat16 in dtypes.values() for dtypes in expected.values())
+    assert actual == expected
 
 
 def in_bfloat16(kwargs):
@@ -241,9 +310,9 @@ def test_attentions_in_bfloat16_leave_the_whole_model_near_the_stock_one_in_floa
         assert relative_error(actual[key], expected[key]) < BFLOAT16_OF_OUTPUT.get((case, key), BFLOAT16), key
 
 
-def test_attention_weights_are_returned_as_stock_where_they_are_asked_for_and_are_else_none(case, models):
+def test_attention_weights_are_returned_as_stock_where_they_are_asked_for_and_are_else_none(case, captured):
     with torch.no_grad():
-        for module, _, kwargs, (_, expected) in captured_calls(case, models(case)):
+        for module, _, kwargs, (_, expected) in captured(case):
             patched = copy.deepcopy(module)
             patch(patched)
             unasked = patched(**kwargs | {"output_attentions": False})[1]
@@ -256,10 +325,9 @@ def test_attention_weights_are_returned_as_stock_where_they_are_asked_for_and_ar
             torch.testing.assert_close(seen[0], expected)
 
 
-def test_captured_attentions_are_those_of_the_stock_model(case, models):
-    stock, patched = models(case), models(case)
-    patch(patched)
-    expected, actual = (run(model, CASES[case].inputs(), output_attentions=True) for model in (stock, patched))
+def test_captured_attentions_are_those_of_the_stock_model(case, pair):
+    with torch.no_grad():
+        expected, actual = (run(model, CASES[case].inputs(), output_attentions=True) for model in pair)
     names = [key for key in expected if "attentions" in key]
     assert names == [key for key in actual if "attentions" in key]
     tensors = [tensor for key in names for tensor in flat(expected[key])]
@@ -267,12 +335,11 @@ def test_captured_attentions_are_those_of_the_stock_model(case, models):
     torch.testing.assert_close([tensor for key in names for tensor in flat(actual[key])], tensors)
 
 
-def test_a_model_has_its_attentions_compute_weights_only_while_somebody_wants_them(case, models, monkeypatch):
+def test_a_model_has_its_attentions_compute_weights_only_while_somebody_wants_them(case, pair, monkeypatch):
     computed = []
     original = attention.attention_weights
     monkeypatch.setattr(attention, "attention_weights", lambda logits: computed.append(1) or original(logits))
-    model = models(case)
-    patch(model)
+    _, model = pair
     with torch.no_grad():
         for answer in (False, True, False):
             computed.clear()
@@ -285,11 +352,9 @@ def flat(value):
     return [value] if isinstance(value, torch.Tensor) else [tensor for item in value or () for tensor in flat(item)]
 
 
-def test_record_sees_every_call_where_it_looks(case, models):
-    model = models(case)
-    calls = captured_calls(case, model)
-    patched = models(case)
-    patch(patched)
+def test_record_sees_every_call_where_it_looks(case, pair, captured):
+    model, patched = pair
+    calls = captured(case)
     with record(patched) as records, torch.no_grad():
         run(patched, CASES[case].inputs())
     names = {module: name for name, module in attentions(model).items()}

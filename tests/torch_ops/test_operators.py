@@ -44,8 +44,15 @@ def test_the_ops_pass_all_checks_of_torch_library(form, case, modes):
     assert set(torch.library.opcheck(op, args).values()) == {"SUCCESS"}
 
 
-@FORMS
-@pytest.mark.parametrize("wanted", ["all", "some"])
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ("fused", "some"),
+        ("classic", "all"),
+        pytest.param("fused", "all", marks=pytest.mark.slow),
+        pytest.param("classic", "some", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_the_backward_ops_pass_all_checks_of_torch_library(form, wanted):
     case = named("small boxes")

@@ -1,6 +1,7 @@
 """The file of the CPU kernels' library: one that is cut, or not for this machine, is a reason and never a signal."""
 
 import importlib.util
+import json
 import os
 import shutil
 import struct
@@ -17,12 +18,13 @@ needs_elf = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the
 
 # Loads each file as the package does, in one process, which a signal would end.
 LOAD = """
-import sys
+import json, sys
 from deform_attn.backends.native import library as native_library
-for path in sys.argv[1:]:
+for line in sys.stdin:
+    path = json.loads(line)
     native_library.importlib.util.find_spec = lambda name: type("Spec", (), {"origin": path})
     library, reasons = native_library.load()
-    print("loaded" if library else reasons[0].replace("\\n", " "))
+    print(json.dumps("loaded" if library else reasons[0]), flush=True)
 """
 
 
@@ -30,17 +32,24 @@ def built():
     return Path(importlib.util.find_spec("deform_attn._native").origin)
 
 
-def loaded(*paths):
-    """Return what comes of loading each file: "loaded", or the reason against it."""
+@pytest.fixture(scope="module")
+def loaded():
+    """Return a function that gives what comes of loading each file: "loaded", or the reason against it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", LOAD, *map(str, paths)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
-    return done.stdout.splitlines()
+    command, pipe = [sys.executable, "-c", LOAD], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+
+        def load(path):
+            print(json.dumps(str(path)), flush=True, file=process.stdin)
+            answer = process.stdout.readline()
+            assert answer, (path, process.wait())
+            return json.loads(answer)
+
+        yield lambda *paths: [load(path) for path in paths]
 
 
 @needs_elf
-def test_a_library_cut_at_any_length_is_a_reason_and_no_signal(tmp_path):
+def test_a_library_cut_at_any_length_is_a_reason_and_no_signal(tmp_path, loaded):
     data = built().read_bytes()
     lengths = [0, 1, 3, 4, 15, 63, 64, 100, 600, 4096, len(data) // 2, 810008, len(data) - 4096, len(data) - 1]
     lengths += range(5000, len(data), len(data) // 40)
@@ -55,7 +64,7 @@ def test_a_library_cut_at_any_length_is_a_reason_and_no_signal(tmp_path):
 
 
 @needs_elf
-def test_a_library_for_another_machine_is_a_reason(tmp_path):
+def test_a_library_for_another_machine_is_a_reason(tmp_path, loaded):
     changes = {
         "processor": (18, b"\x28\x00"),
         "64 bits": (4, b"\x01"),
@@ -73,14 +82,14 @@ def test_a_library_for_another_machine_is_a_reason(tmp_path):
         assert name in reason
 
 
-def test_a_directory_and_a_missing_file_are_reasons(tmp_path):
+def test_a_directory_and_a_missing_file_are_reasons(tmp_path, loaded):
     directory, missing = loaded(tmp_path, tmp_path / "missing.so")
     assert str(tmp_path) in directory
     assert "missing.so" in missing
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
-def test_a_library_that_may_not_be_read_is_a_reason(tmp_path):
+def test_a_library_that_may_not_be_read_is_a_reason(tmp_path, loaded):
     path = tmp_path / "_native.so"
     shutil.copy(built(), path)
     path.chmod(0)
@@ -89,7 +98,7 @@ def test_a_library_that_may_not_be_read_is_a_reason(tmp_path):
 
 
 @needs_elf
-def test_a_copy_loads_and_so_does_a_stripped_one(tmp_path):
+def test_a_copy_loads_and_so_does_a_stripped_one(tmp_path, loaded):
     if shutil.which("strip") is None:
         pytest.skip("strip is not installed")
     copy, stripped = tmp_path / "copy.so", tmp_path / "stripped.so"

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,30 +80,46 @@ def contents(folder: Path) -> list[str]:
 WITH_TRAINING = ["config.json", "model.safetensors", "training.safetensors"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each process that is killed is a fork")
 def test_a_process_killed_again_and_again_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    # For each line that it reads, it forks a process that saves, and says its number; this one has imported all once.
     code = f"""
-import pathlib, sys
+import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_detr_checkpoint import detector, save, training
 first = detector(0)
-for epoch in range(1, 10**9):
-    for parameter in first.model.parameters():
-        parameter.data.fill_(epoch)
-    save({str(tmp_path / "run")!r}, first, training(epoch))
-    print(epoch, flush=True)
+for _ in sys.stdin:
+    child = os.fork()
+    if child:
+        print(child, os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    print(os.getpid(), flush=True)
+    for epoch in range(1, 10**9):
+        for parameter in first.model.parameters():
+            parameter.data.fill_(epoch)
+        save({str(tmp_path / "run")!r}, first, training(epoch))
+        if epoch == 1:
+            print("saved", flush=True)
 """
-    for i in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        time.sleep(0.05 + 0.013 * i)
-        process.kill()
-        process.communicate()
-        epoch = len(load_training(tmp_path / "run").history)
-        assert all((tensor == epoch).all() for tensor in load_trained(tmp_path / "run").model.parameters())
-        weights = torch.cat([tensor.flatten() for tensor in load_model(tmp_path / "run").model.parameters()])
-        assert weights.min() == weights.max()
-        assert weights.max() in (epoch - 1, epoch)
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as saver:
+        assert saver.stdin is not None
+        assert saver.stdout is not None
+        try:
+            for i in range(3):
+                print(flush=True, file=saver.stdin)
+                child = int(saver.stdout.readline())
+                assert saver.stdout.readline() == "saved\n"
+                time.sleep(0.05 + 0.013 * i)
+                os.kill(child, signal.SIGKILL)
+                assert saver.stdout.readline() == f"{child} {signal.SIGKILL.value}\n"
+                epoch = len(load_training(tmp_path / "run").history)
+                assert all((tensor == epoch).all() for tensor in load_trained(tmp_path / "run").model.parameters())
+                weights = torch.cat([tensor.flatten() for tensor in load_model(tmp_path / "run").model.parameters()])
+                assert weights.min() == weights.max()
+                assert weights.max() in (epoch - 1, epoch)
+        finally:
+            os.killpg(saver.pid, signal.SIGKILL)
     save(tmp_path / "run", detector(1), training(1))
     assert contents(tmp_path / "run") == WITH_TRAINING
 
