@@ -4,6 +4,7 @@ Sizes are powers of two wherever a location has to be exactly on a centre or an 
 computes the same coordinate in every dtype.
 """
 
+import functools
 import itertools
 import math
 
@@ -436,22 +437,32 @@ def test_what_passes_no_gradient_on_passes_none_that_is_not_finite(run, dtype, i
             assert not by_weights.any(), pull
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("pull", [NAN, INF, -INF])
+@functools.cache
+def single_read(where, dtype):
+    """Return what the classic op takes for one read of the map of eight pixels."""
+    return leaf(PIXELS, dtype), leaf([[[[list(where)]]]], dtype), leaf([[[[0.5]]]], dtype)
+
+
+@functools.cache
+def oracle_gradients_of_a_read(where, dtype, pull, *modes):
+    """Return what the oracle says of a single read, once for all backends."""
+    value, locations, weights = (tensor.tolist() for tensor in single_read(where, dtype))
+    gradients = oracle_gradients(value, [(2, 4)], locations, weights, [1], [[[pull]]], *modes)
+    return [torch.tensor(gradient, dtype=torch.float64) for gradient in gradients]
+
+
+@pytest.mark.parametrize(("dtype", "pull"), [(torch.float64, NAN), (torch.float64, INF), (torch.float32, -INF)])
 @pytest.mark.parametrize(("interpolation", "padding_mode"), MODES)
 def test_where_a_bad_gradient_of_the_output_goes_is_what_the_oracle_says(run, dtype, interpolation, padding_mode, pull):
     # Whether an entry that is not finite is NaN or an infinity may depend on the order of a sum.
     at = LOCATIONS + OFF_THE_MAP + [((c + 0.5) / 4, (r + 0.5) / 2) for r in (-1, 0, 1, 2) for c in (-1, 0, 1, 3, 4)]
     for where in at:
-        value, locations, weights = leaf(PIXELS, dtype), leaf([[[[list(where)]]]], dtype), leaf([[[[0.5]]]], dtype)
-        tensors = value, locations, weights
+        value, *points = tensors = single_read(where, dtype)
         options = {"interpolation": interpolation, "padding_mode": padding_mode}
-        output = run(multi_scale_deformable_attention, value, [(2, 4)], *tensors[1:], num_points=1, **options)
+        output = run(multi_scale_deformable_attention, value, [(2, 4)], *points, num_points=1, **options)
         gradients = torch.autograd.grad(output, tensors, torch.full_like(output, pull))
-        lists = [tensor.tolist() for tensor in tensors]
-        expected = oracle_gradients(lists[0], [(2, 4)], *lists[1:], [1], [[[pull]]], *options.values())
+        expected = oracle_gradients_of_a_read(where, dtype, pull, interpolation, padding_mode)
         for gradient, wanted in zip(gradients, expected, strict=True):
-            wanted = torch.tensor(wanted, dtype=torch.float64)
             assert torch.equal(gradient.isfinite(), wanted.isfinite()), where
             assert not gradient[gradient.isfinite()].any()
 
@@ -735,13 +746,19 @@ def test_sizes_of_zero_find_a_backend_by_themselves(sizes):
     assert choice.reasons[choice.backend] == []
 
 
-@pytest.mark.parametrize("sizes", [{"d": 1}, {"d": 7}, {"d": 33}, {"d": 130}, {"m": 1}, {"m": 13}], ids=str)
+@functools.cache
+def call_of(points, name, size):
+    """Return what the classic op takes, one of its sizes given, and what the oracle returns for it."""
+    _, (value, locations, weights) = sized(n=1, q=2, points=points, **{name: size})
+    call = value, [(2, 3), (4, 1)], locations, weights
+    return call, oracle_attention(value.tolist(), call[1], locations.tolist(), weights.tolist(), points)
+
+
+@pytest.mark.parametrize("size", [("d", 1), ("d", 7), ("d", 33), ("d", 130), ("m", 1), ("m", 13)], ids=str)
 @pytest.mark.parametrize("points", [(1, 1), (0, 1), (17, 3), (40, 41)])
-def test_any_number_of_channels_heads_and_points_works(run, sizes, points):
-    _, (value, locations, weights) = sized(n=1, q=2, points=points, **sizes)
-    shapes = [(2, 3), (4, 1)]
-    output = run(multi_scale_deformable_attention, value, shapes, locations, weights, num_points=list(points))
-    expected = oracle_attention(value.tolist(), shapes, locations.tolist(), weights.tolist(), points)
+def test_any_number_of_channels_heads_and_points_works(run, size, points):
+    call, expected = call_of(points, *size)
+    output = run(multi_scale_deformable_attention, *call, num_points=list(points))
     assert_close(output, expected, torch.float32)
 
 

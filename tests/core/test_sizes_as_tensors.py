@@ -433,7 +433,7 @@ def test_opcheck_passes_for_the_op_that_takes_a_tensor(form):
     assert set(result.values()) == {"SUCCESS"}
 
 
-@FORMS
+@pytest.mark.parametrize("form", [FUSED, pytest.param(CLASSIC, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_opcheck_passes_for_the_backward_op_that_takes_a_tensor(form):
     case = named("small points")

@@ -11,7 +11,7 @@ from draws import draws
 
 SIDE = st.one_of(st.integers(1, 9), st.integers(0, 40))
 # The lower instruction sets run these tests, too (see test_native_library.py), but fewer draws.
-DRAWS = draws(30 if "DEFORM_ATTN_ISA" in os.environ else 150)
+DRAWS = draws(30 if "DEFORM_ATTN_ISA" in os.environ else 75)
 
 
 @st.composite

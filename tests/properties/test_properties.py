@@ -23,7 +23,7 @@ from tolerances import assert_close
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 MODES = st.tuples(st.sampled_from(["bilinear", "nearest"]), st.sampled_from(["zeros", "border"]))
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-PLENTY = draws(100)
+PLENTY = draws(50)
 
 
 @st.composite

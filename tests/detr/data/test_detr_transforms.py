@@ -31,7 +31,7 @@ from draws import draws
 HEIGHT, WIDTH = 45, 64
 ONE = (1 / 8, 0.4, 3 / 8, 0.8)  # corners, as fractions: columns 8 to 24, rows 18 to 36
 ROUNDING = 1e-3  # pixels; a float32 fraction of 64 pixels is good to 4e-6, and a transform rounds a few times
-PLENTY = draws(100)
+PLENTY = draws(50)
 
 
 def draw(corners, labels, height=HEIGHT, width=WIDTH):
