@@ -36,7 +36,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
 
 
-QUICK = [("a training", "another model"), ("a training", "another training")]
+QUICK = [("a training", "another training")]
 KINDS = [
     pytest.param(*kind, id=" over ".join(kind), marks=() if kind in QUICK else pytest.mark.slow)
     for kind in itertools.product(AFTER, BEFORE)
