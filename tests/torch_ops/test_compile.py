@@ -110,7 +110,9 @@ def test_the_compiled_result_and_gradients_equal_eager_where_pixels_are_masked(k
     check_equal_to_eager(kind, compiled, function, args, options)
 
 
-@pytest.mark.parametrize(("kind", "dynamic"), [(kind, None) for kind in KINDS] + [("multi", True)])
+@pytest.mark.parametrize(
+    ("kind", "dynamic"), [(kind, None) for kind in KINDS] + [pytest.param("multi", True, marks=pytest.mark.slow)]
+)
 def test_what_is_compiled_equals_eager_and_after_the_second_image_size_nothing_is_compiled_again(kind, dynamic):
     function, _, _ = draw(kind)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
