@@ -61,8 +61,17 @@ def build(kind):
     return module, (rows, rows, first if kind == "single" else [first, second])
 
 
-@pytest.mark.parametrize("kind", ["function", "single", "multi"])
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "strict"),
+    [
+        ("function", False),
+        ("single", True),
+        ("multi", False),
+        ("multi", True),
+        pytest.param("function", True, marks=pytest.mark.slow),
+        pytest.param("single", False, marks=pytest.mark.slow),
+    ],
+)
 def test_an_exported_module_is_saved_loaded_and_equal_for_any_batch_and_image_size(kind, strict):
     module, dynamic_shapes = build(kind)
     args = draw(kind, SIZES[0], 2)
