@@ -134,7 +134,7 @@ def test_hooks_that_come_later_are_called_and_layers_that_are_exchanged_are_used
         layer.register_forward_hook(lambda layer, inputs, output: seen.append(layer)) for layer in module.children()
     ]
     assert torch.allclose(module(**flat()), expected, atol=1e-6)
-    assert seen == list(module.children())[:2] + [module.value_proj, module.output_proj]
+    assert seen == [*list(module.children())[:2], module.value_proj, module.output_proj]
     for handle in handles:
         handle.remove()
     other = copy.deepcopy(module)

@@ -49,7 +49,7 @@ def _huge_numbers_in_new_memory():
     if perturb is None:
         pytest.skip("the C library cannot fill new memory")
     perturb(-6, 0x80)  # M_PERTURB: with bytes 0x7f
-    assert (torch.empty(3) > 1e38).all()
+    assert (torch.empty(10_000) > 1e38).all()  # small pieces may come back as they were
     yield
     perturb(-6, 0)
 
