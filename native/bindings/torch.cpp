@@ -373,8 +373,17 @@ bool registered = false;
 bool register_all(const char *libtorch_cpu, bool define) {
     Fault &fault = in_the_way;
     fault = Fault();
-    if (const char *missing = find_torch_functions(libtorch_cpu)) {
-        fault.add("this torch has no %s", missing);
+    const Module torch = module_at(libtorch_cpu);
+    if (!torch) {
+        fault.add("libtorch_cpu: expected the path of torch's library, got %s, which does not load. "
+                  "Pass that of libtorch_cpu in the folder torch/lib.",
+                  libtorch_cpu ? libtorch_cpu : "none");
+        return false;
+    }
+    if (const char *missing = find_torch_functions(torch)) {
+        fault.add(libtorch_cpu ? "this torch has no %s"
+                               : "this process is not linked with a torch that has %s. Pass the path of libtorch_cpu.",
+                  missing);
         return false;
     }
     if (aoti_torch_abi_version() < abi_version) {
@@ -387,7 +396,9 @@ bool register_all(const char *libtorch_cpu, bool define) {
     // torch forgets the ops of a library that is deleted, so that these two are kept.
     LibraryHandle library = nullptr;
     if (define) {
-        if (!done(aoti_torch_library_init_def("deform_attn", file, __LINE__, &library), "define ops", fault)) return false;
+        if (!done(aoti_torch_library_init_def("deform_attn", file, __LINE__, &library),
+                  "define the ops (did Python define them? Pass 0 for define)", fault))
+            return false;
         for (const Op &op : ops) {
             char schema[512];
             snprintf(schema, sizeof schema, "%s%s", op.name, op.schema);

@@ -71,6 +71,7 @@ TORCH_FUNCTIONS(DECLARE)
 // Gives back what torch allocated with C++'s `new`: by its own function, which came with 2.13, or C++'s `delete`.
 void (*delete_stable_ivalue)(StableIValue *value) = nullptr;
 
+// `module_at` finds the library at `path`, which the process has loaded, or, without one, all that it has.
 #if defined(_WIN32)
 using Module = HMODULE;
 inline void *symbol(Module module, const char *name) { return reinterpret_cast<void *>(GetProcAddress(module, name)); }
@@ -78,14 +79,11 @@ inline Module module_at(const char *path) { return path ? LoadLibraryA(path) : G
 #else
 using Module = void *;
 inline void *symbol(Module module, const char *name) { return dlsym(module, name); }
-inline Module module_at(const char *path) { return dlopen(path, RTLD_LAZY | RTLD_LOCAL); }  // no path: all of the process
+inline Module module_at(const char *path) { return dlopen(path, RTLD_LAZY | RTLD_LOCAL); }
 #endif
 
-// Looks all of them up in the library at `path`, which the process has loaded, or, without one, among all that it has.
-// Returns null, or the name of what is missing.
-inline const char *find_torch_functions(const char *path) {
-    const Module module = module_at(path);
-    if (!module) return path ? path : "libtorch_cpu";
+// Looks all of them up in `module`. Returns null, or the name of what is missing.
+inline const char *find_torch_functions(Module module) {
 #define FIND(result, name, arguments)                              \
     name = reinterpret_cast<decltype(name)>(symbol(module, #name)); \
     if (!name) return #name;

@@ -11,7 +11,8 @@ extern "C" {
 /* Registers the CPU kernels with the torch of this process, once; further calls do nothing. Needs torch 2.10 or later.
  *
  * `libtorch_cpu` is the path of torch's library, or NULL where the process is linked with it. `define` is 1 in a
- * process without Python, where nobody has told torch the ops' schemas yet. Returns NULL, or what is in the way. */
+ * process without Python, where nobody has told torch the ops' schemas yet; deform_attn cannot be imported after that.
+ * Returns NULL, or what is in the way. There are no derivatives without Python: calls are those of inference. */
 DEFORM_ATTN_API const char *deform_attn_register_with_torch(const char *libtorch_cpu, int32_t define);
 
 /* The schemas that `define` defines, each ended by a line feed. */
