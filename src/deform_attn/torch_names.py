@@ -47,6 +47,9 @@ OPS = Group(
     "torch._C._ExcludeDispatchKeyGuard",
     "torch._C.DispatchKey",
     "torch._C.DispatchKeySet",
+    # To autograd again, from a kernel that lies below it (backends/triton/ops.py).
+    "torch._C._SetExcludeDispatchKeyGuard",
+    "torch._C.DispatchKey.AutogradFunctionality",
 )
 """What stands around the ops. Without them the ops have no kernels, and grid_sample or `reference` runs."""
 
@@ -71,6 +74,7 @@ set_single_level_allowed = _found("torch._C._functorch.set_single_level_autograd
 forward_mode_enabled = _found("torch.autograd.forward_ad._set_fwd_grad_enabled")
 BelowAutograd = _found("torch._C._AutoDispatchBelowAutograd")
 Excluding = _found("torch._C._ExcludeDispatchKeyGuard")
+SettingExcluded = _found("torch._C._SetExcludeDispatchKeyGuard")
 DispatchKey = _found("torch._C.DispatchKey")
 KeySet = _found("torch._C.DispatchKeySet")
 is_key_excluded = _found("torch._C._dispatch_tls_is_dispatch_key_excluded")

@@ -197,6 +197,25 @@ def test_packages_of_an_extra_are_imported_inside_the_function_that_needs_them()
     assert found(at_top) == {}
 
 
+def test_only_the_gpu_kernels_import_triton_at_their_top_and_only_functions_import_them():
+    kernels = "deform_attn.backends.triton.kernels."
+    inside = {module for module in modules() if str(module).startswith("backends/triton/kernels/")}
+    wrong = {
+        str(module): [n for n, top in imports_of(module) if top and (n.split(".")[0] == "triton" or kernels in n)]
+        for module in modules()
+        if module not in inside
+    }
+    assert found(wrong) == {}
+    assert len(inside) > 5
+
+
+def test_the_backends_with_kernels_do_not_import_each_other():
+    for one, other in (("native", "triton"), ("triton", "native")):
+        names = {m: [n for n, _ in imports_of(m) if f".{other}." in n] for m in modules() if m.parts[1:2] == (one,)}
+        assert names
+        assert found(names) == {}
+
+
 def test_it_is_seen_whether_an_import_is_at_the_top(tmp_path):
     source = tmp_path / "module.py"
     source.write_text("import numpy\nfrom PIL import Image\ndef f():\n    import scipy.optimize\n")

@@ -9,6 +9,7 @@ from deform_attn.backends.base import Backend, SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
 from deform_attn.backends.native.backend import NATIVE
 from deform_attn.backends.reference import REFERENCE
+from deform_attn.backends.triton.backend import TRITON
 from deform_attn.checks import Inputs, backend_name
 from deform_attn.torch_names import REMEMBERED
 from deform_attn.torch_ops import autocast, autograd, flops, vmap
@@ -16,10 +17,10 @@ from deform_attn.torch_ops import autocast, autograd, flops, vmap
 # Imported for what they register with torch around the ops.
 _AROUND_THE_OPS = (autocast, autograd, flops, vmap)
 
-BACKENDS: tuple[Backend, ...] = (NATIVE, GRID_SAMPLE, REFERENCE)
+BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, GRID_SAMPLE, REFERENCE)
 
 # The backend with kernels for a type of device, whose absence is worth a warning.
-_BEST_ON = {"cpu": NATIVE}
+_BEST_ON = {"cpu": NATIVE, "cuda": TRITON}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ def reasons_against(backend: Backend, inputs: Inputs | None) -> list[str]:
     return reasons if reasons or inputs is None else backend.unsupported_reasons(inputs)
 
 
+def _runs_unasked(backend: Backend, inputs: Inputs) -> bool:
+    return not reasons_against(backend, inputs) and not backend.only_by_name(inputs)
+
+
 def select(inputs: Inputs, name: str | None = None) -> Backend:
     """Return the backend that runs `inputs`: the one called `name`, or else the first that can.
 
@@ -66,11 +71,11 @@ def select(inputs: Inputs, name: str | None = None) -> Backend:
     """
     if name is None:
         # The last one, reference, has never anything against a call.
-        chosen = next(backend for backend in BACKENDS if not reasons_against(backend, inputs))
+        chosen = next(backend for backend in BACKENDS if _runs_unasked(backend, inputs))
         _warn_if_slow(inputs.value.device.type, chosen)
         return chosen
     backend = get(name)
-    reasons = reasons_against(backend, inputs)
+    reasons = reasons_against(backend, inputs) or backend.prepare(inputs)
     if reasons:
         message = (
             f"backend: {name!r} cannot run this call: {'; '.join(reasons)}. Leave backend out to take one that can."
@@ -82,7 +87,8 @@ def select(inputs: Inputs, name: str | None = None) -> Backend:
 def explanation(inputs: Inputs | None, name: str | None) -> Explanation:
     """Return who runs `inputs` (or, without them, what is available), given that `name` was asked for."""
     reasons = {backend.name: reasons_against(backend, inputs) for backend in BACKENDS}
-    candidates = [name] if name is not None else list(reasons)
+    unasked = [backend.name for backend in BACKENDS if inputs is None or not backend.only_by_name(inputs)]
+    candidates = [name] if name is not None else unasked
     chosen = next((candidate for candidate in candidates if not reasons[candidate]), None)
     notes = [f"no call is remembered: {REMEMBERED.verdict}"] if REMEMBERED.missing else []
     if inputs is None or chosen is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from deform_attn import torch_names
-from deform_attn.torch_ops import decomposition, tangents
+from deform_attn.torch_ops import decomposition, meant, tangents
 from deform_attn.torch_ops.schema import ATTENDS, OPS, Op, register
 
 _Grads = tuple[Tensor | None, ...]
@@ -53,7 +53,8 @@ class _Call(Function):
         wanted = [ctx.needs_input_grad[1 + i] for i in ctx.op.gradients]
         if grad_outputs[0] is None:
             return (None,) * len(ctx.needs_input_grad)
-        grads = ctx.op.backward(grad_outputs[0], *_saved(ctx), wanted)
+        with meant.meaning(ctx.meant):
+            grads = ctx.op.backward(grad_outputs[0], *_saved(ctx), wanted)
         return _placed(ctx, ctx.op.gradients, grads, wanted)
 
     @staticmethod
@@ -78,10 +79,11 @@ class _SampleBackward(Function):
         grad_output, *inputs, _ = _saved(ctx)
         needed = [ctx.needs_input_grad[1 + i] for i in ctx.places]
         grads: list[Tensor | None] = [None] * len(ctx.places)
-        if needed[0]:
-            grads[0] = tangents.of_output(inputs, moves)
-        if any(needed[1:]):
-            grads[1:] = tangents.of_gradients(grad_output, inputs, moves)
+        with meant.meaning(ctx.meant):
+            if needed[0]:
+                grads[0] = tangents.of_output(inputs, moves)
+            if any(needed[1:]):
+                grads[1:] = tangents.of_gradients(grad_output, inputs, moves)
         return _placed(ctx, ctx.places, grads, needed)
 
     @staticmethod
@@ -98,6 +100,7 @@ class _SampleBackward(Function):
 def _save(ctx: Any, args: Sequence[Any], tensors: Sequence[int]) -> None:
     """Keep the arguments of a call; those at the places `tensors` as autograd must know of them."""
     ctx.tensors = tensors
+    ctx.meant = meant.current()
     ctx.args = [None if i in tensors else arg for i, arg in enumerate(args)]
     saved = [args[i] for i in tensors]
     ctx.save_for_backward(*saved)

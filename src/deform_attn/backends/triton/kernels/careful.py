@@ -1,0 +1,133 @@
+"""Rows done with care: the gradients of points of rows in which something is not finite, a point at a time.
+
+backward.py leaves out what only NaN and infinity ask for, and does such rows again here, as reference.py has them.
+"""
+
+import triton
+import triton.language as tl
+
+from deform_attn.backends.triton.kernels.geometry import axis, corners_of, four_shares, unmasked
+from deform_attn.backends.triton.kernels.levels import first_level, level_size, next_level
+from deform_attn.backends.triton.kernels.points import locations_of, references_of, weights_of
+from deform_attn.backends.triton.kernels.reads import read_pixels
+from deform_attn.backends.triton.kernels.rows import offset_of
+
+
+@triton.jit
+def dot_with(
+    pull, value, on_map, mask, pixel, share, channels, STEP: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr
+):
+    """Return <pull, pixel>, `[B, 1]`, 0 off the map; what is not finite under a share of 0 counts as 0."""
+    seen = unmasked(on_map, mask, pixel) if MASKED else on_map
+    read = read_pixels(value + offset_of(pixel, STEP, WIDE), seen & channels, pull.shape[0], pull.shape[1], pull.dtype)
+    read = tl.where((share == 0) & (read - read != 0), 0.0, read)
+    return tl.where(on_map, tl.sum(read * pull, 1)[:, None], 0.0)
+
+
+@triton.jit
+def point_gradients(
+    pull, value, mask, channels, x, y, a, ok, H, W, first, S,
+    STEP: tl.constexpr, NEAREST: tl.constexpr, BORDER: tl.constexpr, MASKED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Return the gradients of one point's weight and of its coordinates in pixels, `[B, 1]`."""
+    c, u, moves_x = axis(x, W, BORDER)
+    r, v, moves_y = axis(y, H, BORDER)
+    pixel, on00, on01, on10, on11 = corners_of(c, r, ok, H, W, first, S)
+    s00, s01, s10, s11 = four_shares(u, v)
+    by_x = x * 0
+    by_y = x * 0
+    if NEAREST:
+        d00 = dot_with(pull, value, on00, mask, pixel, s00 * 0 + 1, channels, STEP, WIDE, MASKED)
+        by_weight = d00
+        by_x = tl.zeros_like(x)
+        by_y = tl.zeros_like(x)
+    else:
+        d00 = dot_with(pull, value, on00, mask, pixel, s00, channels, STEP, WIDE, MASKED)
+        d01 = dot_with(pull, value, on01, mask, pixel + 1, s01, channels, STEP, WIDE, MASKED)
+        d10 = dot_with(pull, value, on10, mask, pixel + W, s10, channels, STEP, WIDE, MASKED)
+        d11 = dot_with(pull, value, on11, mask, pixel + W + 1, s11, channels, STEP, WIDE, MASKED)
+        by_weight = s00 * d00 + s01 * d01 + s10 * d10 + s11 * d11
+        any_on = on00 | on01 | on10 | on11
+        by_x = tl.where(any_on & moves_x, (1 - v) * (a * d01 - a * d00) + v * (a * d11 - a * d10), 0.0)
+        by_y = tl.where(any_on & moves_y, (1 - u) * (a * d10 - a * d00) + u * (a * d11 - a * d01), 0.0)
+    # What is read off the map is 0, and 0 times a gradient that is not finite is NaN.
+    by_weight += tl.sum(pull * 0.0, 1)[:, None]
+    by_weight = tl.where((x != x) | (y != y), float("nan"), by_weight)
+    return tl.where(ok & (H > 0) & (W > 0), by_weight, 0.0), by_x, by_y
+
+
+@triton.jit
+def careful_rows(
+    rows, row, pull, value, channels, points, points_at, weights, weights_at, references, references_at, references_l,
+    mask, table, sizes, most, rescale, scale, grad_points, grad_weights, grad_references, S,
+    COUNTS: tl.constexpr, FUSED: tl.constexpr, NEAREST: tl.constexpr, BORDER: tl.constexpr, MASKED: tl.constexpr,
+    BY_TABLE: tl.constexpr, WIDE: tl.constexpr, WANT_POINTS: tl.constexpr, WANT_WEIGHTS: tl.constexpr,
+    REFERENCE_LEVELS: tl.constexpr, STEP: tl.constexpr, T: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of points, weights and references of the rows that `rows [B]` marks."""
+    L: tl.constexpr = len(COUNTS)
+    ok = rows[:, None]
+    mean = tl.zeros([rows.shape[0], 1], F)
+    # For a softmax all gradients of weights are summed up first.
+    for turn in tl.static_range(0 if FUSED and WANT_WEIGHTS else 1, 2):
+        first = first_level(BY_TABLE)
+        done: tl.constexpr = 0
+        sum_x = tl.zeros([rows.shape[0], 1], F)
+        sum_y = tl.zeros([rows.shape[0], 1], F)
+        sum_w = tl.zeros([rows.shape[0], 1], F)
+        sum_h = tl.zeros([rows.shape[0], 1], F)
+        for l in tl.static_range(L):
+            H, W = level_size(l, sizes, table, BY_TABLE)
+            rx = most
+            ry = most
+            rw = most
+            rh = most
+            if FUSED:
+                rx, ry, rw, rh = references_of(references, references_at + l * references_l, rows, FUSED, F)
+            for j in range(COUNTS[l]):
+                t = done + j
+                x, y, raw_x, raw_y = locations_of(
+                    points, points_at[:, None] + 2 * t, ok, rx, ry, rw, rh, H, W, scale, COUNTS[l], FUSED, NEAREST, F
+                )
+                a = weights_of(weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
+                by_weight, by_x, by_y = point_gradients(
+                    pull, value, mask, channels, x, y, a, ok, H, W, first, S, STEP, NEAREST, BORDER, MASKED, WIDE
+                )
+                if turn == 0:
+                    mean += a * by_weight
+                else:
+                    at = row[:, None] * T + t
+                    if FUSED:
+                        by_weight = a * (by_weight - mean)
+                    if WANT_WEIGHTS:
+                        tl.store(grad_weights + at, by_weight.to(grad_weights.dtype.element_ty), mask=ok)
+                    in_map_x = by_x * W.to(F)
+                    in_map_y = by_y * H.to(F)
+                    if FUSED == 4:
+                        # 0 stays 0: a box or offset that is not finite has put the point where it gets no gradient.
+                        step = scale / COUNTS[l]
+                        by_x = tl.where(in_map_x == 0, 0.0, in_map_x * rw[:, None] * step)
+                        by_y = tl.where(in_map_y == 0, 0.0, in_map_y * rh[:, None] * step)
+                        sum_w += tl.where(in_map_x == 0, 0.0, in_map_x * raw_x * step)
+                        sum_h += tl.where(in_map_y == 0, 0.0, in_map_y * raw_y * step)
+                    elif FUSED == 0:
+                        by_x = in_map_x
+                        by_y = in_map_y
+                    sum_x += in_map_x
+                    sum_y += in_map_y
+                    if WANT_POINTS:
+                        tl.store(grad_points + 2 * at, by_x.to(grad_points.dtype.element_ty), mask=ok)
+                        tl.store(grad_points + 2 * at + 1, by_y.to(grad_points.dtype.element_ty), mask=ok)
+            if turn == 1 and REFERENCE_LEVELS > 0 and (REFERENCE_LEVELS > 1 or l == L - 1):
+                to = grad_references + (row * REFERENCE_LEVELS + (l if REFERENCE_LEVELS > 1 else 0))[:, None] * FUSED
+                tl.store(to, sum_x, mask=ok)
+                tl.store(to + 1, sum_y, mask=ok)
+                if FUSED == 4:
+                    tl.store(to + 2, sum_w, mask=ok)
+                    tl.store(to + 3, sum_h, mask=ok)
+                sum_x = tl.zeros([rows.shape[0], 1], F)
+                sum_y = tl.zeros([rows.shape[0], 1], F)
+                sum_w = tl.zeros([rows.shape[0], 1], F)
+                sum_h = tl.zeros([rows.shape[0], 1], F)
+            first = next_level(first, H, W)
+            done += COUNTS[l]

@@ -1,0 +1,96 @@
+"""Where the points of a tile of rows lie and how much each counts, four at a time: given, or made of raw numbers."""
+
+import triton
+import triton.language as tl
+
+from deform_attn.backends.triton.kernels.geometry import in_pixels
+
+
+@triton.jit
+def softmax_terms(logits, at, there, T: tl.constexpr, TP: tl.constexpr, F: tl.constexpr):
+    """Return of each row `[B]` the largest logit, and one over the sum of the exponentials of all above it."""
+    t = tl.arange(0, TP)
+    x = tl.load(logits + at[:, None] + t[None, :], mask=there[:, None] & (t < T)[None, :], other=float("-inf")).to(F)
+    most = tl.max(x, 1)
+    return most, 1 / tl.sum(tl.exp(x - most[:, None]), 1)
+
+
+@triton.jit
+def weights_of(weights, at, ok, most, scale, FUSED: tl.constexpr, F: tl.constexpr):
+    """Return the weights of four points a row, `[B, 4]`; of a softmax those below the smallest normal number are 0."""
+    a = tl.load(weights + at, mask=ok, other=float("-inf") if FUSED else 0.0).to(F)
+    if FUSED:
+        a = tl.exp(a - most[:, None]) * scale[:, None]
+        a = tl.where(a < (2.2250738585072014e-308 if F == tl.float64 else 1.1754943508222875e-38), 0.0, a)
+    return a
+
+
+@triton.jit
+def references_of(references, at, there, SIZE: tl.constexpr, F: tl.constexpr):
+    """Return the reference of each row, `[B]` each of x, y, w and h; of a point w and h are 1."""
+    x = tl.load(references + at, mask=there, other=0.0).to(F)
+    y = tl.load(references + at + 1, mask=there, other=0.0).to(F)
+    if SIZE == 4:
+        w = tl.load(references + at + 2, mask=there, other=0.0).to(F)
+        h = tl.load(references + at + 3, mask=there, other=0.0).to(F)
+        return x, y, w, h
+    else:
+        return x, y, x, y
+
+
+@triton.jit
+def quotient(x, y):
+    """Return x / y for y >= 1, rounded as a division is, of which the GPU would make a call of a function."""
+    inverse = 1 / y
+    near = x * inverse
+    left = tl.fma(-near, tl.broadcast_to(y, x.shape), x)
+    exact = tl.fma(left, tl.broadcast_to(inverse, x.shape), near)
+    return tl.where(left == left, exact, near)  # else x is not finite
+
+
+@triton.jit
+def beside_point(reference, offset, size):
+    """Return reference + offset / size; the rounding is that of reference.py, so that both pick the same cell."""
+    return reference[:, None] + quotient(offset, tl.maximum(size, 1).to(offset.dtype))
+
+
+@triton.jit
+def beside_box(centre, side, offset, scale, P: tl.constexpr):
+    """Return centre + offset / P * side * scale, rounded as in reference.py."""
+    count = tl.full([], P, offset.dtype)
+    return centre[:, None] + quotient(offset, count) * side[:, None] * scale
+
+
+@triton.jit
+def locations_of(
+    points,
+    at,
+    ok,
+    rx,
+    ry,
+    rw,
+    rh,
+    H,
+    W,
+    scale,
+    P: tl.constexpr,
+    FUSED: tl.constexpr,
+    NEAREST: tl.constexpr,
+    F: tl.constexpr,
+):
+    """Return where four points of each row lie, `[B, 4]` each, in pixels of their level, and the raw offsets.
+
+    FUSED is how many numbers a reference has, 0 where the points are locations themselves.
+    """
+    x = tl.load(points + at, mask=ok, other=0.0).to(F)
+    y = tl.load(points + at + 1, mask=ok, other=0.0).to(F)
+    if FUSED == 2:
+        fx = beside_point(rx, x, W)
+        fy = beside_point(ry, y, H)
+    elif FUSED == 4:
+        fx = beside_box(rx, rw, x, scale, P)
+        fy = beside_box(ry, rh, y, scale, P)
+    else:
+        fx = x
+        fy = y
+    return in_pixels(fx, W, NEAREST), in_pixels(fy, H, NEAREST), x, y

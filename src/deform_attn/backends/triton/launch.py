@@ -1,0 +1,209 @@
+"""A launch: a call of the kernels without its tensors, prepared once, and made with any others of the same metadata."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deform_attn.backends.triton import toolchain
+from deform_attn.backends.triton.layout import MOST_LEVELS_AS_NUMBERS, Call
+from deform_attn.backends.triton.tiles import is_wide, power_of_two, tile_of
+
+MOST_IMAGES = 65535  # of a grid of programs along its second and third axis
+_MOST_STRIPS = 2**17  # pixels; see rows.py
+_MOST = 1024  # launches kept; each takes about two kilobytes
+_WARP = 32
+
+Tensors = Sequence[Tensor | None]
+_launches: dict[tuple[Any, ...], "Launch"] = {}
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def launch_of(call: Call) -> "Launch":
+    """Return the launch of a call; all that it depends on is metadata."""
+    sizes = call.sizes
+    key = (
+        call.value.device,
+        tuple([None if t is None else (t.dtype, t.shape, t.stride()) for t in call.tensors]),
+        (sizes.dtype, sizes.shape) if isinstance(sizes, Tensor) else sizes,
+        call[6:],
+    )
+    launch = _launches.get(key)
+    if launch is None:
+        launch = Launch(call)
+        if len(_launches) >= _MOST:
+            _launches.clear()  # sizes that keep changing; those still in use come back with their next call
+        _launches[key] = launch
+    return launch
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    from deform_attn.backends.triton.kernels.backward import backward_kernel
+    from deform_attn.backends.triton.kernels.forward import forward_kernel
+
+    return forward_kernel, backward_kernel
+
+
+class Launch:
+    """The numbers and constants of a launch, by the names that kernels/forward.py has for them."""
+
+    def __init__(self, call: Call) -> None:
+        value, sizes, points, weights, references, mask = call[:6]
+        N, S, M, D = value.shape
+        _, Q, _, T, _ = points.shape
+        self.device = value.device
+        self.dtype = value.dtype
+        self.shape = N, Q, M * D
+        self._float: Any = None  # Triton's name of the sums' dtype, looked up when a kernel is
+        self.interpreted = toolchain.is_interpreting() and self.device.type == "cpu"
+        self.sum_dtype = torch.float64 if call.is_double else torch.float32
+        by_table = isinstance(sizes, Tensor) or len(call.counts) > MOST_LEVELS_AS_NUMBERS
+        self._sizes = None if isinstance(sizes, Tensor) else sizes
+        self.by_table = by_table
+        flat = [0] * (2 * MOST_LEVELS_AS_NUMBERS) if isinstance(sizes, Tensor) or by_table else list(sizes)
+        strides: tuple[int, ...] = (0, 0, 0)
+        if references is not None:
+            n, q, level, _ = references.stride()
+            strides = n, q, 0 if references.shape[2] == 1 else level
+        self._numbers = (
+            Q,
+            S,
+            *points.stride()[:2],
+            *weights.stride()[:2],
+            *strides,
+            call.scale,
+            *(flat + [0] * (2 * MOST_LEVELS_AS_NUMBERS - len(flat))),
+        )
+        strips = Q == S and S <= _MOST_STRIPS
+        border, nearest = call.padding_mode == "border", call.interpolation == "nearest"
+        fused = 0 if references is None else references.shape[3]
+        pairs = value.dtype == torch.bfloat16 and D % 2 == 0 and not call.is_double
+        wide = is_wide(value, points, weights, references) or Q * M * max(D, 2 * T) >= 2**31
+        self._form = M, D, call.counts, fused, nearest, border, mask is not None, by_table, strips, wide, pairs
+        self._points = T, power_of_two(T)
+        self._reference_levels = 0 if references is None else references.shape[2]
+        rows = Q if self.interpreted else N * Q * M
+        older = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) < (9, 0)
+        tiles = [tile_of(D, rows, strips, backward, self.interpreted, older) for backward in (False, True)]
+        self._tiles = tiles
+        dtypes = value.dtype, points.dtype, weights.dtype, None if references is None else references.dtype
+        table_dtype = sizes.dtype if isinstance(sizes, Tensor) else torch.int64
+        # All that a compiled kernel depends on, but for addresses and wishes.
+        self._device_form = self.device, self._form, *tiles, dtypes, table_dtype
+        self._grids = [(_count_of_tiles(tile.B, Q, S, sizes, len(call.counts), strips), M, N) for tile in tiles]
+
+    def forward(self, tensors: Tensors, sizes: Tensor | None = None) -> Tensor:
+        """Return the output `[N, Q, M*D]` of value, points, weights, references and mask."""
+        value = tensors[0]
+        assert value is not None
+        output = value.new_empty(self.shape)
+        self._launch(0, (*tensors, self._table(sizes)), (output,), ())
+        return output
+
+    def backward(
+        self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], sizes: Tensor | None = None
+    ) -> list[Tensor | None]:
+        """Return the gradients of value, points, weights and references, None where they are not wanted.
+
+        `grad_output` is contiguous and in value's dtype.
+        """
+        value, points, weights, references, mask = tensors
+        assert value is not None
+        assert points is not None
+        assert weights is not None
+        want_value, want_points, want_weights, want_references = wanted
+        grad_value = value.new_zeros(value.shape, dtype=self.sum_dtype) if want_value else None
+        grad_points = points.new_empty(points.shape) if want_points else None
+        grad_weights = weights.new_empty(weights.shape) if want_weights else None
+        by_head = None
+        if want_references and references is not None:
+            N, Q, M = points.shape[:3]
+            by_head = references.new_empty((N, Q, M, *references.shape[2:]), dtype=self.sum_dtype)
+        want = want_value, want_points, want_weights, 0 if by_head is None else self._reference_levels, True
+        given = grad_output, value, points, weights, references, mask, self._table(sizes)
+        self._launch(1, given, (grad_value, grad_points, grad_weights, by_head), want)
+        return [
+            None if grad_value is None else grad_value.to(self.dtype),
+            grad_points,
+            grad_weights,
+            None if by_head is None or references is None else by_head.sum(2).to(references.dtype),
+        ]
+
+    def prepare(self, tensors: Tensors, sizes: Tensor | None, wanted: Sequence[bool]) -> None:
+        """Compile the forward kernel for such tensors, and, where gradients are wanted, the backward one."""
+        value, points, weights = tensors[:3]
+        assert value is not None
+        nothing = value.new_empty(0)
+        table = self._table(sizes)
+        with self._on_device():
+            self._compiled(0, (*tensors, table), (nothing,), ())
+            if any(wanted):
+                want_value, want_points, want_weights, want_references = wanted
+                made = (
+                    nothing.to(self.sum_dtype) if want_value else None,
+                    nothing.to(points.dtype) if want_points and points is not None else None,
+                    nothing.to(weights.dtype) if want_weights and weights is not None else None,
+                    nothing.to(self.sum_dtype) if want_references else None,
+                )
+                want = want_value, want_points, want_weights, self._reference_levels if want_references else 0, True
+                self._compiled(1, (nothing, *tensors, table), made, want)
+
+    def _launch(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> None:
+        grid = self._grids[backward]
+        if self.interpreted:
+            _kernels()[backward][grid](*self._arguments(backward, given, made, want))
+            return
+        with self._on_device():
+            self._compiled(backward, given, made, want)[grid](*self._arguments(backward, given, made, want))
+
+    def _arguments(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._float is None:
+            self._float = _floats()[self.sum_dtype]
+        tile = self._tiles[backward]
+        return (*given, *made, *self._numbers, *self._form, *want, *self._points, tile.B, tile.BD, self._float)
+
+    def _compiled(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> Any:
+        # Triton compiles code of its own for addresses that are no multiples of 16.
+        aligned = tuple([None if tensor is None else tensor.data_ptr() % 16 == 0 for tensor in (*given, *made)])
+        key = backward, self._device_form, want, aligned
+        kernel = _compiled.get(key)
+        if kernel is None:
+            args = self._arguments(backward, given, made, want)
+            kernel = toolchain.compiled(_kernels()[backward], args, self._tiles[backward].num_warps)
+            _compiled[key] = kernel
+        return kernel
+
+    def _on_device(self) -> Any:
+        if self.device.type != "cuda" or self.device.index == torch.cuda.current_device():
+            return nullcontext()
+        return torch.cuda.device(self.device)
+
+    def _table(self, sizes: Tensor | None) -> Tensor | None:
+        if sizes is not None or not self.by_table:
+            return sizes
+        assert self._sizes is not None
+        # Filled, since a copy of the host's numbers would wait, and may not be part of a CUDA graph.
+        table = torch.empty(len(self._sizes), dtype=torch.int64, device=self.device)
+        for i, size in enumerate(self._sizes):
+            table[i].fill_(size)
+        return table
+
+
+@cache
+def _floats() -> dict[torch.dtype, Any]:
+    import triton.language as tl
+
+    return {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def _count_of_tiles(B: int, Q: int, S: int, sizes: Any, levels: int, strips: bool) -> int:
+    """Return how many tiles of B rows the queries have; in strips each level begins with a tile of its own."""
+    if not strips:
+        return -(-Q // B)
+    if isinstance(sizes, Tensor):
+        return -(-S // B) + levels  # at most
+    return sum(-(-H * W // B) for H, W in zip(sizes[::2], sizes[1::2], strict=True))

@@ -1,0 +1,70 @@
+"""Triton itself: whether it is here, whether it interprets kernels on the CPU, and how it fails to compile one."""
+
+import importlib.util
+import os
+import subprocess
+from functools import cache
+from typing import Any
+
+import torch
+
+from deform_attn import torch_names
+
+OLDEST = (3, 6)
+
+
+class KernelUnavailable(Exception):
+    """A kernel cannot be made on this machine; the text says why."""
+
+
+def is_interpreting() -> bool:
+    """Return whether kernels run in Triton's interpreter, on the CPU; Triton asks so where it meets each kernel."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def missing() -> list[str]:
+    """Return what keeps every kernel from running on this machine."""
+    if torch_names.OPS.missing:
+        return [torch_names.OPS.verdict]
+    if importlib.util.find_spec("triton") is None:
+        return ["Triton is not installed; it comes with torch's builds for CUDA and ROCm (Windows: triton-windows)"]
+    import triton
+
+    numbers = triton.__version__.split(".")[:2]
+    if tuple(int(number) for number in numbers) < OLDEST:
+        return [f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"]
+    return []
+
+
+def compiled(kernel: Any, args: tuple[Any, ...], num_warps: int) -> Any:
+    """Return a kernel compiled for arguments like these and loaded on the current device.
+
+    Raises:
+        KernelUnavailable: this machine cannot compile it. Errors of the device itself are not caught.
+    """
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    try:
+        # Fused multiply-adds would move points off the centres of pixels.
+        made = kernel.warmup(*args, grid=(1,), num_warps=num_warps, num_stages=1, enable_fp_fusion=False)
+        made._init_handles()
+        return made
+    except (CompilationError, OutOfResources, PTXASError, subprocess.CalledProcessError, OSError, ImportError) as error:
+        raise KernelUnavailable(_first_line(error)) from error
+    except RuntimeError as error:
+        # Triton has no type of its own for a missing C compiler, nor for a machine without a driver.
+        if any(text in str(error) for text in ("C compiler", "active drivers", "compatible backends")):
+            raise KernelUnavailable(_first_line(error)) from error
+        raise
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being recorded, where nothing may wait for the device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"Triton could not compile for this GPU ({type(error).__name__}: {lines[0] if lines else 'no message'})"
