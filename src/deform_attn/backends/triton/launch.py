@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.triton import toolchain
-from deform_attn.backends.triton.layout import MOST_LEVELS_AS_NUMBERS, Call
+from deform_attn.backends.triton.layout import Call, flat_sizes, is_by_table, strides_of, table_of
 from deform_attn.backends.triton.tiles import is_wide, power_of_two, tile_of
 
 MOST_IMAGES = 65535  # of a grid of programs along its second and third axis
 _MOST_STRIPS = 2**17  # pixels; see rows.py
 _MOST = 1024  # launches kept; each takes about two kilobytes
-_WARP = 32
 
 Tensors = Sequence[Tensor | None]
 _launches: dict[tuple[Any, ...], "Launch"] = {}
@@ -61,29 +60,26 @@ class Launch:
         self._float: Any = None  # Triton's name of the sums' dtype, looked up when a kernel is
         self.interpreted = toolchain.is_interpreting() and self.device.type == "cpu"
         self.sum_dtype = torch.float64 if call.is_double else torch.float32
-        by_table = isinstance(sizes, Tensor) or len(call.counts) > MOST_LEVELS_AS_NUMBERS
-        self._sizes = None if isinstance(sizes, Tensor) else sizes
-        self.by_table = by_table
-        flat = [0] * (2 * MOST_LEVELS_AS_NUMBERS) if isinstance(sizes, Tensor) or by_table else list(sizes)
-        strides: tuple[int, ...] = (0, 0, 0)
-        if references is not None:
-            n, q, level, _ = references.stride()
-            strides = n, q, 0 if references.shape[2] == 1 else level
-        self._numbers = (
-            Q,
-            S,
-            *points.stride()[:2],
-            *weights.stride()[:2],
-            *strides,
-            call.scale,
-            *(flat + [0] * (2 * MOST_LEVELS_AS_NUMBERS - len(flat))),
-        )
+        self._sizes = () if isinstance(sizes, Tensor) else sizes
+        self._numbers = Q, S, *strides_of(call), call.scale, *flat_sizes(sizes)
         strips = Q == S and S <= _MOST_STRIPS
         border, nearest = call.padding_mode == "border", call.interpolation == "nearest"
         fused = 0 if references is None else references.shape[3]
         pairs = value.dtype == torch.bfloat16 and D % 2 == 0 and not call.is_double
         wide = is_wide(value, points, weights, references) or Q * M * max(D, 2 * T) >= 2**31
-        self._form = M, D, call.counts, fused, nearest, border, mask is not None, by_table, strips, wide, pairs
+        self._form = (
+            M,
+            D,
+            call.counts,
+            fused,
+            nearest,
+            border,
+            mask is not None,
+            is_by_table(sizes),
+            strips,
+            wide,
+            pairs,
+        )
         self._points = T, power_of_two(T)
         self._reference_levels = 0 if references is None else references.shape[2]
         rows = Q if self.interpreted else N * Q * M
@@ -139,7 +135,7 @@ class Launch:
         assert value is not None
         nothing = value.new_empty(0)
         table = self._table(sizes)
-        with self._on_device():
+        with on_device(self.device):
             self._compiled(0, (*tensors, table), (nothing,), ())
             if any(wanted):
                 want_value, want_points, want_weights, want_references = wanted
@@ -157,12 +153,12 @@ class Launch:
         if self.interpreted:
             _kernels()[backward][grid](*self._arguments(backward, given, made, want))
             return
-        with self._on_device():
+        with on_device(self.device):
             self._compiled(backward, given, made, want)[grid](*self._arguments(backward, given, made, want))
 
     def _arguments(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._float is None:
-            self._float = _floats()[self.sum_dtype]
+            self._float = floats()[self.sum_dtype]
         tile = self._tiles[backward]
         return (*given, *made, *self._numbers, *self._form, *want, *self._points, tile.B, tile.BD, self._float)
 
@@ -177,24 +173,20 @@ class Launch:
             _compiled[key] = kernel
         return kernel
 
-    def _on_device(self) -> Any:
-        if self.device.type != "cuda" or self.device.index == torch.cuda.current_device():
-            return nullcontext()
-        return torch.cuda.device(self.device)
-
     def _table(self, sizes: Tensor | None) -> Tensor | None:
-        if sizes is not None or not self.by_table:
-            return sizes
-        assert self._sizes is not None
-        # Filled, since a copy of the host's numbers would wait, and may not be part of a CUDA graph.
-        table = torch.empty(len(self._sizes), dtype=torch.int64, device=self.device)
-        for i, size in enumerate(self._sizes):
-            table[i].fill_(size)
-        return table
+        return table_of(self._sizes if sizes is None else sizes, self.device)
+
+
+def on_device(device: torch.device) -> Any:
+    """Return a context in which a device is the current one."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 @cache
-def _floats() -> dict[torch.dtype, Any]:
+def floats() -> dict[torch.dtype, Any]:
+    """Return Triton's names of the dtypes of sums."""
     import triton.language as tl
 
     return {torch.float32: tl.float32, torch.float64: tl.float64}

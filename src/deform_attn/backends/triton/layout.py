@@ -9,12 +9,14 @@ from deform_attn.torch_ops import schema
 
 MOST_LEVELS_AS_NUMBERS = 8
 
+Sizes = tuple[int, ...] | Tensor  # H and W of each level, or [L, 2]
+
 
 class Call(NamedTuple):
     """A call of either op; of the classic one `references` and `mask` are None."""
 
     value: Tensor  # [N, S, M, D]
-    sizes: tuple[int, ...] | Tensor  # H and W of each level, or [L, 2]
+    sizes: Sizes
     points: Tensor  # [N, Q, M, T, 2], locations or offsets
     weights: Tensor  # [N, Q, M, T], weights or logits
     references: Tensor | None  # [N, Q, L or 1, 2 or 4]
@@ -57,6 +59,39 @@ def call_of(op: schema.Op, args: Any) -> Call:
         tuple(counts),
         *options,
     )
+
+
+def strides_of(call: Call) -> tuple[int, ...]:
+    """Return how far apart images and queries are, of points, weights and references, and levels of the last."""
+    reference: tuple[int, ...] = (0, 0, 0)
+    if call.references is not None:
+        n, q, level, _ = call.references.stride()
+        reference = n, q, 0 if call.references.shape[2] == 1 else level
+    return *call.points.stride()[:2], *call.weights.stride()[:2], *reference
+
+
+def is_by_table(sizes: Sizes) -> bool:
+    """Return whether the kernels read sizes in a table on the device."""
+    return isinstance(sizes, Tensor) or len(sizes) > 2 * MOST_LEVELS_AS_NUMBERS
+
+
+def flat_sizes(sizes: Sizes) -> tuple[int, ...]:
+    """Return H and W of each of eight levels, 0 where there is none or the table has them."""
+    given: tuple[int, ...] = () if isinstance(sizes, Tensor) or is_by_table(sizes) else sizes
+    return given + (0,) * (2 * MOST_LEVELS_AS_NUMBERS - len(given))
+
+
+def table_of(sizes: Sizes, device: torch.device) -> Tensor | None:
+    """Return the table of sizes `[L, 2]`, or None where they are numbers of the launch."""
+    if isinstance(sizes, Tensor):
+        return sizes
+    if not is_by_table(sizes):
+        return None
+    # Filled, since a copy of the host's numbers would wait, and may not be part of a CUDA graph.
+    table = torch.empty(len(sizes), dtype=torch.int64, device=device)
+    for place, size in zip(table.unbind(), sizes, strict=True):
+        place.fill_(size)
+    return table
 
 
 def _dense(tensor: Tensor, axes: int) -> Tensor:

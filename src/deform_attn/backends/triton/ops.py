@@ -11,7 +11,7 @@ from deform_attn import torch_names
 from deform_attn.backends.base import SlowBackendWarning
 from deform_attn.backends.grid_sample import GRID_SAMPLE
 from deform_attn.backends.reference import REFERENCE
-from deform_attn.backends.triton import toolchain
+from deform_attn.backends.triton import deterministic, toolchain
 from deform_attn.backends.triton.launch import MOST_IMAGES, launch_of
 from deform_attn.backends.triton.layout import Call, call_of
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
@@ -118,7 +118,11 @@ def _gradients(grad_output: Tensor, call: Call, want: Sequence[bool]) -> list[Te
         return [torch.cat(grads) if w else None for grads, w in zip(zip(*parts, strict=True), want, strict=True)]
     sizes = call.sizes if isinstance(call.sizes, Tensor) else None
     pull = grad_output.to(call.value.dtype).contiguous()
-    return launch_of(call).backward(pull, call.tensors, want, sizes)
+    if not want[0] or not torch.are_deterministic_algorithms_enabled():
+        return launch_of(call).backward(pull, call.tensors, want, sizes)
+    others = [False, *want[1:]]
+    grads = launch_of(call).backward(pull, call.tensors, others, sizes) if any(others) else [None] * 4
+    return [deterministic.grad_value(pull, call), *grads[1:]]
 
 
 def _images(call: Call, n: int) -> Call:

@@ -55,9 +55,8 @@ def beside_point(reference, offset, size):
 
 
 @triton.jit
-def beside_box(centre, side, offset, scale, P: tl.constexpr):
-    """Return centre + offset / P * side * scale, rounded as in reference.py."""
-    count = tl.full([], P, offset.dtype)
+def beside_box(centre, side, offset, scale, count):
+    """Return centre + offset / count * side * scale, rounded as in reference.py; `count` is of the level's points."""
     return centre[:, None] + quotient(offset, count) * side[:, None] * scale
 
 
@@ -88,8 +87,9 @@ def locations_of(
         fx = beside_point(rx, x, W)
         fy = beside_point(ry, y, H)
     elif FUSED == 4:
-        fx = beside_box(rx, rw, x, scale, P)
-        fy = beside_box(ry, rh, y, scale, P)
+        count = tl.full([], P, F)
+        fx = beside_box(rx, rw, x, scale, count)
+        fy = beside_box(ry, rh, y, scale, count)
     else:
         fx = x
         fy = y
