@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-core test-slow fuzz sanitize browser lint format clean
+.PHONY: help demo bench gpu test test-core test-slow test-gpu-kernels fuzz sanitize browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -26,8 +26,13 @@ test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core 
 test-core: .venv-core/installed ## run the tests of the op and the house with torch alone (.venv-core/)
 	.venv-core/bin/python $(WORKSTEAL) -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
 
-test-slow: .venv/installed-dev ## run the tests marked slow
-	$(PYTEST) -m slow
+test-slow: .venv/installed-dev test-gpu-kernels ## run the tests marked slow, those of the GPU kernels too
+	$(PYTEST) -m slow --ignore tests/backends/triton
+
+# Two runs: Triton asks for its interpreter when it meets a kernel, and then compiles none.
+test-gpu-kernels: .venv/installed-dev ## run the GPU kernels in Triton's interpreter, and compile them; no GPU is needed
+	TRITON_INTERPRET=1 $(PYTEST) tests/backends/triton
+	$(PYTEST) tests/backends/triton
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \

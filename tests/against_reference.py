@@ -14,14 +14,14 @@ def differentiable(tensors):
     return [tensor.detach().clone().requires_grad_() for tensor in tensors]
 
 
-def compare(function, tensors, dtype, seed=0, **options):
+def compare(function, tensors, dtype, seed=0, backend="native", **options):
     """Compare output and gradients with those of the reference, from the same numbers in dtypes that round nothing.
 
     With the narrow ones on both sides, two right results could lie a whole rounding step apart.
     """
     actual = differentiable(tensors)
     wide = differentiable([tensor.to(WIDE.get(tensor.dtype, torch.float32)) for tensor in tensors])
-    output = function(*actual, backend="native", **options)
+    output = function(*actual, backend=backend, **options)
     wanted = function(*wide, backend="reference", **options)
     generator = torch.Generator().manual_seed(seed)
     grad_output = torch.randn(output.shape, generator=generator).to(dtype)

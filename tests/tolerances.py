@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 FINITE_DIFFERENCES = "finite differences"
+CUT_OFF = "bfloat16 cut off"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ TOLERANCES = {
     ),
     torch.float16: Tolerance(
         2**-11, 1e-5, "computed in float32 (absolute part as there), then rounded once: half a step is 2^-11 relative"
+    ),
+    CUT_OFF: Tolerance(
+        2**-7,
+        1e-5,
+        "Triton's interpreter cuts numbers off to bfloat16, where a GPU rounds them: a step is 2^-7 relative",
     ),
     FINITE_DIFFERENCES: Tolerance(
         1e-6, 1e-6, "central differences with step 1e-6 in float64: rounding leaves 1e-16 / 1e-6, times sums of terms"

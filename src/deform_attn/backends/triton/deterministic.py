@@ -18,12 +18,13 @@ MOST_POINTS = 2**25
 _ROWS = 32  # a program
 
 
-def grad_value(grad_output: Tensor, call: Call, most_points: int = MOST_POINTS) -> Tensor:
+def grad_value(grad_output: Tensor, call: Call) -> Tensor:
     """Return the gradient of value, `[N, S, M, D]`, of a call in which nothing is empty but perhaps levels."""
+    toolchain.require()
     N, S, M, _ = call.value.shape
     Q, T = call.points.shape[1], call.points.shape[3]
-    images = max(1, min(N, most_points // (Q * M * T), (2**31 - 2) // (4 * M * S) if S else N))
-    queries = Q if most_points >= Q * M * T else max(1, most_points // (M * T))
+    images = max(1, min(N, MOST_POINTS // (Q * M * T), (2**31 - 2) // (4 * M * S) if S else N))
+    queries = Q if Q * M * T <= MOST_POINTS else max(1, MOST_POINTS // (M * T))
     in_parts = queries < Q
     sums = torch.float64 if call.is_double else torch.float32
     new = call.value.new_zeros if in_parts else call.value.new_empty

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from deform_attn.backends.triton import toolchain
 from deform_attn.backends.triton.layout import Call, flat_sizes, is_by_table, strides_of, table_of
-from deform_attn.backends.triton.tiles import is_wide, power_of_two, tile_of
+from deform_attn.backends.triton.tiles import groups_of, is_wide, power_of_two, tile_of
 
 MOST_IMAGES = 65535  # of a grid of programs along its second and third axis
+CAREFUL = True  # see kernels/backward.py
 _MOST_STRIPS = 2**17  # pixels; see rows.py
 _MOST = 1024  # launches kept; each takes about two kilobytes
 
@@ -81,6 +82,7 @@ class Launch:
             pairs,
         )
         self._points = T, power_of_two(T)
+        self._groups = groups_of(call.counts)
         self._reference_levels = 0 if references is None else references.shape[2]
         rows = Q if self.interpreted else N * Q * M
         older = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) < (9, 0)
@@ -119,7 +121,14 @@ class Launch:
         if want_references and references is not None:
             N, Q, M = points.shape[:3]
             by_head = references.new_empty((N, Q, M, *references.shape[2:]), dtype=self.sum_dtype)
-        want = want_value, want_points, want_weights, 0 if by_head is None else self._reference_levels, True
+        want = (
+            want_value,
+            want_points,
+            want_weights,
+            0 if by_head is None else self._reference_levels,
+            True,
+            self._groups,
+        )
         given = grad_output, value, points, weights, references, mask, self._table(sizes)
         self._launch(1, given, (grad_value, grad_points, grad_weights, by_head), want)
         return [
@@ -145,7 +154,14 @@ class Launch:
                     nothing.to(weights.dtype) if want_weights and weights is not None else None,
                     nothing.to(self.sum_dtype) if want_references else None,
                 )
-                want = want_value, want_points, want_weights, self._reference_levels if want_references else 0, True
+                want = (
+                    want_value,
+                    want_points,
+                    want_weights,
+                    self._reference_levels if want_references else 0,
+                    True,
+                    self._groups,
+                )
                 self._compiled(1, (nothing, *tensors, table), made, want)
 
     def _launch(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> None:
@@ -168,6 +184,7 @@ class Launch:
         key = backward, self._device_form, want, aligned
         kernel = _compiled.get(key)
         if kernel is None:
+            toolchain.require()
             args = self._arguments(backward, given, made, want)
             kernel = toolchain.compiled(_kernels()[backward], args, self._tiles[backward].num_warps)
             _compiled[key] = kernel

@@ -24,6 +24,17 @@ def power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+def groups_of(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the first point and the number of points of each group of four, level by level, flat."""
+    groups: list[int] = []
+    first = 0
+    for count in counts:
+        for k in range(0, count, 4):
+            groups += (first + k, min(4, count - k))
+        first += count
+    return tuple(groups)
+
+
 def tile_of(D: int, rows: int, strips: bool, backward: bool, interpreted: bool, few_registers: bool = False) -> Tile:
     """Return the tile of a call of this many rows with D channels; `few_registers`: of a GPU older than sm_90."""
     BD = max(4, power_of_two(D))

@@ -37,6 +37,12 @@ def missing() -> list[str]:
     return []
 
 
+def require() -> None:
+    """Raise KernelUnavailable where no kernel can run on this machine."""
+    if reasons := missing():
+        raise KernelUnavailable("; ".join(reasons))
+
+
 def compiled(kernel: Any, args: tuple[Any, ...], num_warps: int) -> Any:
     """Return a kernel compiled for arguments like these and loaded on the current device.
 

@@ -132,6 +132,7 @@ def backward_kernel(
     WANT_WEIGHTS: tl.constexpr,
     REFERENCE_LEVELS: tl.constexpr,
     CAREFUL: tl.constexpr,
+    GROUPS: tl.constexpr,
     T: tl.constexpr,
     TP: tl.constexpr,
     B: tl.constexpr,
@@ -140,8 +141,8 @@ def backward_kernel(
 ):
     """Write the gradients of points and weights, and of references for each head; add to that of value.
 
-    REFERENCE_LEVELS: for how many levels a gradient of the references is wanted, 0 for none. CAREFUL is off only where
-    instructions are counted that every row takes.
+    GROUPS are the first point of each four, and how many there are. REFERENCE_LEVELS: for how many levels a gradient of
+    the references is wanted, 0 for none. CAREFUL is off only where instructions are counted that every row takes.
     """
     STEP: tl.constexpr = M * D
     VALUE_STEP: tl.constexpr = STEP // 2 if PAIRS else STEP
@@ -318,17 +319,12 @@ def backward_kernel(
         for i in tl.static_range(len(shares)):
             total += shares[i] * pulls[i]
         mean = tl.sum(total, 1)[:, None]
-        behind: tl.constexpr = 0
-        group: tl.constexpr = 0
-        for l in tl.static_range(L):
-            for k in tl.static_range((COUNTS[l] + 3) // 4):
-                j = k * 4 + tl.arange(0, 4)
-                by_logit = shares[group] * (pulls[group] - mean)
-                at = row[:, None] * T + (behind + j)[None, :]
-                ok = there[:, None] & (j < COUNTS[l])[None, :]
-                tl.store(grad_weights + at, by_logit.to(grad_weights.dtype.element_ty), mask=ok)
-                group += 1
-            behind += COUNTS[l]
+        j = tl.arange(0, 4)
+        for i in tl.static_range(len(shares)):
+            by_logit = shares[i] * (pulls[i] - mean)
+            at = row[:, None] * T + (GROUPS[2 * i] + j)[None, :]
+            ok = there[:, None] & (j < GROUPS[2 * i + 1])[None, :]
+            tl.store(grad_weights + at, by_logit.to(grad_weights.dtype.element_ty), mask=ok)
     if WANT_DOTS and CAREFUL:
         # In most programs no row is bad. Bits of the others stay what they are.
         spoilt = tl.sum(bad, 1) + tl.sum(bad_places, 1) != 0

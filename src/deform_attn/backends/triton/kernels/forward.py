@@ -74,7 +74,7 @@ def codes(x, y, a, ok, H, W, first, S, mask, NEAREST: tl.constexpr, BORDER: tl.c
         code01 = coded(a * s01, on01)
         code10 = coded(a * s10, on10)
         code11 = coded(a * s11, on11)
-    bad = tl.where((x != x) | (y != y), x + y, tl.where(read, 0.0, a * 0.0))
+    bad = tl.where(ok & ((x != x) | (y != y)), x + y, tl.where(read, 0.0, a * 0.0))
     return pixel, code00, code01, code10, code11, bad
 
 
