@@ -261,7 +261,7 @@ def _chosen(inputs: checks.Inputs, name: str | None, key: remembered.Key | None,
     """Return the backend that runs a judged call; a call that has a key is remembered for it."""
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name, inputs.num_points)
-    if key is not None and chosen.is_registered:
+    if key is not None and chosen.is_registered and not chosen.only_by_name(inputs):
         remembered.remember(key, inputs, tensors)
     return chosen
 

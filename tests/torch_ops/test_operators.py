@@ -6,8 +6,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cases import SMALL_CASES, case_id, grad_output_of, inputs_of, named
-from deform_attn import deformable_attention, explain, multi_scale_deformable_attention
+from cases import CASES, SMALL_CASES, case_id, grad_output_of, inputs_of, named
+from deform_attn import checks, deformable_attention, explain, multi_scale_deformable_attention
 from deform_attn.torch_ops import schema
 from tolerances import assert_close
 
@@ -234,3 +234,25 @@ def test_deterministic_algorithms_change_nothing(form):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_the_arguments_of_a_twin_are_those_of_its_op(case):
+    inputs = inputs_of(case, torch.float32)
+    for tensors, judge, given in (
+        (inputs.classic_tensors, checks.sampling_inputs, inputs.classic_options),
+        (inputs.fused_tensors, checks.attention_inputs, inputs.fused_options),
+    ):
+        names = {"num_points": None, "interpolation": "bilinear", "padding_mode": "zeros"}
+        if judge is checks.attention_inputs:
+            names |= {"padding_mask": None, "offset_scale": 0.5}
+        options = names | given
+        judged = judge(tensors[0], inputs.spatial_shapes, *tensors[1:], **options)
+        op, masks = schema.op_of(judged), [options["padding_mask"]] if "padding_mask" in options else []
+        twin = [*tensors, *masks, *schema.judged_options(judged)]
+        for actual, expected in zip(schema.arguments_of_twin(op, twin), schema.arguments(judged), strict=True):
+            same = torch.equal(actual, expected) if isinstance(expected, torch.Tensor) else actual == expected
+            assert same if not isinstance(expected, tuple) else actual == list(expected)
+        torch.testing.assert_close(
+            op.judged(*twin), op.forward(*schema.arguments(judged)), rtol=0, atol=0, equal_nan=True
+        )

@@ -20,9 +20,9 @@ class Backend:
     `unavailable_reasons` says why it cannot run on this machine at all, `unsupported_reasons` why it cannot run one
     call; an empty list means that it can. The latter may look at metadata only (device, dtype, shapes, options), so
     that the choice can be made while tracing. `is_registered` says that its kernels are those of the ops on its device,
-    and of the ops' twins, so that its calls can be remembered (remembered.py). A call that
-    is `only_by_name` is never left to it otherwise, nor remembered. `prepare` makes what a call that asks for it by name
-    needs, and says why it cannot. `notes` says what of a call costs more than it seems.
+    and of the ops' twins, so that its calls can be remembered (remembered.py). A call that is `only_by_name` is never
+    left to it otherwise, nor remembered. `prepare` makes what a call that asks for it by name needs, and says why it
+    cannot. `notes` says what of a call costs more than it seems.
     """
 
     name: str

@@ -142,6 +142,11 @@ def register(op: Op, forward: Callable[..., Any], backward: Callable[..., Any], 
     LIBRARY.impl(op.backward_name, backward, key)
 
 
+def register_twin(op: Op, kernel: Callable[..., Any], key: str) -> None:
+    """Register the kernel of the twin of an op that takes ints, for a device."""
+    LIBRARY.impl(f"{op.name}.judged", kernel, key)
+
+
 def op_of(inputs: Inputs) -> Op:
     """Return the op of a judged call."""
     ops = SAMPLES if isinstance(inputs, SamplingInputs) else ATTENDS
@@ -171,6 +176,19 @@ def judged_options(inputs: Inputs) -> list[Any]:
     for (H, W), P in zip(inputs.spatial_shapes, inputs.num_points, strict=True):
         call += (H, W, P)
     return [float(inputs.offset_scale), call] if isinstance(inputs, AttentionInputs) else [call]
+
+
+def arguments_of_twin(op: Op, args: Sequence[Any]) -> list[Any]:
+    """Return the arguments of a twin as those of its op."""
+    *given, (nearest, border, *rows) = args
+    tensors = given[: len(op.tensors)]
+    value, *references, points, weights = tensors[:4] if op in ATTENDS else tensors
+    points = points.flatten(3, 4) if points.ndim == 6 else points
+    weights = weights.flatten(3, 4) if weights.ndim == 5 else weights
+    references = [each.unsqueeze(2) if each.ndim == 3 else each for each in references]
+    sizes = [size for i in range(0, len(rows), 3) for size in rows[i : i + 2]]
+    options = "nearest" if nearest else "bilinear", "border" if border else "zeros"
+    return [value, sizes, *references, points, weights, *given[4:], rows[2::3], *options]
 
 
 def flat(shapes: Sequence[tuple[int, int]]) -> list[int]:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from deform_attn import torch_names
-from deform_attn.backends.base import Backend, Tensors
-from deform_attn.backends.triton import ops, toolchain
+from deform_attn.backends.base import Backend
+from deform_attn.backends.triton import ops, toolchain, twins
 from deform_attn.backends.triton.launch import MOST_IMAGES
-from deform_attn.backends.triton.plan import plan
 from deform_attn.checks import Inputs
-from deform_attn.shape_checks import fit
 from deform_attn.tensor_checks import is_fake
 from deform_attn.torch_ops import meant, schema
+from deform_attn.whole_numbers import fit
 
 NAME = "triton"
 # A type of device, and torch's dispatch key for it; ROCm has CUDA's. A further device is a line here.
@@ -68,10 +67,6 @@ def _run(inputs: Inputs) -> Tensor:
         return schema.run(inputs)
 
 
-def _plan(inputs: Inputs, tensors: Tensors) -> Any:
-    return None if _only_by_name(inputs) else plan(inputs, tensors)
-
-
 TRITON = Backend(
     name=NAME,
     summary="GPU kernels, compiled by Triton on first use: every option and every derivative",
@@ -79,7 +74,7 @@ TRITON = Backend(
     unsupported_reasons=_unsupported_reasons,
     sample=_run,
     attend=_run,
-    plan=_plan,
+    is_registered=True,
     only_by_name=_only_by_name,
     prepare=_prepare,
 )
@@ -103,5 +98,7 @@ if not torch_names.OPS.missing:
         _forward, _backward = ops.forward_of(_op), ops.backward_of(_op)
         for _key in KEYS.values():
             schema.register(_op, _forward, _backward, _key)
+            if _op in (schema.SAMPLE, schema.ATTEND):
+                schema.register_twin(_op, twins.twin_of(_op), _key)
         if toolchain.is_interpreting():
             schema.register(_op, _switch(_op.forward, _forward), _switch(_op.backward, _backward), "BackendSelect")
