@@ -69,18 +69,9 @@ int64_t extent(const Array &array, int64_t bytes) {
     return (last + 1) * bytes;
 }
 
-// Says where the numbers of `tensor` lie, the one way by which an address reaches the kernels. Its last `axes` axes are
-// dense and it is of `dtype`: if not, it is replaced by a copy that is. torch has tensors without memory.
-bool array_of(Tensor &tensor, const char *name, int64_t axes, int32_t dtype, int64_t bytes, Array &array, Fault &fault) {
-    array = tensor.shape();
-    if (!array.there()) return true;
-    if (tensor.dtype() != dtype || !array.dense(axes)) {
-        tensor = converted(tensor, dtype, fault);
-        if (!tensor.there()) return false;
-        array = tensor.shape();
-    }
-    array.dtype = dtypes.code(dtype);
-    if (array.empty()) return true;
+// Whether the memory of a tensor holds its numbers, and where: torch has tensors whose memory was freed or shrunk.
+bool in_memory(const Tensor &tensor, const char *name, Array &array, Fault &fault) {
+    const int64_t bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(tensor.dtype()));
     int64_t held = 0, offset = 0;
     torch_get_const_data_ptr(tensor.handle(), &array.data);
     aoti_torch_get_storage_size(tensor.handle(), &held);
@@ -99,8 +90,20 @@ bool array_of(Tensor &tensor, const char *name, int64_t axes, int32_t dtype, int
     return false;
 }
 
-int64_t bytes_of(int64_t code) {
-    return code == DEFORM_ATTN_FLOAT64 ? 8 : code == DEFORM_ATTN_FLOAT32 ? 4 : 2;
+// Says where the numbers of `tensor` lie, the one way by which an address reaches the kernels. Its last `axes` axes are
+// dense and it is of `dtype`: if not, it is replaced by a copy that is.
+bool array_of(Tensor &tensor, const char *name, int64_t axes, int32_t dtype, Array &array, Fault &fault) {
+    array = tensor.shape();
+    if (!array.there()) return true;
+    if (!array.empty() && !in_memory(tensor, name, array, fault)) return false;
+    if (tensor.dtype() != dtype || !array.dense(axes)) {
+        tensor = converted(tensor, dtype, fault);
+        if (!tensor.there()) return false;
+        array = tensor.shape();
+        torch_get_const_data_ptr(tensor.handle(), &array.data);
+    }
+    array.dtype = dtypes.code(dtype);
+    return true;
 }
 
 // As array_of, for a tensor of floats of a dtype of its own, or of `dtype` where that is not 0.
@@ -112,7 +115,7 @@ bool float_array(Tensor &tensor, const char *name, int64_t axes, Array &array, F
         return true;
     }
     const int32_t taken = dtype ? *dtype : own;
-    return array_of(tensor, name, axes, taken, bytes_of(dtypes.code(taken)), array, fault);
+    return array_of(tensor, name, axes, taken, array, fault);
 }
 
 // Which op it is, and in which of its forms.
@@ -193,7 +196,7 @@ private:
                 fault.add("padding_mask: expected dtype bool, got another one. Use padding_mask.bool(); True marks padding.");
                 return false;
             }
-            if (!array_of(taken_.mask, "padding_mask", 1, dtypes.boolean, 1, arguments.mask, fault)) return false;
+            if (!array_of(taken_.mask, "padding_mask", 1, dtypes.boolean, arguments.mask, fault)) return false;
         }
         memcpy(&arguments.offset_scale, &taken_.scale, sizeof arguments.offset_scale);
         if (form_.judged) return read_judged(fault) && lay_out(arguments, call_, fault);
@@ -237,7 +240,7 @@ private:
                       is_float(taken_.sizes) ? " of another dtype" : "");
             return false;
         }
-        if (!array_of(taken_.sizes, "spatial_shapes", 2, dtypes.int64, sizeof(int64_t), sizes, fault)) return false;
+        if (!array_of(taken_.sizes, "spatial_shapes", 2, dtypes.int64, sizes, fault)) return false;
         if (!arguments_.shapes.resize(2 * levels)) {
             fault.add("deform_attn: no memory for %lld levels", static_cast<long long>(levels));
             return false;

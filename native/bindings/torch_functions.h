@@ -48,6 +48,7 @@ constexpr uint64_t abi_version = uint64_t(2) << 56 | uint64_t(10) << 48;
        TensorHandle *made))                                                                                           \
     F(Error, aoti_torch_copy_, (TensorHandle to, TensorHandle from, int32_t non_blocking))                            \
     F(Error, aoti_torch_delete_tensor_object, (TensorHandle tensor))                                                  \
+    F(size_t, aoti_torch_dtype_element_size, (int32_t dtype))                                                         \
     F(int32_t, aoti_torch_device_type_cpu, ())                                                                        \
     F(int32_t, aoti_torch_dtype_float32, ())                                                                          \
     F(int32_t, aoti_torch_dtype_float64, ())                                                                          \

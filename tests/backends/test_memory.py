@@ -108,6 +108,15 @@ def test_a_storage_freed_or_shrunk_under_its_tensor_is_refused_by_name(form, nam
             call(form, tensors)
 
 
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_freed_tensor_that_the_op_would_copy_is_refused_by_name(place):
+    call = [*arguments([(2, 3)], [2]), [2], "bilinear", "zeros"]
+    call[place] = call[place].transpose(1, -1).contiguous().transpose(1, -1)
+    call[place].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=rf"^{schema.SAMPLE.names[place]}: expected a tensor of \d+ bytes in memory"):
+        schema.SAMPLE.forward(*call)
+
+
 @pytest.mark.parametrize("form", ["fused", "classic"])
 def test_a_storage_freed_between_the_passes_is_refused_by_name(form):
     for _ in range(2):

@@ -36,6 +36,13 @@ for case in CASES:
             output = entry(leaves[0], inputs.spatial_shapes, *leaves[1:], **options)
             print(case.name, digest([output, *torch.autograd.grad(output.sum(), leaves)]))
 
+
+def freed(*shape):
+    tensor = torch.zeros(1, shape[0], 1, shape[1])
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 shapes, counts = [2, 3], [2]
 flat = locations.flatten(3, 4), weights.flatten(3, 4)
 sizes = torch.tensor([[2, 3]])
@@ -44,6 +51,8 @@ calls = {
     "sizes in a tensor": (schema.SAMPLE_BY_TENSOR, (value, sizes, *flat, counts, "bilinear", "zeros")),
     "float64": (schema.SAMPLE, (double, shapes, *flat, counts, "nearest", "border")),
     "float64 points": (schema.SAMPLE, (value, shapes, flat[0].double(), flat[1], counts, "bilinear", "zeros")),
+    "freed": (schema.SAMPLE, (freed(6, 3), shapes, *flat, counts, "bilinear", "zeros")),
+    "freed and turned": (schema.SAMPLE, (freed(3, 6).transpose(1, 3), shapes, *flat, counts, "bilinear", "zeros")),
     "wrong sizes": (schema.SAMPLE, (value, [2, 4], *flat, counts, "bilinear", "zeros")),
     "wrong sizes in a tensor": (schema.SAMPLE_BY_TENSOR, (value, sizes + 1, *flat, counts, "bilinear", "zeros")),
     "wrong counts": (schema.SAMPLE, (value, shapes, *flat, [3], "bilinear", "zeros")),

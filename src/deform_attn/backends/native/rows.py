@@ -33,6 +33,7 @@ def kernels(library: NativeLibrary, op: schema.Op) -> tuple[Callable[..., Tensor
     def backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
         *call, wanted = args
         head, arrays, dtype = laid_out(library, op, call, backward=True)
+        _judge_memory("grad_output", grad_output)
         grad_output = grad_output.to(arrays[0].dtype).contiguous()
         differentiable = [array for array in arrays[:4] if array is not None]
         grads = [
@@ -42,7 +43,7 @@ def kernels(library: NativeLibrary, op: schema.Op) -> tuple[Callable[..., Tensor
         addresses = [_start(grad) if want else 0 for grad, want in zip(grads, wanted, strict=True)]
         if arrays[1] is None:  # the classic op has no reference points
             addresses.insert(1, 0)
-        library.run_row(row_of([*head, *_array("grad_output", grad_output), *addresses]))
+        library.run_row(row_of([*head, *_array(grad_output), *addresses]))
         return grads[0].to(dtype), *grads[1:]
 
     return forward, backward
@@ -56,6 +57,9 @@ def laid_out(library: NativeLibrary, op: schema.Op, args: Sequence[Any], backwar
     points, weights = ("sampling_offsets", "attention_logits") if raw else ("sampling_locations", "attention_weights")
     names = "value", "reference_points", points, weights, "padding_mask"
     tensors: list[Any] = [given.get(name) for name in names]
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor is not None:
+            _judge_memory(name, tensor)
     dtype = tensors[0].dtype
     if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
         tensors[0] = tensors[0].double()
@@ -70,18 +74,25 @@ def laid_out(library: NativeLibrary, op: schema.Op, args: Sequence[Any], backwar
     options = given["interpolation"] == "nearest", given["padding_mode"] == "border"
     head = [int(raw), int(backward), torch.get_num_threads(), library.parallel_for(), *map(int, options), scale]
     head += [len(shapes), *shapes, len(counts), *counts]
-    for name, tensor in zip(names, tensors, strict=True):
-        head += _array(name, tensor)
+    for tensor in tensors:
+        head += _array(tensor)
     return head, tensors, dtype
 
 
-def _array(name: str, tensor: Tensor | None) -> list[int]:
+def _judge_memory(name: str, tensor: Tensor) -> None:
+    """Judge whether the memory of a tensor holds its numbers: torch has tensors whose memory was freed or shrunk."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    held = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.itemsize
+    if tensor.numel() and held < (last + 1) * tensor.itemsize:
+        expected = f"a tensor of {(last + 1) * tensor.itemsize} bytes in memory"
+        got = f"a storage of {max(held, 0)} bytes" if tensor.data_ptr() else "one without memory"
+        fail(name, expected, got, "Allocate it again: its storage was freed or resized.", RuntimeError)
+
+
+def _array(tensor: Tensor | None) -> list[int]:
     """Return a tensor without gaps as its address, dtype, rank and sizes."""
     if tensor is None:
         return [0, -1, -1]
-    if tensor.numel() and tensor.untyped_storage().nbytes() < tensor.storage_offset() * tensor.itemsize + tensor.nbytes:
-        fix = "Allocate it again: its storage was freed or resized."
-        fail(name, f"a tensor of {tensor.nbytes} bytes in memory", "a smaller storage", fix, RuntimeError)
     return [tensor.data_ptr(), _CODES.get(tensor.dtype, -1), tensor.ndim, *tensor.shape]
 
 
