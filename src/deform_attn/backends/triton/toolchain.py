@@ -58,11 +58,11 @@ def compiled(kernel: Any, args: tuple[Any, ...], num_warps: int) -> Any:
         made._init_handles()
         return made
     except (CompilationError, OutOfResources, PTXASError, subprocess.CalledProcessError, OSError, ImportError) as error:
-        raise KernelUnavailable(_first_line(error)) from error
+        raise KernelUnavailable(_reason(error)) from error
     except RuntimeError as error:
         # Triton has no type of its own for a missing C compiler, nor for a machine without a driver.
         if any(text in str(error) for text in ("C compiler", "active drivers", "compatible backends")):
-            raise KernelUnavailable(_first_line(error)) from error
+            raise KernelUnavailable(_reason(error)) from error
         raise
 
 
@@ -71,6 +71,9 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _reason(error: BaseException) -> str:
+    # Triton's own errors lie in those of the functions that called what is wrong.
+    while type(error.__cause__) is type(error):
+        error = error.__cause__
+    lines = [line.strip() for line in reversed(str(error).splitlines()) if line.strip()]
     return f"Triton could not compile for this GPU ({type(error).__name__}: {lines[0] if lines else 'no message'})"

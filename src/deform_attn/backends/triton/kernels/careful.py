@@ -71,7 +71,7 @@ def careful_rows(
     # For a softmax all gradients of weights are summed up first.
     for turn in tl.static_range(0 if FUSED and WANT_WEIGHTS else 1, 2):
         first = first_level(BY_TABLE)
-        done: tl.constexpr = 0
+        done = 0
         sum_x = tl.zeros([rows.shape[0], 1], F)
         sum_y = tl.zeros([rows.shape[0], 1], F)
         sum_w = tl.zeros([rows.shape[0], 1], F)
