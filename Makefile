@@ -20,6 +20,11 @@ bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; b
 WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
 PYTEST = $(BIN)/python $(WORKSTEAL)
 
+# Nothing is installed where torch is: PYTHON is then the one that has it.
+gpu: ## run the tests that need a GPU, then time the op on it (PYTHON=...; benchmarks/results/gpu.json, ARGS="--cases enc800")
+	PYTHONPATH=src:tests $(PYTHON) -m pytest -m gpu tests/backends/triton
+	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --out benchmarks/results/gpu.json $(ARGS)
+
 test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
 	$(PYTEST) -m "not slow"
 
