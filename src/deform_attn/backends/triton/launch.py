@@ -126,7 +126,7 @@ class Launch:
             want_points,
             want_weights,
             0 if by_head is None else self._reference_levels,
-            True,
+            CAREFUL,
             self._groups,
         )
         given = grad_output, value, points, weights, references, mask, self._table(sizes)
@@ -159,7 +159,7 @@ class Launch:
                     want_points,
                     want_weights,
                     self._reference_levels if want_references else 0,
-                    True,
+                    CAREFUL,
                     self._groups,
                 )
                 self._compiled(1, (nothing, *tensors, table), made, want)

@@ -64,70 +64,91 @@ def careful_rows(
     BY_TABLE: tl.constexpr, WIDE: tl.constexpr, WANT_POINTS: tl.constexpr, WANT_WEIGHTS: tl.constexpr,
     REFERENCE_LEVELS: tl.constexpr, STEP: tl.constexpr, T: tl.constexpr, F: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of points, weights and references of the rows that `rows [B]` marks."""
-    L: tl.constexpr = len(COUNTS)
+    """Write the gradients of points, weights and references of the rows that `rows [B]` marks.
+
+    In loops that are not unrolled, so that this takes little code: almost no program comes here.
+    """
     ok = rows[:, None]
     mean = tl.zeros([rows.shape[0], 1], F)
-    # For a softmax all gradients of weights are summed up first.
-    for turn in tl.static_range(0 if FUSED and WANT_WEIGHTS else 1, 2):
-        first = first_level(BY_TABLE)
-        done = 0
-        sum_x = tl.zeros([rows.shape[0], 1], F)
-        sum_y = tl.zeros([rows.shape[0], 1], F)
-        sum_w = tl.zeros([rows.shape[0], 1], F)
-        sum_h = tl.zeros([rows.shape[0], 1], F)
-        for l in tl.static_range(L):
-            H, W = level_size(l, sizes, table, BY_TABLE)
-            rx = most
-            ry = most
-            rw = most
-            rh = most
-            if FUSED:
-                rx, ry, rw, rh = references_of(references, references_at + l * references_l, rows, FUSED, F)
-            for j in range(COUNTS[l]):
-                t = done + j
-                x, y, raw_x, raw_y = locations_of(
-                    points, points_at[:, None] + 2 * t, ok, rx, ry, rw, rh, H, W, scale, COUNTS[l], FUSED, NEAREST, F
-                )
-                a = weights_of(weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
-                by_weight, by_x, by_y = point_gradients(
-                    pull, value, mask, channels, x, y, a, ok, H, W, first, S, STEP, NEAREST, BORDER, MASKED, WIDE
-                )
-                if turn == 0:
-                    mean += a * by_weight
-                else:
-                    at = row[:, None] * T + t
-                    if FUSED:
-                        by_weight = a * (by_weight - mean)
-                    if WANT_WEIGHTS:
-                        tl.store(grad_weights + at, by_weight.to(grad_weights.dtype.element_ty), mask=ok)
-                    in_map_x = by_x * W.to(F)
-                    in_map_y = by_y * H.to(F)
-                    if FUSED == 4:
-                        # 0 stays 0: a box or offset that is not finite has put the point where it gets no gradient.
-                        step = scale / COUNTS[l]
-                        by_x = tl.where(in_map_x == 0, 0.0, in_map_x * rw[:, None] * step)
-                        by_y = tl.where(in_map_y == 0, 0.0, in_map_y * rh[:, None] * step)
-                        sum_w += tl.where(in_map_x == 0, 0.0, in_map_x * raw_x * step)
-                        sum_h += tl.where(in_map_y == 0, 0.0, in_map_y * raw_y * step)
-                    elif FUSED == 0:
-                        by_x = in_map_x
-                        by_y = in_map_y
-                    sum_x += in_map_x
-                    sum_y += in_map_y
-                    if WANT_POINTS:
-                        tl.store(grad_points + 2 * at, by_x.to(grad_points.dtype.element_ty), mask=ok)
-                        tl.store(grad_points + 2 * at + 1, by_y.to(grad_points.dtype.element_ty), mask=ok)
-            if turn == 1 and REFERENCE_LEVELS > 0 and (REFERENCE_LEVELS > 1 or l == L - 1):
-                to = grad_references + (row * REFERENCE_LEVELS + (l if REFERENCE_LEVELS > 1 else 0))[:, None] * FUSED
-                tl.store(to, sum_x, mask=ok)
-                tl.store(to + 1, sum_y, mask=ok)
-                if FUSED == 4:
-                    tl.store(to + 2, sum_w, mask=ok)
-                    tl.store(to + 3, sum_h, mask=ok)
-                sum_x = tl.zeros([rows.shape[0], 1], F)
-                sum_y = tl.zeros([rows.shape[0], 1], F)
-                sum_w = tl.zeros([rows.shape[0], 1], F)
-                sum_h = tl.zeros([rows.shape[0], 1], F)
-            first = next_level(first, H, W)
-            done += COUNTS[l]
+    sum_x = tl.zeros([rows.shape[0], 1], F)
+    sum_y = tl.zeros([rows.shape[0], 1], F)
+    sum_w = tl.zeros([rows.shape[0], 1], F)
+    sum_h = tl.zeros([rows.shape[0], 1], F)
+    # For a softmax all gradients of weights are summed up in a first turn over the points.
+    for i in range(0 if FUSED and WANT_WEIGHTS else T, 2 * T):
+        t = i % T
+        final = i >= T
+        level, end, count, first, H, W = level_of_point(t, sizes, table, COUNTS, BY_TABLE)
+        rx = most
+        ry = most
+        rw = most
+        rh = most
+        if FUSED:
+            rx, ry, rw, rh = references_of(references, references_at + level * references_l, rows, FUSED, F)
+        x, y, raw_x, raw_y = locations_of(
+            points, points_at[:, None] + 2 * t, ok, rx, ry, rw, rh, H, W, scale, count, FUSED, NEAREST, F
+        )
+        a = weights_of(weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
+        by_weight, by_x, by_y = point_gradients(
+            pull, value, mask, channels, x, y, a, ok, H, W, first, S, STEP, NEAREST, BORDER, MASKED, WIDE
+        )
+        at = row[:, None] * T + t
+        if FUSED:
+            mean += tl.where(final, 0.0, a * by_weight)
+            by_weight = a * (by_weight - mean)
+        if WANT_WEIGHTS:
+            tl.store(grad_weights + at, by_weight.to(grad_weights.dtype.element_ty), mask=ok & final)
+        in_map_x = by_x * W.to(F)
+        in_map_y = by_y * H.to(F)
+        if FUSED == 4:
+            # 0 stays 0: a box or offset that is not finite has put the point where it gets no gradient.
+            step = scale / tl.maximum(count, 1).to(F)
+            by_x = tl.where(in_map_x == 0, 0.0, in_map_x * rw[:, None] * step)
+            by_y = tl.where(in_map_y == 0, 0.0, in_map_y * rh[:, None] * step)
+            sum_w += tl.where((in_map_x == 0) | (i < T), 0.0, in_map_x * raw_x * step)
+            sum_h += tl.where((in_map_y == 0) | (i < T), 0.0, in_map_y * raw_y * step)
+        elif FUSED == 0:
+            by_x = in_map_x
+            by_y = in_map_y
+        if WANT_POINTS:
+            tl.store(grad_points + 2 * at, by_x.to(grad_points.dtype.element_ty), mask=ok & final)
+            tl.store(grad_points + 2 * at + 1, by_y.to(grad_points.dtype.element_ty), mask=ok & final)
+        if REFERENCE_LEVELS > 0:
+            sum_x += tl.where(final, in_map_x, 0.0)
+            sum_y += tl.where(final, in_map_y, 0.0)
+            # All points of a level, or of all levels, are done. Those of levels without points are 0 already.
+            done = final & (t + 1 == (end if REFERENCE_LEVELS > 1 else T))
+            to = grad_references + (row * REFERENCE_LEVELS + (level if REFERENCE_LEVELS > 1 else 0))[:, None] * FUSED
+            tl.store(to, sum_x, mask=ok & done)
+            tl.store(to + 1, sum_y, mask=ok & done)
+            if FUSED == 4:
+                tl.store(to + 2, sum_w, mask=ok & done)
+                tl.store(to + 3, sum_h, mask=ok & done)
+            sum_x = tl.where(done, 0.0, sum_x)
+            sum_y = tl.where(done, 0.0, sum_y)
+            sum_w = tl.where(done, 0.0, sum_w)
+            sum_h = tl.where(done, 0.0, sum_h)
+
+
+@triton.jit
+def level_of_point(t, sizes, table, COUNTS: tl.constexpr, BY_TABLE: tl.constexpr):
+    """Return the level of a point, where its points end, how many they are, where its pixels begin, and its H and W."""
+    level = 0
+    end = 0
+    count = 0
+    start = first_level(BY_TABLE)
+    H, W = level_size(0, sizes, table, BY_TABLE)
+    first = first_level(BY_TABLE)
+    before = 0
+    for l in tl.static_range(len(COUNTS)):
+        h, w = level_size(l, sizes, table, BY_TABLE)
+        here = t >= before
+        level = tl.where(here, l, level)
+        before += COUNTS[l]
+        end = tl.where(here, before, end)
+        count = tl.where(here, COUNTS[l], count)
+        start = tl.where(here, first, start)
+        H = tl.where(here, h, H)
+        W = tl.where(here, w, W)
+        first = next_level(first, h, w)
+    return level, end, count, start, H, W

@@ -72,7 +72,7 @@ def locations_of(
     H,
     W,
     scale,
-    P: tl.constexpr,
+    P,
     FUSED: tl.constexpr,
     NEAREST: tl.constexpr,
     F: tl.constexpr,
@@ -87,7 +87,7 @@ def locations_of(
         fx = beside_point(rx, x, W)
         fy = beside_point(ry, y, H)
     elif FUSED == 4:
-        count = tl.full([], P, F)
+        count = tl.cast(tl.maximum(P, 1), F)
         fx = beside_box(rx, rw, x, scale, count)
         fy = beside_box(ry, rh, y, scale, count)
     else:
