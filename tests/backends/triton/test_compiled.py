@@ -68,10 +68,19 @@ def test_the_backward_pass_of_the_classic_op_has_few_instructions_and_wide_atomi
 
 
 @pytest.mark.parametrize("form", ["classic", "fused"])
-def test_the_backward_pass_does_not_spill(form):
+def test_what_every_row_takes_of_the_backward_pass_does_not_spill(form, monkeypatch):
     active_driver("sm_90")
+    monkeypatch.setattr(launch, "CAREFUL", False)
     _, used = instructions(kernel_of(call(form, queries=QUERIES), backward=True))
     assert (used["STACK"], used["LOCAL"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("form", "most"), [("classic", 0), ("fused", 48)])
+def test_the_rows_done_with_care_spill_few_registers(form, most):
+    active_driver("sm_90")
+    _, used = instructions(kernel_of(call(form, queries=QUERIES), backward=True))
+    assert used["STACK"] <= most
+    assert used["LOCAL"] == 0
 
 
 @pytest.mark.parametrize("form", ["classic", "fused"])

@@ -90,6 +90,7 @@ class Launch:
         self._tiles = tiles
         dtypes = value.dtype, points.dtype, weights.dtype, None if references is None else references.dtype
         table_dtype = sizes.dtype if isinstance(sizes, Tensor) else torch.int64
+        self._own: dict[tuple[Any, ...], Any] = {}  # of the compiled kernels, found sooner than by their whole key
         # All that a compiled kernel depends on, but for addresses and wishes.
         self._device_form = self.device, self._form, *tiles, dtypes, table_dtype
         self._grids = [(_count_of_tiles(tile.B, Q, S, sizes, len(call.counts), strips), M, N) for tile in tiles]
@@ -181,13 +182,18 @@ class Launch:
     def _compiled(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> Any:
         # Triton compiles code of its own for addresses that are no multiples of 16.
         aligned = tuple([None if tensor is None else tensor.data_ptr() % 16 == 0 for tensor in (*given, *made)])
-        key = backward, self._device_form, want, aligned
+        wish = backward, want, aligned
+        kernel = self._own.get(wish)
+        if kernel is not None:
+            return kernel
+        key = self._device_form, wish
         kernel = _compiled.get(key)
         if kernel is None:
             toolchain.require()
             args = self._arguments(backward, given, made, want)
             kernel = toolchain.compiled(_kernels()[backward], args, self._tiles[backward].num_warps)
             _compiled[key] = kernel
+        self._own[wish] = kernel
         return kernel
 
     def _table(self, sizes: Tensor | None) -> Tensor | None:

@@ -36,7 +36,7 @@ def groups_of(counts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def tile_of(D: int, rows: int, strips: bool, backward: bool, interpreted: bool, few_registers: bool = False) -> Tile:
-    """Return the tile of a call of this many rows with D channels; `few_registers`: of a GPU older than sm_90."""
+    """Return the tile of a call of this many rows with D channels; `few_registers`: they would not do."""
     BD = max(4, power_of_two(D))
     if interpreted:  # it pays for programs, whatever their size is
         return Tile(min(_MOST_ROWS, power_of_two(max(rows, 4))), BD, 1)
