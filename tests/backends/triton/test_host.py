@@ -7,7 +7,8 @@ import torch
 from no_device import MAPS, active_driver, call
 
 from deform_attn.backends.triton import launch as launching
-from deform_attn.backends.triton import ops, toolchain
+from deform_attn.backends.triton import ops, toolchain, twins
+from deform_attn.torch_ops import schema
 
 pytest.importorskip("triton")
 pytestmark = [
@@ -61,3 +62,37 @@ def test_launches_of_sizes_that_keep_changing_are_forgotten(driver, monkeypatch)
     for maps in sizes(9):
         launching.launch_of(call("classic", maps))
     assert 0 < len(launching._launches) <= 4
+
+
+@pytest.mark.parametrize("entry_point", ["classic", "fused"])
+def test_a_twin_is_prepared_once_and_launches_what_its_op_launches(driver, entry_point, monkeypatch):
+    monkeypatch.setattr(twins, "_launches", {})
+    op = schema.SAMPLE if entry_point == "classic" else schema.ATTEND
+    prepared = []
+    prepare = twins._prepared
+    monkeypatch.setattr(twins, "_prepared", lambda *args: prepared.append(args) or prepare(*args))
+    given = call(entry_point, queries=300)
+    N, _, M, _ = given.value.shape
+    P = given.counts[0]
+    grouped = given.points.unflatten(3, (len(MAPS), P)), given.weights
+    if entry_point == "classic":
+        grouped = grouped[0], given.weights.unflatten(3, (len(MAPS), P))
+        tensors, options = (given.value, *grouped), []
+    else:
+        tensors, options = (given.value, given.references, *grouped, given.mask), [given.scale]
+    rows = [0, 0]
+    for (H, W), count in zip(MAPS, given.counts, strict=True):
+        rows += (H, W, count)
+    judged = twins.twin_of(op)
+    for i in range(3):
+        output = judged(*tensors, *options, rows)
+        assert output.shape == (N, 300, M * given.value.shape[3])
+        assert driver.launches == i + 1
+    assert len(prepared) == 1
+    assert len(launching._compiled) == 1
+    apart = given.points.new_empty(*given.points.shape[:-1], 4)[..., ::2]  # the kernels read a copy of these
+    tensors = [apart if tensor is grouped[0] else tensor for tensor in tensors]
+    tensors = [given.weights if entry_point == "classic" and tensor is grouped[1] else tensor for tensor in tensors]
+    judged(*tensors, *options, rows)
+    assert list(twins._launches.values())[-1] is None
+    assert driver.launches == 4
