@@ -22,7 +22,14 @@ public:
         const int written = vsnprintf(text_ + length_, sizeof text_ - length_, format, values);
         va_end(values);
         if (written > 0) length_ += written;
-        if (length_ >= sizeof text_) length_ = sizeof text_ - 1;
+        if (length_ >= sizeof text_) end_at(sizeof text_ - 1);
+    }
+
+    // A text of a stranger, of which no more than `most` bytes are shown.
+    void add_text(const char *text, size_t most) {
+        const size_t begin = length_;
+        add("%s", text);
+        if (length_ - begin > most) end_at(begin + most);
     }
 
     // A shape, as in "[2, 3]".
@@ -32,6 +39,16 @@ public:
     }
 
 private:
+    // Cuts the text off, before a last character of several bytes, which may not be whole.
+    void end_at(size_t length) {
+        while (length > 0 && kind(length - 1) == 0x80) --length;
+        if (length > 0 && kind(length - 1) == 0xC0) --length;
+        text_[length] = 0;
+        length_ = length;
+    }
+
+    int kind(size_t i) const { return static_cast<unsigned char>(text_[i]) & 0xC0; }
+
     char text_[1024] = {};
     size_t length_ = 0;
 };

@@ -74,8 +74,9 @@ inline bool expect_option(
     const char *name, const char *option, const char *usual, const char *other, int64_t *chosen, Fault &fault) {
     *chosen = strcmp(option, other) == 0;
     if (*chosen || strcmp(option, usual) == 0) return true;
-    fault.add("%s: expected one of '%s', '%s', got '%.80s'. Leave it out for the default, '%s'.", name, usual, other,
-              option, usual);
+    fault.add("%s: expected one of '%s', '%s', got '", name, usual, other);
+    fault.add_text(option, 80);
+    fault.add("'. Leave it out for the default, '%s'.", usual);
     return false;
 }
 
@@ -139,9 +140,8 @@ inline bool lay_out(Arguments &arguments, deform_attn_call &call, Fault &fault) 
     call.D = value.sizes[3];
     call.L = L;
     call.Q = points.rank > 1 ? points.sizes[1] : 0;
-    for (int64_t l = 0; l < L; ++l) call.T += arguments.counts[l];
-    if (points.rank == 5) call.T = points.sizes[3];
     const int64_t P = grouped ? points.sizes[4] : 0;
+    call.T = points.rank == 5 ? points.sizes[3] : L * P;
     const int64_t flat_points[] = {call.N, call.Q, call.M, call.T, 2};
     const int64_t grouped_points[] = {call.N, call.Q, call.M, L, P, 2};
     if (!expect_shape(arguments.points_name(), points, flat_points, 5, fault, grouped ? grouped_points : nullptr, 6))
@@ -149,7 +149,7 @@ inline bool lay_out(Arguments &arguments, deform_attn_call &call, Fault &fault) 
     if (!expect_shape(arguments.weights_name(), weights, flat_points, 4, fault,
                       grouped && !arguments.raw ? grouped_points : nullptr, 5))
         return false;
-    if (!counts_add_up(arguments.counts, grouped ? L * P : call.T, fault)) return false;
+    if (!counts_add_up(arguments.counts, call.T, fault)) return false;
     if (!sizes_add_up(arguments.shapes, call.S, fault)) return false;
     if (!arguments.rows.resize(4 * L)) {
         fault.add("deform_attn: no memory for %lld levels", static_cast<long long>(L));

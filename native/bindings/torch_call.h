@@ -33,7 +33,7 @@ public:
             mask = optional_tensor(*at++);
             scale = *at++;
         }
-        counts = List(*at++);
+        ints = List(*at++);
         if (form.judged) return;
         interpolation = String(*at++);
         padding_mode = String(*at++);
@@ -41,7 +41,7 @@ public:
     }
 
     Tensor grad_output, value, sizes, references, points, weights, mask;
-    List shapes, counts, wanted;  // of the twin, `counts` is the list of all else
+    List shapes, ints, wanted;  // ints: the counts of points, or of the twin all numbers of the call
     String interpolation, padding_mode;
     StableIValue scale = 0;
 };
@@ -91,7 +91,7 @@ private:
         if (form_.judged) return read_judged(fault) && lay_out(arguments, call_, fault);
         arguments.interpolation = taken_.interpolation.text();
         arguments.padding_mode = taken_.padding_mode.text();
-        if (!taken_.counts.read(arguments.counts, fault)) return false;
+        if (!taken_.ints.read(arguments.counts, fault)) return false;
         if (form_.sizes_tensor ? !read_sizes(fault) : !taken_.shapes.read(arguments.shapes, fault)) return false;
         return lay_out(arguments, call_, fault);
     }
@@ -99,7 +99,7 @@ private:
     // The twin's list: whether nearest, whether border, then H, W and P of each level.
     bool read_judged(Fault &fault) {
         Numbers all;
-        if (!taken_.counts.read(all, fault)) return false;
+        if (!taken_.ints.read(all, fault)) return false;
         const int64_t levels = (all.count() - 2) / 3;
         if (all.count() != 2 + 3 * levels || !arguments_.shapes.resize(2 * levels) || !arguments_.counts.resize(levels)) {
             fault.add("call: expected two options and H, W, P of each level, got %lld numbers",

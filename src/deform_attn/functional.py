@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deform_attn import checks
 from deform_attn.backends import registry, remembered
-from deform_attn.backends.base import Backend, Tensors
+from deform_attn.backends.base import Tensors
 from deform_attn.shape_checks import on_host
 from deform_attn.signatures import by_name
 from deform_attn.torch_ops import autocast
@@ -100,7 +100,7 @@ def deformable_attention(
         interpolation,
         padding_mode,
     )
-    return _chosen(inputs, name, key, tensors).attend(inputs)
+    return _run(inputs, name, key, tensors)
 
 
 @by_name
@@ -159,7 +159,7 @@ def multi_scale_deformable_attention(
     inputs = checks.sampling_inputs(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
     )
-    return _chosen(inputs, name, key, tensors).sample(inputs)
+    return _run(inputs, name, key, tensors)
 
 
 @contextmanager
@@ -257,13 +257,13 @@ def explain(
     return registry.explanation(inputs, None if name is None else registry.get(name).name)
 
 
-def _chosen(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, tensors: Tensors) -> Backend:
-    """Return the backend that runs a judged call; a call that has a key is remembered for it."""
+def _run(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, tensors: Tensors) -> Tensor:
+    """Run a judged call by the backend that is chosen for it; one that has a key is remembered."""
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name, inputs.num_points)
     if key is not None and chosen.is_registered and not chosen.only_by_name(inputs):
-        remembered.remember(key, inputs, tensors)
-    return chosen
+        return remembered.remember(key, inputs, tensors)
+    return chosen.sample(inputs) if isinstance(inputs, checks.SamplingInputs) else chosen.attend(inputs)
 
 
 def _name(backend: Any) -> str | None:

@@ -199,6 +199,15 @@ def test_the_op_refuses_sizes_that_are_not_those_of_its_tensors(shapes, counts):
         schema.SAMPLE.backward(torch.ones(1, 3, 2), value, shapes, locations, weights, *options, [True] * 3)
 
 
+def test_a_long_text_of_a_stranger_is_cut_between_its_characters():
+    value, shapes, locations, weights = arguments([(2, 3)], [2])
+    for option in ("a" + "é" * 80, "é" * 80, "x" * 3000, "a" + "é" * 3000):
+        with pytest.raises(
+            RuntimeError, match=r"^interpolation: expected one of 'bilinear', 'nearest', got '[axé]{39,80}'"
+        ):
+            schema.SAMPLE.forward(value, shapes, locations, weights, [2], option, "zeros")
+
+
 def test_the_op_refuses_tensors_whose_shapes_do_not_agree():
     value, shapes, locations, weights = arguments([(2, 3)], [2])
     options = [2], "bilinear", "zeros"

@@ -125,8 +125,13 @@ def test_a_tensor_that_a_warm_call_saved_must_not_be_written_into(form, warm):
 
 @ALL
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_a_checkpoint_of_a_warm_call_has_its_gradients(form, use_reentrant, warm):
-    kind = warm(kind_of(form))
+@pytest.mark.parametrize("before", ["cold", "warm"])
+def test_a_checkpoint_has_its_gradients_whether_the_call_is_the_first_or_not(form, use_reentrant, before, request):
+    kind = kind_of(form)
+    if before == "warm":
+        request.getfixturevalue("warm")(kind)
+    else:
+        request.getfixturevalue("cold")
 
     def function(*tensors):
         return checkpoint(kind.function, *tensors, use_reentrant=use_reentrant)

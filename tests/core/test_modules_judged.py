@@ -148,3 +148,45 @@ def test_what_is_remembered_of_modules_does_not_grow_without_end(monkeypatch):
     for queries in range(1, 8):
         multi()(**flat(query=torch.zeros(N, queries, 12), reference_points=torch.zeros(N, queries, 2)))
         assert 1 <= len(judged._judged) <= 3
+
+
+def one_level():
+    return MultiScaleDeformableAttention(embed_dim=16, num_heads=2, num_levels=1, num_points=2)
+
+
+# A map and a list of one, sizes that are there and that are not: what is right in one form is wrong in the other.
+FORMS = {
+    "a list of a flat tensor": ((torch.ones(1, 16, 16), [(4, 4)]), ([torch.ones(1, 16, 16)], [(4, 4)])),
+    "a map alone": (([torch.ones(1, 16, 4, 4)],), (torch.ones(1, 16, 4, 4),)),
+    "wrong sizes beside maps": (([torch.ones(1, 16, 4, 4)],), ([torch.ones(1, 16, 4, 4)], [(0, 0)])),
+    "no sizes beside flat": ((torch.ones(1, 0, 16), [(0, 0)]), (torch.ones(1, 0, 16),)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_form_of_the_same_tensors_is_judged_anew(form):
+    module, (right, wrong) = one_level(), FORMS[form]
+    query, points = torch.ones(1, 3, 16), torch.rand(1, 3, 2)
+    said = []
+    for _ in range(2):
+        with pytest.raises((ValueError, TypeError)) as caught:
+            module(query, points, *wrong)
+        said.append(str(caught.value))
+        module(query, points, *right)
+        module(query, points, *right)
+    assert said[0] == said[1]
+
+
+def test_a_bias_kept_as_a_buffer_and_a_linear_map_replaced_for_all_are_used(monkeypatch):
+    module = multi()
+    expected = module(**flat())
+    frozen = multi()
+    for layer in frozen.children():
+        bias = layer.bias.detach()
+        del layer.bias
+        layer.register_buffer("bias", bias)
+    torch.testing.assert_close(frozen(**flat()), expected)
+    calls, forward = [], nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda layer, x: (calls.append(layer), forward(layer, x))[1])
+    torch.testing.assert_close(module(**flat()), expected)
+    assert len(calls) == 4

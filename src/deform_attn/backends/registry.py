@@ -107,4 +107,4 @@ def _warn_if_slow(device: str, chosen: Backend) -> None:
     if reasons := best.unavailable_reasons():
         _warned.add(device)
         message = f"deform_attn runs the slow backend {chosen.name!r} on the {device.upper()}: {'; '.join(reasons)}."
-        warnings.warn(message, SlowBackendWarning, stacklevel=4)
+        warnings.warn(message, SlowBackendWarning, stacklevel=5)  # the line that calls an entry point

@@ -65,6 +65,9 @@ class _Call:
                     return _Recorded.run(self, *tensors)
         return self.forward(tensors)
 
+    # The call that is remembered runs as all later ones do, so that autograd keeps the same of each (checkpoints).
+    first = __call__
+
     def forward(self, tensors: Tensors) -> Tensor:
         """Return the output, of which autograd knows nothing."""
         return self._op.judged(*tensors, *self._options)
@@ -130,11 +133,12 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
     return None if () in result else tuple(result)
 
 
-def remember(key: Key, inputs: Inputs, tensors: Tensors) -> None:
-    """Remember that a call with this key passed all checks, as `inputs`, and runs by its op."""
+def remember(key: Key, inputs: Inputs, tensors: Tensors) -> Tensor:
+    """Remember that a call with this key passed all checks, as `inputs`, and runs by its op; return its output."""
     if len(_calls) >= _MOST:
         _calls.clear()  # sizes that keep changing; those still in use come back with their next call
-    _calls[key] = _Call(inputs, tensors)
+    call = _calls[key] = _Call(inputs, tensors)
+    return call.first(tensors)
 
 
 def recall(key: Key) -> Callable[[Tensors], Tensor] | None:

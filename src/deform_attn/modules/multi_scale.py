@@ -184,12 +184,14 @@ class MultiScaleDeformableAttention(nn.Module):
         if type(maps) is not tuple and type(maps) is not list:
             return self._judged_shapes(query, features, spatial_shapes)
         weights = (projections.plain_weight(linear) for linear in (self.sampling_offsets, self.value_proj))
-        # Maps have their sizes themselves.
-        sizes = ((0, 0),) if spatial_shapes is None else spatial_shapes
+        # Maps have their sizes themselves, and a map is not the same as a list of one.
+        form = "flat" if isinstance(features, Tensor) else "maps" if spatial_shapes is not None else "maps alone"
+        sizes = ((0, 0),) if form == "maps alone" else spatial_shapes
         return judged.once(
             lambda: self._judged_shapes(query, features, spatial_shapes),
             (query, *weights, *maps),
             sizes,
+            form,
             self.embed_dim,
             self.value_dim,
             self.num_levels,

@@ -1,7 +1,7 @@
 """The two ops as torch knows them, `torch.ops.deform_attn.*`: one table of their arguments, and what follows from it.
 
-A backend with compiled kernels registers them for its device with `LIBRARY.impl`. What torch does around a kernel is
-registered beside this file: autograd.py (backward and forward), vmap.py, autocast.py, flops.py.
+A backend with compiled kernels registers them for its device (`register`), those for the CPU from C++. What torch does
+around a kernel is registered beside this file: autograd.py (backward and forward), vmap.py, autocast.py, flops.py.
 """
 
 from collections.abc import Callable, Sequence

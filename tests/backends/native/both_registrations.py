@@ -32,9 +32,12 @@ for case in CASES:
             (inputs.classic_tensors, deform_attn.multi_scale_deformable_attention, inputs.classic_options),
             (inputs.fused_tensors, deform_attn.deformable_attention, inputs.fused_options),
         ):
-            leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-            output = entry(leaves[0], inputs.spatial_shapes, *leaves[1:], **options)
-            print(case.name, digest([output, *torch.autograd.grad(output.sum(), leaves)]))
+            for _ in range(2):  # the second call is remembered
+                leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+                output = entry(leaves[0], inputs.spatial_shapes, *leaves[1:], **options)
+                print(case.name, digest([output, *torch.autograd.grad(output.sum(), leaves)]))
+                with torch.no_grad():
+                    print(case.name, digest([entry(leaves[0], inputs.spatial_shapes, *leaves[1:], **options)]))
 
 
 def freed(*shape):
@@ -57,6 +60,13 @@ calls = {
     "wrong sizes in a tensor": (schema.SAMPLE_BY_TENSOR, (value, sizes + 1, *flat, counts, "bilinear", "zeros")),
     "wrong counts": (schema.SAMPLE, (value, shapes, *flat, [3], "bilinear", "zeros")),
     "wrong points": (schema.SAMPLE, (value, shapes, flat[0][:, :, :, :1], flat[1], counts, "bilinear", "zeros")),
+}
+raw = value, shapes, torch.rand(1, 4, 1, 2), *flat
+calls |= {
+    "a mask of floats": (schema.ATTEND, (*raw, torch.zeros(1, 6), 0.5, counts, "bilinear", "zeros")),
+    "wrong option": (schema.SAMPLE, (value, shapes, *flat, counts, "cubic", "zeros")),
+    "wrong mode": (schema.SAMPLE, (value, shapes, *flat, counts, "nearest", "")),
+    "few wanted": (schema.ATTEND, (*raw, None, 0.5, counts, "bilinear", "zeros")),
 }
 for what, (op, args) in calls.items():
     try:

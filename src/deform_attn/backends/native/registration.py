@@ -13,6 +13,8 @@ _in_the_way = None if _library is None else _library.register()
 if _library is not None and _in_the_way is not None:
     for _op in schema.OPS:
         schema.register(_op, *rows.kernels(_library, _op), "CPU")
+    for _op in (schema.SAMPLE, schema.ATTEND):
+        schema.register_twin(_op, rows.twin(_library, _op), "CPU")
 
 
 def unavailable_reasons() -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.native.library import NativeLibrary, row_of
+from deform_attn.checks import INTERPOLATIONS, PADDING_MODES
 from deform_attn.messages import fail
 from deform_attn.shape_checks import spatial_shapes_of
 from deform_attn.torch_ops import schema
@@ -32,6 +33,10 @@ def kernels(library: NativeLibrary, op: schema.Op) -> tuple[Callable[..., Tensor
 
     def backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
         *call, wanted = args
+        if len(wanted) != len(op.gradients):
+            fix = "Compare it with the op's results."
+            expected = f"{len(op.gradients)} bools, one for each gradient"
+            fail("wanted", expected, str(len(wanted)), fix, RuntimeError)
         head, arrays, dtype = laid_out(library, op, call, backward=True)
         _judge_memory("grad_output", grad_output)
         grad_output = grad_output.to(arrays[0].dtype).contiguous()
@@ -49,6 +54,12 @@ def kernels(library: NativeLibrary, op: schema.Op) -> tuple[Callable[..., Tensor
     return forward, backward
 
 
+def twin(library: NativeLibrary, op: schema.Op) -> Callable[..., Tensor]:
+    """Return the kernel of the twin of an op."""
+    forward, _ = kernels(library, op)
+    return lambda *args: forward(*schema.arguments_of_twin(op, args))
+
+
 def laid_out(library: NativeLibrary, op: schema.Op, args: Sequence[Any], backward: bool) -> tuple[list[int], Any, Any]:
     """Return the row of a call up to its results, the tensors that it reads, and the dtype of the output."""
     op.judge(args)
@@ -60,6 +71,12 @@ def laid_out(library: NativeLibrary, op: schema.Op, args: Sequence[Any], backwar
     for name, tensor in zip(names, tensors, strict=True):
         if tensor is not None:
             _judge_memory(name, tensor)
+    if tensors[-1] is not None and tensors[-1].dtype != torch.bool:
+        fail("padding_mask", "dtype bool", "another one", "Use padding_mask.bool(); True marks padding.", RuntimeError)
+    for name, known in (("interpolation", INTERPOLATIONS), ("padding_mode", PADDING_MODES)):
+        if given[name] not in known:
+            expected, fix = "one of " + ", ".join(map(repr, known)), f"Leave it out for the default, {known[0]!r}."
+            fail(name, expected, repr(given[name])[:82], fix, RuntimeError)
     dtype = tensors[0].dtype
     if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
         tensors[0] = tensors[0].double()
