@@ -22,7 +22,7 @@ PYTEST = $(BIN)/python $(WORKSTEAL)
 
 # Nothing is installed where torch is: PYTHON is then the one that has it.
 gpu: ## run the tests that need a GPU, then time the op on it (PYTHON=...; benchmarks/results/gpu.json, ARGS="--cases enc800")
-	PYTHONPATH=src:tests $(PYTHON) -m pytest -m gpu tests/backends/triton
+	PYTHONPATH=src:tests $(PYTHON) -m pytest -m gpu tests/backends/gpu_kernels
 	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --out benchmarks/results/gpu.json $(ARGS)
 
 test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
@@ -32,12 +32,12 @@ test-core: .venv-core/installed ## run the tests of the op and the house with to
 	.venv-core/bin/python $(WORKSTEAL) -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
 
 test-slow: .venv/installed-dev test-gpu-kernels ## run the tests marked slow, those of the GPU kernels too
-	$(PYTEST) -m slow --ignore tests/backends/triton
+	$(PYTEST) -m slow --ignore tests/backends/gpu_kernels
 
 # Two runs: Triton asks for its interpreter when it meets a kernel, and then compiles none.
 test-gpu-kernels: .venv/installed-dev ## run the GPU kernels in Triton's interpreter, and compile them; no GPU is needed
-	TRITON_INTERPRET=1 $(PYTEST) tests/backends/triton
-	$(PYTEST) tests/backends/triton
+	TRITON_INTERPRET=1 $(PYTEST) tests/backends/gpu_kernels
+	$(PYTEST) tests/backends/gpu_kernels
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \

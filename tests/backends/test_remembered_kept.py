@@ -22,7 +22,6 @@ def test_a_bad_call_after_warm_ones_gives_the_error_of_a_cold_call(form, warm):
         lambda x: x[:, :1],
         lambda x: x.long(),
         lambda x: x.cfloat(),
-        lambda x: x.numpy(),
         lambda x: x.tolist(),
         lambda x: None,
         lambda x: x.to(torch.float8_e4m3fn),
