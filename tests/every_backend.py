@@ -8,7 +8,7 @@ import torch
 from deform_attn import checks, deformable_attention, explain
 from deform_attn.backends import registry
 
-# `triton` has tests of its own (tests/backends/gpu_kernels/): it needs a GPU, or an interpreter too slow for all of these.
+# `triton` has tests of its own (tests/backends/gpu_kernels/): it needs a GPU, or an interpreter that is too slow.
 BACKENDS = [backend.name for backend in registry.BACKENDS if backend.name != "triton"]
 
 
