@@ -187,6 +187,17 @@ inline bool lay_out(Arguments &arguments, deform_attn_call &call, Fault &fault) 
     return true;
 }
 
+// Adds the gradient of the output to a call that is laid out. Its last axis is dense.
+inline bool lay_out_grad_output(const Array &grad_output, deform_attn_call &call, Fault &fault) {
+    const int64_t sizes[] = {call.N, call.Q, call.M * call.D};
+    if (!expect_float("grad_output", grad_output, fault) || !expect_shape("grad_output", grad_output, sizes, 3, fault))
+        return false;
+    call.grad_output = beginning(grad_output);
+    call.grad_output_stride_n = grad_output.strides[0];
+    call.grad_output_stride_q = grad_output.strides[1];
+    return true;
+}
+
 }  // namespace
 
 #endif

@@ -71,13 +71,7 @@ bool run(Row row, Fault &fault) {
     memcpy(&call.parallel_for, &parallel_for, sizeof parallel_for);
     int32_t status;
     if (backward) {
-        const Array grad_output = row.array(strides[5], fault);
-        const int64_t sizes[] = {call.N, call.Q, call.M * call.D};
-        if (!expect_float("grad_output", grad_output, fault) || !expect_shape("grad_output", grad_output, sizes, 3, fault))
-            return false;
-        call.grad_output = beginning(grad_output);
-        call.grad_output_stride_n = grad_output.strides[0];
-        call.grad_output_stride_q = grad_output.strides[1];
+        if (!lay_out_grad_output(row.array(strides[5], fault), call, fault)) return false;
         call.grad_value = row.address();
         call.grad_reference_points = row.address();
         call.grad_points = row.address();

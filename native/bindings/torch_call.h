@@ -162,12 +162,7 @@ private:
         }
         Array grad_output = no_array;
         if (!float_array(taken_.grad_output, "grad_output", 1, grad_output, fault, &computed_dtype_)) return false;
-        const int64_t sizes[] = {call_.N, call_.Q, call_.M * call_.D};
-        if (!expect_float("grad_output", grad_output, fault) || !expect_shape("grad_output", grad_output, sizes, 3, fault))
-            return false;
-        call_.grad_output = beginning(grad_output);
-        call_.grad_output_stride_n = grad_output.strides[0];
-        call_.grad_output_stride_q = grad_output.strides[1];
+        if (!lay_out_grad_output(grad_output, call_, fault)) return false;
 
         const Arguments &of = arguments_;
         const Array *const arrays[] = {&of.value, form_.raw ? &of.references : &of.points,

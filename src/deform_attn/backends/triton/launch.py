@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deform_attn.backends.base import Tensors
 from deform_attn.backends.triton import toolchain
 from deform_attn.backends.triton.layout import Call, flat_sizes, is_by_table, strides_of, table_of
 from deform_attn.backends.triton.tiles import groups_of, is_wide, power_of_two, tile_of
@@ -17,7 +18,6 @@ CAREFUL = True  # see kernels/backward.py
 _MOST_STRIPS = 2**17  # pixels; see rows.py
 _MOST = 1024  # launches kept; each takes about two kilobytes
 
-Tensors = Sequence[Tensor | None]
 _launches: dict[tuple[Any, ...], "Launch"] = {}
 _compiled: dict[tuple[Any, ...], Any] = {}
 
