@@ -38,7 +38,7 @@ FLOORS = [
 ]
 
 DETR_FLOORS = [
-    {"errors", "extra", "boxes", "files"},
+    {"errors", "extra", "boxes", "device", "files"},
     {"config"},
     {"data"},
     {"model"},

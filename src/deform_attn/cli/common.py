@@ -75,6 +75,16 @@ def add_max_pixels(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(verb: argparse.ArgumentParser) -> None:
+    """Add the choice of a device."""
+    verb.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where to run: cpu, cuda, cuda:1 or mps (default: cuda if available, otherwise cpu; not mps, where no "
+        "detector was run yet)",
+    )
+
+
 def add_restart(verb: argparse.ArgumentParser) -> None:
     """Add the two ways to begin where there is a training already."""
     ways = verb.add_mutually_exclusive_group()

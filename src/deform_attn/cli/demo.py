@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import add_restart, positive, say_if_anew
+from deform_attn.cli.common import add_device, add_restart, positive, say_if_anew
 
 NAME, SUMMARY = "demo", "train a small detector on handwritten digits and show what it learnt"
 
@@ -15,15 +15,18 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--epochs", type=positive, help="passes over 2,000 fresh scenes each (default: the tested recipe)"
     )
     verb.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: %(default)s)")
+    add_device(verb)
     add_restart(verb)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo and print its metrics and its files."""
     from deform_attn.detr.demo import CHECKPOINT, SCENE, run_demo
+    from deform_attn.detr.device import choose_device
     from deform_attn.detr.evaluation.metrics import format_metrics
     from deform_attn.detr.training.progress import progress_bar
 
+    device = choose_device(options.device)
     say_if_anew(options.resume, options.out / CHECKPOINT)
     with progress_bar() as on_step:
         result = run_demo(
@@ -33,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
             resume=options.resume,
             overwrite=options.overwrite,
             on_step=on_step,
+            device=device,
         )
     attention = options.out / "attention.png"
     _draw_attention(options.out / CHECKPOINT, options.out / SCENE, attention)

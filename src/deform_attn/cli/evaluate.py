@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, add_max_pixels, say, share
+from deform_attn.cli.common import CHECKPOINT_HELP, add_device, add_max_pixels, say, share
 
 NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
@@ -16,6 +16,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--hold-out", type=share, metavar="X", help="evaluate on what train held out of the train split, the same share"
     )
     add_max_pixels(verb)
+    add_device(verb)
     verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
 
 
@@ -26,10 +27,13 @@ def run(options: argparse.Namespace) -> None:
     from deform_attn.detr.data.division import held_out
     from deform_attn.detr.data.objects import require_objects
     from deform_attn.detr.data.splits import Split
+    from deform_attn.detr.device import choose_device
     from deform_attn.detr.evaluation.metrics import format_metrics
     from deform_attn.detr.training.validation import evaluate_model
 
+    device = choose_device(options.device)
     detector = starting.load(options.checkpoint)
+    detector.model.to(device)
 
     def read(split: Split) -> CocoFolder:
         return CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting, say
+from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting, add_device, say
 
 NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
 
@@ -14,17 +14,21 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
     verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
     add_detecting(verb, "shown")
+    add_device(verb)
     verb.add_argument("--skip-bad", action="store_true", help="go on where a picture cannot be read, and list it")
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and print what was written."""
     from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.device import choose_device
     from deform_attn.detr.prediction.predict import find_pictures, predict
     from deform_attn.detr.training.progress import picture_bar
 
+    device = choose_device(options.device)
     pictures = find_pictures(options.pictures)
     detector = starting.load(options.checkpoint)
+    detector.model.to(device)
     with picture_bar() as on_picture:
         result = predict(
             detector,

@@ -6,7 +6,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from deform_attn.cli.common import MAX_PIXELS_HELP, add_restart, is_main, positive, say, say_if_anew, share
+from deform_attn.cli.common import MAX_PIXELS_HELP, add_device, add_restart, is_main, positive, say, say_if_anew, share
 from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
 from deform_attn.detr.errors import printable
@@ -66,6 +66,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         verb.add_argument(flag.name, dest=flag.name, type=kind, choices=choices, metavar=metavar, help=flag.help + said)
     verb.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard beside the checkpoint")
     verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
+    add_device(verb)
     add_restart(verb)
     verb.set_defaults(fail=verb.error)
 
@@ -80,10 +81,12 @@ def run(options: argparse.Namespace) -> None:
         missing = "--out" if options.out is None else "--data (or dir in the table data of the config file)"
         return options.fail(f"the following arguments are required: {missing}")
 
+    from deform_attn.detr.device import choose_device
     from deform_attn.detr.evaluation.metrics import format_metrics
     from deform_attn.detr.training.progress import progress_bar
     from deform_attn.detr.training.run import prepare
 
+    device = choose_device(options.device)
     begun = prepare(settings, skip_bad=options.skip_bad, on_remark=say if is_main() else None)
     if is_main():
         if begun.start is not None:
@@ -97,6 +100,7 @@ def run(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             on_step=on_step,
             tensorboard=options.tensorboard,
+            device=device,
         )
     if not is_main():
         return

@@ -12,6 +12,7 @@ from deform_attn.detr.checkpoints.training_state import without_nan
 from deform_attn.detr.config.detector import ModelConfig, TrainConfig
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.data.digits import DigitScenes
+from deform_attn.detr.device import choose_device
 from deform_attn.detr.drawing.pictures import draw_detections
 from deform_attn.detr.extra import detr_extra
 from deform_attn.detr.files import atomic_path
@@ -51,6 +52,7 @@ def run_demo(
     on_step: OnStep | None = None,
     scenes: int = 2000,
     test_scenes: int = 200,
+    device: str | torch.device | None = None,
 ) -> DemoResult:
     """Train a small Deformable DETR on fresh scenes of digits, evaluate it on unseen ones, and draw what it sees.
 
@@ -65,20 +67,24 @@ def run_demo(
         on_step: called after every training step, see `progress_bar`.
         scenes: training scenes an epoch.
         test_scenes: scenes to evaluate on.
+        device: where to train and detect, see `choose_device`. Default: cuda if available, otherwise cpu.
 
     Raises:
         OccupiedError: there is an earlier run and neither `resume` nor `overwrite`.
         CheckpointError: the checkpoint to resume from is damaged or was begun with other settings.
+        ConfigError: there is no such device here.
         TrainingStopped: Ctrl-C; it says which epoch is kept.
     """
-    start, out = time.perf_counter(), Path(out)
+    start, out, chosen = time.perf_counter(), Path(out), choose_device(device)
     train = TrainConfig(seed=seed) if epochs is None else TrainConfig(seed=seed, epochs=epochs)
     data, test = DigitScenes("train", scenes, seed=train.seed), DigitScenes("test", test_scenes)
-    with torch.random.fork_rng():
-        torch.manual_seed(train.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(train.seed)
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
-    history = fit(detector, data, train, out / CHECKPOINT, resume=resume, overwrite=overwrite, on_step=on_step)
+    history = fit(
+        detector, data, train, out / CHECKPOINT, resume=resume, overwrite=overwrite, on_step=on_step, device=chosen
+    )
     with stoppable(out / CHECKPOINT, train.epochs):
         metrics = evaluate_model(detector, test, train.batch_size)
         _draw_scenes(model, test, out / "detections.png")

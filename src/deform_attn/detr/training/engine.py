@@ -17,6 +17,7 @@ from deform_attn.detr.checkpoints.training_state import BEGINNING, Position, Tra
 from deform_attn.detr.config.detector import TrainConfig
 from deform_attn.detr.data.augmented import Augmented
 from deform_attn.detr.data.base import DetectionData, check_categories
+from deform_attn.detr.device import choose_device
 from deform_attn.detr.errors import ConfigError, DataError, OccupiedError
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.training.batches import count_steps, epoch_parts
@@ -114,6 +115,7 @@ def fit(
     on_step: OnStep | None = None,
     tensorboard: bool = False,
     accelerator: "Accelerator | None" = None,
+    device: str | torch.device | None = None,
 ) -> History:
     """Train `detector.model` and write a checkpoint to the directory `path` after every epoch.
 
@@ -136,6 +138,8 @@ def fit(
         on_step: called after every step.
         tensorboard: write events for TensorBoard to `path`/tensorboard: every tenth step, and every epoch.
         accelerator: of the processes, if the caller has one already; its precision must be that of `config`.
+        device: where to train; the model is moved there and stays, and a checkpoint loads on any device. Default: where
+            the model is; of several processes each its own GPU, if there are any. No GPU promises the same bits twice.
 
     Returns:
         For each epoch its number (from 1), losses, last learning rate, seconds and, with `validation`, its metrics.
@@ -144,7 +148,8 @@ def fit(
         OccupiedError: there is a checkpoint and neither `resume` nor `overwrite`.
         CheckpointError: the one to resume from is damaged, or from another model, config, data or number of processes;
             or at `path` there is something else, or another training writes there.
-        ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together.
+        ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together; or there is
+            no such device here.
         DataError: the categories of `data` or `validation` are not the detector's; or no image to train on.
         DivergenceError: the training has diverged.
         ProcessError: another process has failed.
@@ -153,13 +158,15 @@ def fit(
     """
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other; choose one")
+    chosen = None if device is None else choose_device(device)
     check_categories(data, detector.categories, "training data")
     if len(data) == 0:
         raise DataError("training data: no image to train on; give at least one")
     if validation is not None:
         check_categories(validation, detector.categories, "validation data")
     data = Augmented(data, config.augment, config.seed)
-    with start_processes(detector.model, config.precision, accelerator) as processes, ExitStack() as claim:
+    started = start_processes(detector.model, config.precision, accelerator, chosen)
+    with started as processes, ExitStack() as claim:
         with processes.together():
             if processes.is_main:
                 claim.enter_context(claimed(Path(path)))

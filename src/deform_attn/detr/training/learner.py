@@ -74,7 +74,9 @@ class Learner:
         self._stepper.zero_grad()
         accelerator.backward(total)
         accelerator.unscale_gradients(self._stepper)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm, foreach=True)
+        # None: torch decides, which never takes `foreach` on a CPU, and MPS does not have it.
+        foreach = True if processes.device.type == "cpu" else None
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm, foreach=foreach)
         self._stepper.step()
         return means
 

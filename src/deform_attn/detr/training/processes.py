@@ -85,15 +85,20 @@ class Processes:
 
 @contextmanager
 def start_processes(
-    model: DeformableDetr, precision: Precision, accelerator: "Accelerator | None" = None
+    model: DeformableDetr,
+    precision: Precision,
+    accelerator: "Accelerator | None" = None,
+    device: torch.device | None = None,
 ) -> Iterator[Processes]:
     """Give the processes that train `model`.
 
     Args:
-        model: a process on its own trains it on the device where it is; of several each has a device of its own.
+        model: what they train.
         precision: of the training.
         accelerator: through which they talk. Default: a new one for this block, which finds unused parameters if the
             backbone may have some.
+        device: where a process on its own trains; of several each has a device of its own of that type. Default: where
+            the model is; of several processes each its own GPU, if there are any.
 
     Raises:
         ConfigError: precision, device and accelerator do not go together.
@@ -101,34 +106,35 @@ def start_processes(
     with detr_extra():
         from accelerate.state import AcceleratorState, is_initialized
 
-    device = model.mean.device
     if accelerator is not None:
-        yield _checked(accelerator, device, precision)
+        yield _checked(accelerator, model, precision, device)
         return
     ours, apart = not is_initialized(), not _in_group()
     try:
-        new = _new_accelerator(model, precision)
+        new = _new_accelerator(model, precision, device)
         if apart and _in_group():
             atexit.register(_leave_group)
-        yield _checked(new, device, precision)
+        yield _checked(new, model, precision, device)
     finally:
         if ours:  # accelerate remembers its settings; the next training in this process may have others
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _new_accelerator(model: DeformableDetr, precision: Precision) -> "Accelerator":
+def _new_accelerator(model: DeformableDetr, precision: Precision, device: torch.device | None) -> "Accelerator":
     with detr_extra():
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
     launched = int(os.environ.get("LOCAL_RANK", -1)) >= 0
-    # Without a launcher the model's device decides. With one and told nothing, accelerate joins no processes on CPUs.
-    cpu = not torch.cuda.is_available() if launched else model.mean.device.type == "cpu"
+    if device is None:
+        device = model.mean.device
+        if launched:  # if accelerate is not told of CPUs, it joins no processes on them
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # A backbone from transformers may have stages beyond those asked for.
     spare = isinstance(model.backbone, TransformersBackbone)
     try:
         return Accelerator(
-            cpu=cpu,
+            cpu=device.type == "cpu",
             mixed_precision=_MIXED[precision],
             device_placement=False,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=spare)],
@@ -147,7 +153,7 @@ def _leave_group() -> None:
         dist.destroy_process_group()
 
 
-def _checked(accelerator: Any, device: torch.device, precision: Precision) -> Processes:
+def _checked(accelerator: Any, model: DeformableDetr, precision: Precision, device: torch.device | None) -> Processes:
     """Return the processes that `accelerator` joins, if it can train the way this library does."""
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU"):
@@ -163,9 +169,18 @@ def _checked(accelerator: Any, device: torch.device, precision: Precision) -> Pr
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError("accelerator: gradient_accumulation_steps must be 1; choose TrainConfig.batch_size instead")
-    here = device if accelerator.num_processes == 1 else accelerator.device
+    if accelerator.num_processes == 1:
+        here = model.mean.device if device is None else device
+    elif device is not None and (device.type != accelerator.device.type or device.index is not None):
+        raise ConfigError(
+            f"device: each of {accelerator.num_processes} processes has a device of its own, here "
+            f"{accelerator.device}, got {str(device)!r}; leave it out"
+        )
+    else:
+        here = accelerator.device
     if here.type != accelerator.device.type:
-        raise ConfigError(f"accelerator: is for {accelerator.device.type}, the model is on {here.type}; move the model")
+        cure = "move the model" if device is None else "make the accelerator for that device"
+        raise ConfigError(f"accelerator: is for {accelerator.device.type}, the model is on {here.type}; {cure}")
     if precision == "float16" and here.type != "cuda":
         raise ConfigError(f"TrainConfig.precision: 'float16' needs a CUDA device, not {here.type}; choose 'bfloat16'")
     return Processes(accelerator, here)

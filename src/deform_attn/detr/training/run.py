@@ -14,6 +14,7 @@ from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.division import OnRemark, divide
 from deform_attn.detr.data.objects import remarks_on, require_objects
 from deform_attn.detr.data.splits import Split
+from deform_attn.detr.device import choose_device
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.training.engine import History, OnStep, fit
@@ -40,6 +41,7 @@ class Run:
         overwrite: bool = False,
         on_step: OnStep | None = None,
         tensorboard: bool = False,
+        device: str | torch.device | None = None,
     ) -> History:
         """Train into the directory `out` and return the history; arguments and errors are those of `fit`."""
         return fit(
@@ -52,6 +54,7 @@ class Run:
             overwrite=overwrite,
             on_step=on_step,
             tensorboard=tensorboard,
+            device=device,
         )
 
 
@@ -80,8 +83,8 @@ def prepare(settings: Settings, *, skip_bad: bool = False, on_remark: OnRemark |
     data, validation = divide(folder, settings.data.hold_out, read, say)
     cure = "train with --queries {} (num_queries in the config file)"
     start = None
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.train.seed)
+    with torch.random.fork_rng(devices=[]):  # the model is made on the CPU, whatever the machine has
+        torch.default_generator.manual_seed(settings.train.seed)
         if before is None:
             model = starting.new_model(settings.model_for(len(data.categories)))
         else:
@@ -106,6 +109,7 @@ def train_folder(
     overwrite: bool = False,
     on_remark: OnRemark | None = None,
     on_step: OnStep | None = None,
+    device: str | torch.device | None = None,
 ) -> History:
     """Train on a folder of images as `deform-attn train` does: `prepare` a run and train it into `out`.
 
@@ -117,6 +121,7 @@ def train_folder(
         overwrite: begin even if there is a checkpoint in `out`.
         on_remark: as for `prepare`.
         on_step: called after every step, see `progress_bar`.
+        device: where to train, see `choose_device`. Default: cuda if available, otherwise cpu.
 
     Returns:
         As `fit`.
@@ -128,5 +133,6 @@ def train_folder(
         >>> settings = Settings.from_layers({"data": {"dir": "trees"}, "train": {"epochs": 100}})
         >>> history = train_folder(settings, "runs/trees", on_remark=print)  # doctest: +SKIP
     """
+    chosen = choose_device(device)
     run = prepare(settings, skip_bad=skip_bad, on_remark=on_remark)
-    return run.train(out, resume=resume, overwrite=overwrite, on_step=on_step)
+    return run.train(out, resume=resume, overwrite=overwrite, on_step=on_step, device=chosen)
