@@ -1,5 +1,9 @@
-"""Every backend: their names, and a call that either runs on one or is refused by it as it declared."""
+"""Every backend: their names, and a call that either runs on one or is refused by it as it declared.
 
+With DEFORM_ATTN_TEST_DEVICE=cuda these calls, of tests that know nothing of it, run on that device.
+"""
+
+import os
 from contextlib import contextmanager
 
 import pytest
@@ -8,18 +12,32 @@ import torch
 from deform_attn import checks, deformable_attention, explain
 from deform_attn.backends import registry
 
-# `triton` has tests of its own (tests/backends/gpu_kernels/): it needs a GPU, or an interpreter that is too slow.
-BACKENDS = [backend.name for backend in registry.BACKENDS if backend.name != "triton"]
+DEVICE = torch.device(os.environ.get("DEFORM_ATTN_TEST_DEVICE", "cpu"))
+"""Where calls by `call_on` run. The tests keep their tensors on the CPU, where gradients arrive, too."""
+
+# On a CPU `triton` has tests of its own (tests/backends/gpu_kernels/); `native` has kernels for nothing else.
+_ELSEWHERE = "triton" if DEVICE.type == "cpu" else "native"
+BACKENDS = [backend.name for backend in registry.BACKENDS if backend.name != _ELSEWHERE]
 
 
 def call_on(backend, entry_point, *tensors, **options):
-    """Call an entry point on this backend; return None where it declares the call unsupported and refuses it."""
+    """Call an entry point on this backend; return None where it declares the call unsupported and refuses it.
+
+    Whatever the device, the tensors are on the CPU, and so is the output.
+    """
+    tensors = [moved(tensor) for tensor in tensors]
+    options = {name: moved(value) for name, value in options.items()}
     reasons = explain(*tensors, **options).reasons[backend]
     if not reasons:
-        return entry_point(*tensors, backend=backend, **options)
+        return entry_point(*tensors, backend=backend, **options).cpu()
     with pytest.raises(ValueError, match=backend):
         entry_point(*tensors, backend=backend, **options)
     return None
+
+
+def moved(value):
+    """Return `value`, on the device if it is a tensor; one that is there already is itself."""
+    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
 
 
 @contextmanager
@@ -46,12 +64,12 @@ def compare_sizes_in_a_tensor(output, backend, entry_point, value, shapes, *tens
     given = [options.get(name, defaults[name]) for name in names]
     modes = options.get("interpolation", "bilinear"), options.get("padding_mode", "zeros")
     judge = checks.attention_inputs if fused else checks.sampling_inputs
-    inputs = judge(value, shapes, *tensors, *given, *modes)
-    inputs = inputs._replace(spatial_shapes=torch.tensor(inputs.spatial_shapes))
+    inputs = judge(moved(value), shapes, *map(moved, tensors), *map(moved, given), *modes)
+    inputs = inputs._replace(spatial_shapes=torch.tensor(inputs.spatial_shapes, device=DEVICE))
     chosen = registry.get(backend)
-    other = chosen.attend(inputs) if fused else chosen.sample(inputs)
+    other = (chosen.attend(inputs) if fused else chosen.sample(inputs)).cpu()
     assert_same_bits(other, output)
-    if output.requires_grad:
+    if output.requires_grad and DEVICE.type == "cpu":  # a GPU adds up gradients in the order in which they come
         leaves = [tensor for tensor in (value, *tensors) if isinstance(tensor, torch.Tensor) and tensor.requires_grad]
         pull = torch.ones_like(output)
         with on_one_thread():  # torch adds up what several points read of one pixel in the order of its threads
