@@ -7,6 +7,7 @@ import torch
 
 from children import Children
 from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, kind_of_call, on_one_thread
+from selection import each_value_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. A test that makes a claim about threads sets their number itself.
@@ -73,26 +74,3 @@ def pytest_collection_modifyitems(config, items):
         kept, left = each_value_once(items)
         config.hook.pytest_deselected(items=left)
         items[:] = kept
-
-
-def each_value_once(items):
-    """Return those of the tests that bring a value of a parameter which no case of the same test before them has, and
-    the others.
-    """
-    kept, left, seen = [], [], set()
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        callspec = getattr(item, "callspec", None)  # of tests with parameters
-        values = {(test, name, identity(value)) for name, value in callspec.params.items()} if callspec else {test}
-        (left if values <= seen else kept).append(item)
-        seen |= values
-    return kept, left
-
-
-def identity(value):
-    """Return what tells a value of a parameter from others, `1` from `True` too."""
-    try:
-        hash(value)
-    except TypeError:  # a list, or something with a list in it
-        return id(value)
-    return type(value), value
