@@ -28,8 +28,11 @@ gpu: ## run the tests that need a GPU, then time the op on it (PYTHON=...; bench
 test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
 	$(PYTEST) -m "not slow"
 
-test-core: .venv-core/installed ## run the tests of the op and the house with torch alone (.venv-core/)
-	.venv-core/bin/python $(WORKSTEAL) -m "not slow" tests/core tests/backends tests/house --ignore tests/backends/native
+# What `make test` shows with the same torch need not be shown twice. Here each test runs, with each value of each of its
+# parameters, and without their combinations: that is what would miss a package.
+test-core: .venv-core/installed ## run each test of the op and the house with torch alone (.venv-core/)
+	.venv-core/bin/python $(WORKSTEAL) -m "not slow" --each-value-once \
+		tests/core tests/backends tests/house --ignore tests/backends/native
 
 test-slow: .venv/installed-dev test-gpu-kernels ## run the tests marked slow, those of the GPU kernels too
 	$(PYTEST) -m slow --ignore tests/backends/gpu_kernels

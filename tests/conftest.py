@@ -1,11 +1,13 @@
-"""Fixtures: every backend by name, and one thread."""
+"""Fixtures: every backend by name, child processes, and one thread; and an option for each value of parameters once."""
 
 import os
 
 import pytest
 import torch
 
-from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, on_one_thread
+from children import Children
+from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, kind_of_call, on_one_thread
+from selection import each_value_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. A test that makes a claim about threads sets their number itself.
@@ -22,20 +24,34 @@ def backend(request):
 def run(backend):
     """Return a function that calls an entry point on this backend.
 
-    The sizes are passed as they are, and once more in a tensor, which must not change a bit.
+    The sizes are passed as they are, and once for each kind of call of a test also in a tensor, which must not change a
+    bit.
 
     Where the backend declares that it does not support the call, it must refuse it when it is asked for by name; that
     is checked, and the rest of the test is skipped.
     """
 
+    compared = set()
+
     def call(entry_point, *tensors, **options):
         output = call_on(backend, entry_point, *tensors, **options)
         if output is None:
             pytest.skip(f"{backend} refused this call, as it declares")
-        compare_sizes_in_a_tensor(output, backend, entry_point, *tensors, **options)
+        kind = kind_of_call(output, entry_point, *tensors, **options)
+        if kind not in compared:
+            compared.add(kind)
+            compare_sizes_in_a_tensor(output, backend, entry_point, *tensors, **options)
         return output
 
     return call
+
+
+@pytest.fixture(scope="session")
+def children():
+    """Return what runs code in processes of their own that have torch already."""
+    made = Children()
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -43,3 +59,18 @@ def one_thread():
     """Run on one thread: where operations are thousands and tiny, torch's threads would mostly wait for one another."""
     with on_one_thread():
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--each-value-once",
+        action="store_true",
+        help="of the cases of a test, run those that bring a value of a parameter which none before them has",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("each_value_once"):
+        kept, left = each_value_once(items)
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept

@@ -51,6 +51,13 @@ def on_one_thread():
         torch.set_num_threads(before)
 
 
+def kind_of_call(output, entry_point, value, shapes, *tensors, **options):
+    """Return what two calls have in common that differ in the numbers of their tensors alone."""
+    given = [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in (value, *tensors)]
+    plain = {name: type(x) if isinstance(x, torch.Tensor) else x for name, x in sorted(options.items())}
+    return entry_point, output.requires_grad, str(shapes), str(given), str(plain)
+
+
 def compare_sizes_in_a_tensor(output, backend, entry_point, value, shapes, *tensors, **options):
     """Compare an output and its gradients, bit for bit, with those that the backend gives for sizes in a tensor.
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from deform_attn import torch_names
 PACKAGE = Path(deform_attn.__file__).parent
 PRIVATE = re.compile(r"torch(\.\w+)*\._\w+|\bforward_ad\._\w+|from torch[.\w]* import .*\b_\w+")
 
-# Each name is taken away in a process of its own, forked from one that has imported torch.
+# Each name is taken away in a process of its own, forked from one that has imported the compiler of torch, too.
 SCRIPT = r'''
 import os, sys
 import torch, torch._dynamo  # which needs some of these names itself
@@ -66,10 +64,10 @@ def names_of(*groups):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each name is taken from a fork")
-def test_without_a_private_name_of_torch_calls_are_still_right_and_explain_names_it():
+def test_without_a_private_name_of_torch_calls_are_still_right_and_explain_names_it(children):
     # The keys are attributes of compiled types, which nobody can take away.
     names = [name for name in names_of(torch_names.OPS, torch_names.REMEMBERED) if "DispatchKey" not in name]
-    result = subprocess.run([sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True)
+    result = children.run(SCRIPT, *names)
     assert result.returncode == 0, result.stderr
     found = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
     ops = torch_names.OPS.names

@@ -1,9 +1,8 @@
 """The house: the public names, who imports whom, what the core needs, and how large files are."""
 
 import ast
+import functools
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import deform_attn
@@ -76,8 +75,13 @@ def is_type_checking(node):
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
+@functools.cache
 def imports(path):
-    """Yield (module imported, whether at the top of the file) of a source file."""
+    """Return (module imported, whether at the top of the file) for each import of a source file."""
+    return list(imports_in(path))
+
+
+def imports_in(path):
     tree = ast.parse(path.read_text())
     later = (ast.FunctionDef, ast.AsyncFunctionDef)  # what runs only when called
     blocks = [node for node in ast.walk(tree) if isinstance(node, later) or is_type_checking(node)]
@@ -219,7 +223,7 @@ def test_the_backends_with_kernels_do_not_import_each_other():
 def test_it_is_seen_whether_an_import_is_at_the_top(tmp_path):
     source = tmp_path / "module.py"
     source.write_text("import numpy\nfrom PIL import Image\ndef f():\n    import scipy.optimize\n")
-    assert list(imports(source)) == [("numpy", True), ("PIL.Image", True), ("scipy.optimize", False)]
+    assert imports(source) == [("numpy", True), ("PIL.Image", True), ("scipy.optimize", False)]
 
 
 USE = """
@@ -236,8 +240,11 @@ print(*set(sys.modules) - old)
 """
 
 
-def test_neither_the_package_nor_eager_calls_nor_the_help_of_every_verb_load_an_extra_or_the_compiler_of_torch():
-    result = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, check=True)
+def test_neither_the_package_nor_eager_calls_nor_the_help_of_every_verb_load_an_extra_or_the_compiler_of_torch(
+    children,
+):
+    result = children.run(USE)
+    assert result.returncode == 0, result.stderr
     added = set(result.stdout.split())
     assert "deform_attn.cli.train" in added
     assert EXTRAS & added == set()

@@ -11,7 +11,7 @@ from deform_attn import deformable_attention, multi_scale_deformable_attention
 from every_backend import BACKENDS, call_on
 
 FORMS = pytest.mark.parametrize("form", ["fused", "classic"])
-TINY = {"small points": "tiny points", "small boxes": "tiny boxes"}  # derivatives of second order are many
+TINY = {"small points": "tiny points", "small boxes": "tiny boxes"}  # finite differences are many
 SMALL = pytest.mark.parametrize("case", SMALL_CASES, ids=case_id)
 
 
@@ -47,7 +47,8 @@ def check_equal(actual, expected):
         assert torch.equal(a, b)
 
 
-# Those of the reference are checked in test_functional.py.
+# Those of the reference are checked in test_functional.py. On the small cases themselves, derivatives of every order
+# and mode are compared with those of the reference in test_transforms.py.
 @FORMS
 @pytest.mark.parametrize(
     ("backend", "case", "interpolation", "padding_mode"),
@@ -55,7 +56,8 @@ def check_equal(actual, expected):
     + [("grid_sample", *each) for each in (*DERIVATIVES[:2], DERIVATIVES[3])],
 )
 def test_gradgradcheck_passes_for_every_backend(form, backend, case, interpolation, padding_mode):
-    function, tensors = function_of(form, named(case), backend, interpolation=interpolation, padding_mode=padding_mode)
+    modes = {"interpolation": interpolation, "padding_mode": padding_mode}
+    function, tensors = function_of(form, named(TINY.get(case, case)), backend, **modes)
     assert gradgradcheck(function, tensors, raise_exception=True)
 
 
@@ -63,10 +65,9 @@ def test_gradgradcheck_passes_for_every_backend(form, backend, case, interpolati
 @pytest.mark.parametrize(("case", "interpolation", "padding_mode"), DERIVATIVES)
 def test_forward_mode_and_batched_gradients_pass_gradcheck(form, case, interpolation, padding_mode):
     modes = {"interpolation": interpolation, "padding_mode": padding_mode}
-    function, tensors = function_of(form, named(case), "native", **modes)
+    function, tensors = function_of(form, named(TINY.get(case, case)), "native", **modes)
     checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(function, tensors, **checks)
-    function, tensors = function_of(form, named(TINY.get(case, case)), "native", **modes)
     assert gradgradcheck(function, tensors, check_fwd_over_rev=True, check_batched_grad=True)
 
 

@@ -1,7 +1,7 @@
 """DistributedDataParallel: two processes with half a batch each have the gradients of one with all of it."""
 
 import os
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,15 +50,26 @@ def work(rank, store, folder):
     os._exit(0)
 
 
-def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    processes = torch.multiprocessing.spawn(work, args=(tmp_path / "store", tmp_path), nprocs=2, join=False)
-    end = time.monotonic() + 120
-    while not processes.join(timeout=5):
-        if time.monotonic() > end:
-            for process in processes.processes:
-                process.kill()
-            pytest.fail("the two processes do not come to an end")
+# One process imports what both need; a signal ends those that wait for ever.
+BOTH = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch._dynamo
+from test_distributed import work
+folder, processes = sys.argv[1], []
+for rank in range(2):
+    processes.append(os.fork())
+    if processes[-1] == 0:
+        signal.alarm(120)
+        work(rank, folder + "/store", folder)
+sys.exit(sum(os.waitpid(process, 0)[1] != 0 for process in processes))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked from one")
+def test_two_processes_have_the_gradients_of_one_with_the_joined_batch(children, tmp_path):
+    done = children.run(BOTH, str(tmp_path), GLOO_SOCKET_IFNAME="lo")
+    assert done.returncode == 0, done.stderr
     module = build()
     loss_of(module, *draw()).backward()
     assert any((p.grad != 0).any() for p in module.parameters())

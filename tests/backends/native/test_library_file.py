@@ -16,15 +16,14 @@ from deform_attn.backends.native import library_file, registration
 pytestmark = pytest.mark.skipif(registration._library is None, reason="the CPU kernels are not built")
 needs_elf = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the library is no ELF file here")
 
-# Loads each file as the package does, in one process, which a signal would end.
+# Loads files as the package does, in one process, which a signal would end.
 LOAD = """
 import json, sys
 from deform_attn.backends.native import library as native_library
-for line in sys.stdin:
-    path = json.loads(line)
+for path in sys.argv[1:]:
     native_library.importlib.util.find_spec = lambda name: type("Spec", (), {"origin": path})
     library, reasons = native_library.load()
-    print(json.dumps("loaded" if library else reasons[0]), flush=True)
+    print(json.dumps("loaded" if library else reasons[0]))
 """
 
 
@@ -32,20 +31,16 @@ def built():
     return Path(importlib.util.find_spec("deform_attn._native").origin)
 
 
-@pytest.fixture(scope="module")
-def loaded():
+@pytest.fixture
+def loaded(children):
     """Return a function that gives what comes of loading each file: "loaded", or the reason against it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command, pipe = [sys.executable, "-c", LOAD], subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
 
-        def load(path):
-            print(json.dumps(str(path)), flush=True, file=process.stdin)
-            answer = process.stdout.readline()
-            assert answer, (path, process.wait())
-            return json.loads(answer)
+    def load(*paths):
+        done = children.run(LOAD, *map(str, paths))
+        assert done.returncode == 0, (done.returncode, done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-        yield lambda *paths: [load(path) for path in paths]
+    return load
 
 
 @needs_elf

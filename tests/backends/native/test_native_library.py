@@ -33,14 +33,6 @@ def library():
     return registration._library
 
 
-def python(*arguments, isa=None):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("DEFORM_ATTN_ISA", None)
-    if isa is not None:
-        environment["DEFORM_ATTN_ISA"] = isa
-    return subprocess.run([sys.executable, *arguments], env=environment, cwd=TESTS, capture_output=True, text=True)
-
-
 def classic_call():
     return torch.ones(1, 6, 1, 3), [(2, 3)], torch.full((1, 4, 1, 1, 2, 2), 0.5), torch.ones(1, 4, 1, 1, 2)
 
@@ -62,8 +54,8 @@ def test_it_is_the_first_choice_for_cpu_tensors():
     assert explain(*classic_call()).backend == "native"
 
 
-def test_it_takes_the_best_instruction_set_of_the_machine():
-    done = python("-c", ONE_CALL)
+def test_it_takes_the_best_instruction_set_of_the_machine(children):
+    done = children.run(ONE_CALL, DEFORM_ATTN_ISA=None)
     assert done.stdout.strip() == library().isas[0], done.stderr
     assert library().isas[-1] == "baseline"
 
@@ -72,8 +64,8 @@ LOWER_ISAS = registration._library.isas[1:] if registration._library else []
 
 
 @pytest.mark.parametrize("isa", LOWER_ISAS)
-def test_a_lower_instruction_set_can_be_asked_for(isa):
-    assert python("-c", ONE_CALL, isa=isa).stdout.strip() == isa
+def test_a_lower_instruction_set_can_be_asked_for(children, isa):
+    assert children.run(ONE_CALL, DEFORM_ATTN_ISA=isa).stdout.strip() == isa
 
 
 @pytest.mark.slow
@@ -84,25 +76,17 @@ def test_a_lower_instruction_set_passes_the_same_tests(isa):
         "backends/native/test_native_numbers.py",
         "properties/test_native_properties.py",
     ]
-    done = python(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "native and not gradgradcheck",
-        "-m",
-        "not slow",
-        *files,
-        isa=isa,
-    )
+    chosen = ["-k", "native and not gradgradcheck", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *files]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "DEFORM_ATTN_ISA": isa}
+    done = subprocess.run(command, env=environment, cwd=TESTS, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-3000:]
 
 
-def test_an_unknown_instruction_set_is_refused_and_the_package_still_works():
-    done = python("-W", "ignore", "-c", ONE_CALL, isa="x86-64-v9")
+def test_an_unknown_instruction_set_is_refused_and_the_package_still_works(children):
+    quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
+    done = children.run(quiet + ONE_CALL, DEFORM_ATTN_ISA="x86-64-v9")
     assert done.returncode == 0, done.stderr
     assert "DEFORM_ATTN_ISA: expected one of" in done.stdout
     assert "'x86-64-v9'" in done.stdout
@@ -181,7 +165,7 @@ def test_no_memory_is_an_error_and_not_a_crash():
         multi_scale_deformable_attention(value, *classic_call()[1:])
 
 
-def test_without_a_function_of_torch_the_kernels_are_registered_from_python_and_explain_says_so(tmp_path):
+def test_without_a_function_of_torch_the_kernels_are_registered_from_python_and_explain_says_so(children, tmp_path):
     hidden = tmp_path / "_native.so"
     path = native_library.importlib.util.find_spec("deform_attn._native").origin
     data = Path(path).read_bytes()
@@ -194,7 +178,8 @@ Spec = type("Spec", (), {{"origin": {str(hidden)!r}}})
 importlib.util.find_spec = lambda name: Spec if "_native" in name else find(name)
 """
     calls = Path(__file__).parent / "both_registrations.py"
-    results = [python("-c", f"{code}\nexec(open({str(calls)!r}).read())") for code in ("", here)]
+    code = f"exec(open({str(calls)!r}).read())"
+    results = [children.run(before + code, DEFORM_ATTN_ISA=None) for before in ("", here)]
     usual, without = [done.stdout.splitlines() for done in results]
     assert "note: the CPU kernels are called through Python" not in usual[0], results[0].stderr
     assert "called through Python, which costs more time a call: this torch has no torch_list_got_item" in without[0]

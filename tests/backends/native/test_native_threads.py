@@ -1,8 +1,5 @@
 """The CPU kernels and threads: torch's own and no others, and the same bits whatever their number."""
 
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,9 +85,9 @@ assert threads() == beside_torch, (alone, beside_torch, threads())
 
 
 @needs_proc
-def test_no_thread_pool_appears_beside_that_of_torch():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", COUNT_THREADS], env=environment, check=True)
+def test_no_thread_pool_appears_beside_that_of_torch(children):
+    done = children.run(COUNT_THREADS)
+    assert done.returncode == 0, done.stderr
 
 
 def share_of_other_threads(tensors, threads):

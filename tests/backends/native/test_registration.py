@@ -1,8 +1,6 @@
 """How the library registers its kernels with torch: the ops it defines, once, and what is in the way said in words."""
 
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -26,13 +24,16 @@ call = value, [2, 3], locations, weights, [2], "bilinear", "zeros"
 """
 
 
-def said(code, path):
-    """Return the lines that a new process prints, in which the library is the file at `path`."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", LOAD + code, str(path), str(registration.library._torch_library())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
-    return done.stdout.splitlines()
+@pytest.fixture
+def said(children):
+    """Return a function that gives the lines that a new process prints, in which the library is the file at `path`."""
+
+    def lines(code, path):
+        done = children.run(LOAD + code, str(path), str(registration.library._torch_library()))
+        assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+        return done.stdout.splitlines()
+
+    return lines
 
 
 def built():
@@ -47,7 +48,7 @@ def test_the_schemas_that_the_library_defines_are_those_of_the_table():
     )
 
 
-def test_a_process_where_python_defines_nothing_gets_ops_that_run_and_registers_them_once():
+def test_a_process_where_python_defines_nothing_gets_ops_that_run_and_registers_them_once(said):
     lines = said(
         """
 say(torch_path, 1)
@@ -61,7 +62,7 @@ print(torch.ops.deform_attn.multi_scale_deformable_attention(*call).unique().tol
     assert lines == ["registered", "[2.0]", "registered", "registered", "[2.0]"]
 
 
-def test_what_is_in_the_way_is_said_and_a_later_call_may_succeed(tmp_path):
+def test_what_is_in_the_way_is_said_and_a_later_call_may_succeed(said, tmp_path):
     missing = tmp_path / "libtorch_cpu.so"
     path, none, mended = said(
         f"say({str(missing)!r}, 1)\nsay(None, 1)\nsay(torch_path, 1)",
@@ -78,7 +79,7 @@ def test_what_is_in_the_way_is_said_and_a_later_call_may_succeed(tmp_path):
     assert mended == "registered"
 
 
-def test_where_python_has_defined_the_ops_a_second_definition_is_refused_and_calls_go_on(tmp_path):
+def test_where_python_has_defined_the_ops_a_second_definition_is_refused_and_calls_go_on(said, tmp_path):
     copy = shutil.copy(built(), tmp_path / "copy_of_native.so")  # has registered nothing yet
     lines = said(
         """

@@ -1,12 +1,16 @@
+import functools
+import json
 import os
 import random
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,85 @@ def stop_at(epoch: int, step: int) -> OnStep:
     return stop
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A training of CONFIG on PICTURES that nothing stopped: what has learned, and the folder, which is only read."""
+
+    detector: Detector
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], Whole]:
+    """Return a function that gives such a training with this dropout."""
+
+    @functools.cache
+    def trained(dropout: float) -> Whole:
+        learner, folder = detector(dropout=dropout), tmp_path_factory.mktemp("whole") / "run"
+        fit(learner, Assorted(PICTURES), CONFIG, folder)
+        return Whole(learner, folder)
+
+    return trained
+
+
+# Each line is a piece of code for a child, whose number comes first and whose end is the line "dead".
+TRAININGS = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import accelerate, torch  # once, rather than in each child
+torch.set_num_threads(1)
+from test_resumption import *
+for line in sys.stdin:
+    if child := os.fork():
+        os.waitpid(child, 0)
+        print("dead", flush=True)
+    else:
+        print(os.getpid(), flush=True)
+        exec(json.loads(line))
+        os._exit(0)
+"""
+
+
+class Trainings:
+    """Trainings in processes of their own, one after the other."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        self._parent = subprocess.Popen([sys.executable, "-c", TRAININGS], stdin=pipe, stdout=pipe, text=True)
+        self._child: int | None = None
+
+    def read(self) -> str:
+        """Return the next line that is printed."""
+        assert self._parent.stdout is not None
+        return self._parent.stdout.readline()
+
+    def start(self, code: str) -> None:
+        """Start a process that runs `code`, which has all names of this file."""
+        print(json.dumps(code), file=self._parent.stdin, flush=True)
+        self._child = int(self.read())
+
+    def kill(self) -> None:
+        """Kill the process that was started, and wait for its end."""
+        assert self._child is not None
+        os.kill(self._child, signal.SIGKILL)
+        while (line := self.read()) != "dead\n":
+            assert line, "the parent has ended"
+        self._child = None
+
+    def close(self) -> None:
+        """End what still runs."""
+        if self._child is not None:
+            self.kill()
+        self._parent.communicate()
+
+
+@pytest.fixture(scope="module")
+def trainings() -> Iterator[Trainings]:
+    made = Trainings()
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("moment", "kept", "message"),
     [
@@ -51,10 +134,13 @@ def stop_at(epoch: int, step: int) -> OnStep:
     ],
 )
 def test_a_training_goes_on_after_the_last_step_that_was_saved_to_the_last_bit(
-    tmp_path: Path, moment: tuple[int, int], kept: tuple[int, int], message: str
+    tmp_path: Path,
+    whole: Callable[[float], Whole],
+    moment: tuple[int, int],
+    kept: tuple[int, int],
+    message: str,
 ) -> None:
-    whole, data = detector(dropout=0.2), Assorted(PICTURES)
-    fit(whole, data, CONFIG, tmp_path / "whole")
+    data = Assorted(PICTURES)
     with pytest.raises(TrainingStopped, match=message) as caught:
         fit(detector(dropout=0.2), data, CONFIG, tmp_path / "run", on_step=stop_at(*moment))
     assert (caught.value.kept, caught.value.steps) == kept
@@ -65,25 +151,26 @@ def test_a_training_goes_on_after_the_last_step_that_was_saved_to_the_last_bit(
         on_step=lambda progress: steps.append((progress.epoch, progress.step, progress.loss)),
     )  # fmt: skip
     assert steps[0][:2] == (kept[0] + 1, kept[1] + 1)
-    assert same_weights(resumed, whole)
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")  # also of the epoch that was cut in two
+    assert same_weights(resumed, whole(0.2).detector)
+    assert losses(tmp_path / "run") == losses(whole(0.2).folder)  # also of the epoch that was cut in two
     assert load_training(tmp_path / "run").position == Position()
 
 
-def test_resuming_brings_the_models_own_files_up_to_the_state_of_the_training(tmp_path: Path) -> None:
-    data, trained = Assorted(PICTURES), detector()
-    fit(trained, data, CONFIG, tmp_path / "run")
+def test_resuming_brings_the_models_own_files_up_to_the_state_of_the_training(
+    tmp_path: Path, whole: Callable[[float], Whole]
+) -> None:
+    data, trained = Assorted(PICTURES), whole(0).detector
+    shutil.copytree(whole(0).folder, tmp_path / "run")
     save_model(tmp_path / "run", detector())  # as a save leaves them that is killed before it comes to them
     assert not same_weights(load_model(tmp_path / "run"), trained)
     fit(detector(), data, CONFIG, tmp_path / "run", resume=True)
     assert same_weights(load_model(tmp_path / "run"), trained)
 
 
-def test_saving_more_often_changes_nothing(tmp_path: Path) -> None:
-    first, second, data = detector(), detector(), Assorted(PICTURES)
-    fit(first, data, CONFIG, tmp_path / "often")
-    fit(second, data, replace(CONFIG, save_every=0), tmp_path / "seldom")
-    assert same_weights(first, second)
+def test_saving_more_often_changes_nothing(tmp_path: Path, whole: Callable[[float], Whole]) -> None:
+    seldom = detector()
+    fit(seldom, Assorted(PICTURES), replace(CONFIG, save_every=0), tmp_path / "seldom")
+    assert same_weights(whole(0).detector, seldom)
 
 
 def test_how_often_to_save_may_change_when_a_training_is_resumed(tmp_path: Path) -> None:
@@ -121,35 +208,29 @@ def test_a_position_that_cannot_be_is_refused_with_its_file(tmp_path: Path) -> N
         load_training(tmp_path / "run")
 
 
-def test_a_training_killed_at_any_moment_resumes_to_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_training_killed_at_any_moment_resumes_to_the_weights_of_one_that_was_not(
+    tmp_path: Path, whole: Callable[[float], Whole], trainings: Trainings
+) -> None:
     code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch
-torch.set_num_threads(1)
-from test_resumption import CONFIG, PICTURES, Assorted, detector, fit, replace
 config = replace(CONFIG, save_every=1)
 say = lambda progress: print(progress.epoch, progress.step, flush=True)
 fit(detector(dropout=0.2), Assorted(PICTURES), config, {str(tmp_path / "run")!r}, resume=True, on_step=say)
 """
-    config, data, whole = replace(CONFIG, save_every=1), Assorted(PICTURES), detector(dropout=0.2)
-    fit(whole, data, config, tmp_path / "whole")
+    config, data = replace(CONFIG, save_every=1), Assorted(PICTURES)
     moments = random.Random(time.time_ns())
     for lines in (1, 4):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(lines)][-1]
+        trainings.start(code)
+        said = [trainings.read() for _ in range(lines)][-1]
         time.sleep(moments.uniform(0, 0.05))  # a step and its save take about as long
-        process.kill()
-        process.communicate()
+        trainings.kill()
         training, (epoch, step) = load_training(tmp_path / "run"), map(int, said.split())
         load_model(tmp_path / "run")
         done, steps = (epoch - 1) * 5 + step, len(training.history) * 5 + training.position.step
         assert steps >= done - 1, "no more than one interval is lost"
     resumed = detector(dropout=0.2)
     fit(resumed, data, config, tmp_path / "run", resume=True)
-    assert same_weights(resumed, whole)
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert same_weights(resumed, whole(0.2).detector)
+    assert losses(tmp_path / "run") == losses(whole(0.2).folder)
 
 
 @contextmanager
@@ -163,10 +244,9 @@ def limited_files() -> Iterator[None]:
 
 
 def test_a_disk_that_is_full_while_saving_is_one_line_with_the_file_and_keeps_the_checkpoint_before(
-    tmp_path: Path,
+    tmp_path: Path, whole: Callable[[float], Whole]
 ) -> None:
-    data, whole = Assorted(PICTURES), detector()
-    fit(whole, data, CONFIG, tmp_path / "whole")
+    data = Assorted(PICTURES)
 
     def fill(progress: Progress) -> None:
         if progress.step == 3:
@@ -180,39 +260,21 @@ def test_a_disk_that_is_full_while_saving_is_one_line_with_the_file_and_keeps_th
     assert (training.history, training.position.step) == ([], 2)
     resumed = detector()
     fit(resumed, data, CONFIG, tmp_path / "run", resume=True)
-    assert same_weights(resumed, whole)
+    assert same_weights(resumed, whole(0).detector)
 
 
-@pytest.fixture
-def other_training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Give a process that trains into the folder `run`."""
+def test_two_trainings_cannot_write_to_one_folder(tmp_path: Path, trainings: Trainings) -> None:
     code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from patches import Assorted, detector
-from deform_attn.detr.config.detector import TrainConfig
-from deform_attn.detr.training.engine import fit
-echo = lambda _: print(input(), flush=True)
-fit(detector(), Assorted(2), TrainConfig(epochs=9), {str(tmp_path / "run")!r}, on_step=echo)
+stay = lambda progress: print("first", flush=True) if progress.epoch == 1 else time.sleep(600)
+fit(detector(), Assorted(2), TrainConfig(epochs=9), {str(tmp_path / "run")!r}, on_step=stay)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def test_two_trainings_cannot_write_to_one_folder(tmp_path: Path, other_training: subprocess.Popen[str]) -> None:
-    assert other_training.stdin is not None
-    assert other_training.stdout is not None
-    other_training.stdin.write("first\n")
-    other_training.stdin.flush()
-    assert other_training.stdout.readline() == "first\n"  # it is in its second epoch now, or about to be
+    trainings.start(code)
+    assert trainings.read() == "first\n"  # it is in its second epoch now, or about to be
     config = TrainConfig(epochs=1, batch_size=2)
     for way in ({"overwrite": True}, {"resume": True}):
         with pytest.raises(CheckpointError, match="run: another training writes there at the moment"):
             fit(detector(), Assorted(2), config, tmp_path / "run", **way)
-    other_training.kill()
-    other_training.wait()
+    trainings.kill()
     fit(detector(), Assorted(2), config, tmp_path / "run", overwrite=True)
     fit(detector(), Assorted(2), config, tmp_path / "run", resume=True)
     assert not list((tmp_path / "run").glob(".*"))
