@@ -94,7 +94,7 @@ def test_a_tensor_on_another_device_than_value_is_refused(driver):
 
 
 def test_launches_of_sizes_that_keep_changing_are_forgotten(driver, monkeypatch):
-    monkeypatch.setattr(prepared, "_MOST", 4)
+    monkeypatch.setattr(prepared._launches, "most", 4)
     for maps in sizes(9):
         prepared.launch_of_call(call("classic", maps))
     assert 0 < len(prepared._launches) <= 4

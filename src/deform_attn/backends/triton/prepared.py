@@ -5,15 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
+from deform_attn.backends.kept import Kept
 from deform_attn.backends.triton.launch import MOST_IMAGES, Launch
 from deform_attn.backends.triton.layout import Call, call_of
 from deform_attn.messages import fail
 from deform_attn.shape_checks import spatial_shapes_of
 from deform_attn.torch_ops import schema
 
-_MOST = 1024  # launches kept; each takes about two kilobytes
-
-_launches: dict[tuple[Any, ...], Launch] = {}
+_launches: Kept[tuple[Any, ...], Launch] = Kept()
 
 
 def launch_of(op: schema.Op, args: Sequence[Any], twin: bool = False) -> Launch | Call:
@@ -31,7 +30,7 @@ def launch_of(op: schema.Op, args: Sequence[Any], twin: bool = False) -> Launch 
             call = call_of(op, args)
         if not _is_one_launch(call, args):
             return call
-        launch = _kept(key, Launch(call))
+        launch = _launches.keep(key, Launch(call))
     return launch
 
 
@@ -39,7 +38,7 @@ def launch_of_call(call: Call) -> Launch:
     """Return the launch of a judged call, or of a part of one."""
     key = _look_of("call", call)
     launch = _launches.get(key)
-    return _kept(key, Launch(call)) if launch is None else launch
+    return _launches.keep(key, Launch(call)) if launch is None else launch
 
 
 def _judge(op: schema.Op, args: Sequence[Any]) -> None:
@@ -68,13 +67,6 @@ def _look_of(name: str, args: Sequence[Any]) -> tuple[Any, ...]:
         else:
             key.append(arg)
     return tuple(key)
-
-
-def _kept(key: tuple[Any, ...], launch: Launch) -> Launch:
-    if len(_launches) >= _MOST:
-        _launches.clear()  # sizes that keep changing; those still in use come back with their next call
-    _launches[key] = launch
-    return launch
 
 
 def _is_one_launch(call: Call, args: Sequence[Any]) -> bool:
