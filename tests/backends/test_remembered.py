@@ -8,6 +8,7 @@ import torch
 from cases import CASES, case_id, inputs_of, named
 from deform_attn import deformable_attention, multi_scale_deformable_attention, use_backend
 from deform_attn.backends import remembered
+from deform_attn.backends.kept import Kept
 
 FORMS = pytest.mark.parametrize("form", ["fused", "classic"])
 SHAPES = [(2, 3), (4, 1)]
@@ -15,7 +16,7 @@ SHAPES = [(2, 3), (4, 1)]
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(remembered, "_calls", {})
+    monkeypatch.setattr(remembered, "_calls", Kept())
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_what_equals_a_good_call_but_is_not_one_is_still_refused(form, wrong):
 
 @FORMS
 def test_what_is_remembered_does_not_grow_without_end(form, monkeypatch):
-    monkeypatch.setattr(remembered, "_MOST", 3)
+    monkeypatch.setattr(remembered._calls, "most", 3)
     for case in CASES[:8]:
         call(form, case)
         assert 1 <= len(remembered._calls) <= 3

@@ -117,7 +117,7 @@ def test_what_is_remembered_keeps_no_tensor_alive(form, requires_grad, warm):
 
 
 def test_at_most_1024_kinds_are_remembered_and_all_are_right(cold):
-    assert remembered._MOST == 1024
+    assert remembered._calls.most == 1024
     weights = torch.ones(1, 1, 1, 1, 1)
     for width in range(1, 1100):
         value = torch.arange(1.0, width + 1).view(1, width, 1, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deform_attn import DeformableAttention, MultiScaleDeformableAttention
+from deform_attn.backends.kept import Kept
 from deform_attn.modules import judged
 
 SHAPES = [(3, 4), (2, 3)]
@@ -15,7 +16,7 @@ N, Q, S = 2, 5, 18
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(judged, "_judged", {})
+    monkeypatch.setattr(judged, "_judged", Kept())
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_hooks_that_come_later_are_called_and_layers_that_are_exchanged_are_used
 
 
 def test_what_is_remembered_of_modules_does_not_grow_without_end(monkeypatch):
-    monkeypatch.setattr(judged, "_MOST", 3)
+    monkeypatch.setattr(judged._judged, "most", 3)
     for queries in range(1, 8):
         multi()(**flat(query=torch.zeros(N, queries, 12), reference_points=torch.zeros(N, queries, 2)))
         assert 1 <= len(judged._judged) <= 3

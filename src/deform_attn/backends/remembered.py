@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.backends.base import Tensors
+from deform_attn.backends.kept import Kept
 from deform_attn.checks import Inputs
 from deform_attn.torch_names import (
     REMEMBERED,
@@ -31,8 +32,7 @@ from deform_attn.torch_ops import autograd, schema
 
 Key = tuple[Any, ...]
 
-_MOST = 1024  # keys remembered; each takes about two kilobytes
-_calls: dict[Key, "_Call"] = {}
+_calls: Kept[Key, "_Call"] = Kept()
 
 _OPTION_TYPES = str, float, int
 
@@ -135,10 +135,7 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
 
 def remember(key: Key, inputs: Inputs, tensors: Tensors) -> Tensor:
     """Remember that a call with this key passed all checks, as `inputs`, and runs by its op; return its output."""
-    if len(_calls) >= _MOST:
-        _calls.clear()  # sizes that keep changing; those still in use come back with their next call
-    call = _calls[key] = _Call(inputs, tensors)
-    return call.first(tensors)
+    return _calls.keep(key, _Call(inputs, tensors)).first(tensors)
 
 
 def recall(key: Key) -> Callable[[Tensors], Tensor] | None:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from deform_attn.backends import remembered
+from deform_attn.backends.kept import Kept
 
 Result = TypeVar("Result")
 
-_MOST = 1024  # kinds remembered
-_judged: dict[remembered.Key, Any] = {}
+_judged: Kept[remembered.Key, Any] = Kept()
 
 
 def once(judge: Callable[[], Result], tensors: Sequence[Any], spatial_shapes: Any, *sizes: int | str) -> Result:
@@ -24,7 +24,5 @@ def once(judge: Callable[[], Result], tensors: Sequence[Any], spatial_shapes: An
     if result is None:
         result = judge()
         if len({tensor.dtype for tensor in tensors if tensor is not None}) == 1:
-            if len(_judged) >= _MOST:
-                _judged.clear()
-            _judged[key] = result
+            _judged.keep(key, result)
     return result

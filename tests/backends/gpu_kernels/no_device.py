@@ -10,6 +10,7 @@ import torch
 
 from deform_attn import checks
 from deform_attn.backends.triton import launch as launching
+from deform_attn.backends.triton import prepared
 from deform_attn.backends.triton.layout import call_of
 from deform_attn.torch_ops import schema
 
@@ -17,7 +18,7 @@ MAPS = [(100, 167), (50, 84), (25, 42), (13, 21)]
 
 
 def active_driver(arch):
-    """Make a driver for `sm_90`, `gfx942` or the like the active one, and return it."""
+    """Make a driver for `sm_90`, `gfx942` or the like the active one, and return it; it counts `launches`."""
     from triton.backends.compiler import GPUTarget
     from triton.backends.driver import DriverBase
     from triton.runtime import driver
@@ -29,25 +30,28 @@ def active_driver(arch):
         def __init__(self, _source, _metadata):
             pass
 
-        def __call__(self, *_):
-            NoDevice.launches += 1
+        def __call__(self, *args):
+            driver.active.launched(args)  # whichever is active: Triton keeps kernels beyond a driver
 
     class Utils:
         def get_device_properties(self, _device):
             return {"max_shared_mem": 65536 if hip else 232448, "multiprocessor_count": 132, "warpSize": 32}
 
         def load_binary(self, *_):
-            return None, 2, 64, 0, 1024
+            return 1, 2, 64, 0, 1024  # a module, or Triton would load it for each launch
 
         def unload_module(self, *_):
             pass
 
     class NoDevice(DriverBase):
-        launches = 0
         launcher_cls = Launcher
 
         def __init__(self):
+            self.launches = 0
             self.utils = Utils()
+
+        def launched(self, _args):
+            self.launches += 1
 
         @classmethod
         def is_active(cls):
@@ -71,8 +75,9 @@ def active_driver(arch):
         def map_python_to_cpp_type(self, kind):
             return kind
 
-    driver.set_active(NoDevice())
-    return NoDevice
+    active = NoDevice()
+    driver.set_active(active)
+    return active
 
 
 def call(form, maps=MAPS, dtype=torch.float32, queries=None, N=1, M=8, D=32, P=4, boxes=False, masked=False, grad=True):
@@ -91,12 +96,17 @@ def call(form, maps=MAPS, dtype=torch.float32, queries=None, N=1, M=8, D=32, P=4
     return call_of(schema.op_of(inputs), schema.arguments(inputs))
 
 
+def forget():
+    """Forget all launches and compiled kernels."""
+    launching._compiled.clear()
+    prepared._launches.clear()
+
+
 def kernel_of(call, backward=False, references=True):
     """Return the compiled kernel of a call for the active driver."""
-    launching._compiled.clear()
-    launching._launches.clear()
+    forget()
     wanted = [backward, backward, backward, backward and references and call.references is not None]
-    launching.launch_of(call).prepare(call.tensors, None, wanted)
+    prepared.launch_of_call(call).prepare(call.tensors, None, wanted)
     return list(launching._compiled.values())[-1]
 
 
@@ -121,8 +131,8 @@ def instructions(kernel):
 def by_row_point(kernel, call, backward=False):
     """Return how many instructions a warp runs for each row and point, if every row takes every one of them."""
     counts, _ = instructions(kernel)
-    tile = launching.launch_of(call)._tiles[backward]
+    tile = prepared.launch_of_call(call)._tiles[backward]
     return sum(counts.values()) * tile.num_warps / (tile.B * sum(call.counts))
 
 
-__all__ = ["MAPS", "active_driver", "by_row_point", "call", "instructions", "kernel_of"]
+__all__ = ["MAPS", "active_driver", "by_row_point", "call", "forget", "instructions", "kernel_of"]

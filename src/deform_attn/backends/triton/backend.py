@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deform_attn import torch_names
 from deform_attn.backends.base import Backend
-from deform_attn.backends.triton import ops, toolchain, twins
+from deform_attn.backends.triton import ops, toolchain
 from deform_attn.backends.triton.launch import MOST_IMAGES
 from deform_attn.checks import Inputs
 from deform_attn.tensor_checks import is_fake
@@ -99,6 +99,6 @@ if not torch_names.OPS.missing:
         for _key in KEYS.values():
             schema.register(_op, _forward, _backward, _key)
             if _op in (schema.SAMPLE, schema.ATTEND):
-                schema.register_twin(_op, twins.twin_of(_op), _key)
+                schema.register_twin(_op, ops.forward_of(_op, twin=True), _key)
         if toolchain.is_interpreting():
             schema.register(_op, _switch(_op.forward, _forward), _switch(_op.backward, _backward), "BackendSelect")

@@ -10,34 +10,17 @@ from torch import Tensor
 
 from deform_attn.backends.base import Tensors
 from deform_attn.backends.triton import toolchain
+from deform_attn.backends.triton.compiled import Compiled
 from deform_attn.backends.triton.layout import Call, flat_sizes, is_by_table, strides_of, table_of
 from deform_attn.backends.triton.tiles import groups_of, is_wide, power_of_two, tile_of
 
 MOST_IMAGES = 65535  # of a grid of programs along its second and third axis
 CAREFUL = True  # see kernels/backward.py
 _MOST_STRIPS = 2**17  # pixels; see rows.py
-_MOST = 1024  # launches kept; each takes about two kilobytes
 
-_launches: dict[tuple[Any, ...], "Launch"] = {}
-_compiled: dict[tuple[Any, ...], Any] = {}
+_NOTHING = nullcontext()
 
-
-def launch_of(call: Call) -> "Launch":
-    """Return the launch of a call; all that it depends on is metadata."""
-    sizes = call.sizes
-    key = (
-        call.value.device,
-        tuple([None if t is None else (t.dtype, t.shape, t.stride()) for t in call.tensors]),
-        (sizes.dtype, sizes.shape) if isinstance(sizes, Tensor) else sizes,
-        call[6:],
-    )
-    launch = _launches.get(key)
-    if launch is None:
-        launch = Launch(call)
-        if len(_launches) >= _MOST:
-            _launches.clear()  # sizes that keep changing; those still in use come back with their next call
-        _launches[key] = launch
-    return launch
+_compiled: dict[tuple[Any, ...], Any] = {}  # kernels, by all that they depend on
 
 
 @cache
@@ -58,7 +41,6 @@ class Launch:
         self.device = value.device
         self.dtype = value.dtype
         self.shape = N, Q, M * D
-        self._float: Any = None  # Triton's name of the sums' dtype, looked up when a kernel is
         self.interpreted = toolchain.is_interpreting() and self.device.type == "cpu"
         self.sum_dtype = torch.float64 if call.is_double else torch.float32
         self._sizes = () if isinstance(sizes, Tensor) else sizes
@@ -90,7 +72,7 @@ class Launch:
         self._tiles = tiles
         dtypes = value.dtype, points.dtype, weights.dtype, None if references is None else references.dtype
         table_dtype = sizes.dtype if isinstance(sizes, Tensor) else torch.int64
-        self._own: dict[tuple[Any, ...], Any] = {}  # of the compiled kernels, found sooner than by their whole key
+        self._ready: dict[tuple[Any, ...], Compiled] = {}
         # All that a compiled kernel depends on, but for addresses and wishes.
         self._device_form = self.device, self._form, *tiles, dtypes, table_dtype
         self._grids = [(_count_of_tiles(tile.B, Q, S, sizes, len(call.counts), strips), M, N) for tile in tiles]
@@ -122,15 +104,8 @@ class Launch:
         if want_references and references is not None:
             N, Q, M = points.shape[:3]
             by_head = references.new_empty((N, Q, M, *references.shape[2:]), dtype=self.sum_dtype)
-        want = (
-            want_value,
-            want_points,
-            want_weights,
-            0 if by_head is None else self._reference_levels,
-            CAREFUL,
-            self._groups,
-        )
         given = grad_output, value, points, weights, references, mask, self._table(sizes)
+        want = want_value, want_points, want_weights, by_head is not None
         self._launch(1, given, (grad_value, grad_points, grad_weights, by_head), want)
         return [
             None if grad_value is None else grad_value.to(self.dtype),
@@ -146,7 +121,7 @@ class Launch:
         nothing = value.new_empty(0)
         table = self._table(sizes)
         with on_device(self.device):
-            self._compiled(0, (*tensors, table), (nothing,), ())
+            self._compiled(0, (*tensors, table, nothing), ())
             if any(wanted):
                 want_value, want_points, want_weights, want_references = wanted
                 made = (
@@ -155,45 +130,50 @@ class Launch:
                     nothing.to(weights.dtype) if want_weights and weights is not None else None,
                     nothing.to(self.sum_dtype) if want_references else None,
                 )
-                want = (
-                    want_value,
-                    want_points,
-                    want_weights,
-                    self._reference_levels if want_references else 0,
-                    CAREFUL,
-                    self._groups,
-                )
-                self._compiled(1, (nothing, *tensors, table), made, want)
+                self._compiled(1, (nothing, *tensors, table, *made), tuple(wanted))
 
-    def _launch(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> None:
-        grid = self._grids[backward]
+    def _launch(self, backward: int, given: Tensors, made: Tensors, want: tuple[bool, ...]) -> None:
         if self.interpreted:
-            _kernels()[backward][grid](*self._arguments(backward, given, made, want))
+            _kernels()[backward][self._grids[backward]](*given, *made, *self._others(backward, want))
             return
-        with on_device(self.device):
-            self._compiled(backward, given, made, want)[grid](*self._arguments(backward, given, made, want))
-
-    def _arguments(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> tuple[Any, ...]:
-        if self._float is None:
-            self._float = floats()[self.sum_dtype]
-        tile = self._tiles[backward]
-        return (*given, *made, *self._numbers, *self._form, *want, *self._points, tile.B, tile.BD, self._float)
-
-    def _compiled(self, backward: int, given: Tensors, made: Tensors, want: tuple[Any, ...]) -> Any:
+        addresses: list[int | None] = []
+        bits = 0
+        for tensor in (*given, *made):
+            address = None if tensor is None else tensor.data_ptr()
+            addresses.append(address)
+            bits |= address or 0
         # Triton compiles code of its own for addresses that are no multiples of 16.
-        aligned = tuple([None if tensor is None else tensor.data_ptr() % 16 == 0 for tensor in (*given, *made)])
-        wish = backward, want, aligned
-        kernel = self._own.get(wish)
-        if kernel is not None:
-            return kernel
-        key = self._device_form, wish
+        odd = () if bits % 16 == 0 else tuple([address is not None and address % 16 != 0 for address in addresses])
+        with on_device(self.device):
+            ready = self._ready.get((backward, want, odd))
+            if ready is None:
+                kernel = self._compiled(backward, (*given, *made), want)
+                ready = Compiled(kernel, self._grids[backward], self._others(backward, want), self.device.index)
+                self._ready[backward, want, odd] = ready
+            ready.launch(addresses)
+
+    def _others(self, backward: int, want: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Return the arguments of a kernel behind the tensors."""
+        tile, sums = self._tiles[backward], floats()[self.sum_dtype]
+        return (*self._numbers, *self._form, *self._wish(want), *self._points, tile.B, tile.BD, sums)
+
+    def _wish(self, want: tuple[bool, ...]) -> tuple[Any, ...]:
+        """Return the constants of the backward kernel that say which gradients of the four tensors are wanted."""
+        if not want:
+            return ()
+        *others, references = want
+        return (*others, self._reference_levels if references else 0, CAREFUL, self._groups)
+
+    def _compiled(self, backward: int, tensors: Tensors, want: tuple[bool, ...]) -> Any:
+        """Return a kernel compiled for such tensors on the current device."""
+        aligned = tuple([None if tensor is None else tensor.data_ptr() % 16 == 0 for tensor in tensors])
+        key = self._device_form, backward, self._wish(want), aligned
         kernel = _compiled.get(key)
         if kernel is None:
             toolchain.require()
-            args = self._arguments(backward, given, made, want)
+            args = (*tensors, *self._others(backward, want))
             kernel = toolchain.compiled(_kernels()[backward], args, self._tiles[backward].num_warps)
             _compiled[key] = kernel
-        self._own[wish] = kernel
         return kernel
 
     def _table(self, sizes: Tensor | None) -> Tensor | None:
@@ -203,7 +183,7 @@ class Launch:
 def on_device(device: torch.device) -> Any:
     """Return a context in which a device is the current one."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
+        return _NOTHING
     return torch.cuda.device(device)
 
 

@@ -8,56 +8,82 @@ import torch
 from torch import Tensor
 
 from deform_attn import torch_names
-from deform_attn.backends.base import SlowBackendWarning
+from deform_attn.backends.base import SlowBackendWarning, Tensors
 from deform_attn.backends.grid_sample import GRID_SAMPLE
 from deform_attn.backends.reference import REFERENCE
 from deform_attn.backends.triton import deterministic, toolchain
-from deform_attn.backends.triton.launch import MOST_IMAGES, launch_of
+from deform_attn.backends.triton.launch import MOST_IMAGES
 from deform_attn.backends.triton.layout import Call, call_of
+from deform_attn.backends.triton.prepared import launch_of, launch_of_call
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 from deform_attn.messages import fail, shape_text
-from deform_attn.shape_checks import spatial_shapes_of
 from deform_attn.torch_ops import schema
 
 # Why kernels could not be compiled, for each device.
 failures: dict[torch.device, str] = {}
 
+_BY_TENSOR = schema.SAMPLE_BY_TENSOR, schema.ATTEND_BY_TENSOR
 
-def forward_of(op: schema.Op) -> Callable[..., Tensor]:
-    """Return the kernel of an op."""
+
+def forward_of(op: schema.Op, twin: bool = False) -> Callable[..., Tensor]:
+    """Return the kernel of an op, or of its twin (torch_ops/schema.py)."""
+    tensors_of = _tensors_of(op, twin)
+    by_tensor = op in _BY_TENSOR
 
     def forward(*args: Any) -> Tensor:
-        _judge(op, args)
-        call = call_of(op, args)
-        if call.value.device not in failures:
+        launch = launch_of(op, args, twin)
+        if args[0].device not in failures:
             try:
-                return run_forward(call)
+                if isinstance(launch, Call):
+                    return run_forward(launch)
+                return launch.forward(tensors_of(args), args[schema.SIZES] if by_tensor else None)
             except toolchain.KernelUnavailable as error:
-                _failed(call.value.device, error)
-        return _sample_with_torch(op, args)
+                _failed(args[0].device, error)
+        return _sample_with_torch(op, schema.arguments_of_twin(op, args) if twin else args)
 
     return forward
 
 
 def backward_of(op: schema.Op) -> Callable[..., tuple[Tensor, ...]]:
     """Return the kernel of its backward op."""
+    tensors_of = _tensors_of(op)
+    by_tensor, fused = op in _BY_TENSOR, op in schema.ATTENDS
 
     def backward(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
         *given, wanted = args
-        _judge(op, given)
-        call = call_of(op, given)
-        N, _, M, D = call.value.shape
-        expected = N, call.points.shape[1], M * D
+        launch = launch_of(op, given)
+        value, points = given[0], given[op.gradients[-1]]
+        N, _, M, D = value.shape
+        expected = N, points.shape[1], M * D
         if grad_output.shape != expected:
             fail("grad_output", shape_text(expected), shape_text(grad_output.shape), "Give one of the output's shape.")
-        if call.value.device not in failures:
-            try:
-                return run_backward(grad_output, call, wanted, op)
-            except toolchain.KernelUnavailable as error:
-                _failed(call.value.device, error)
-        return _gradients_with_torch(grad_output, op, given, wanted)
+        if value.device in failures:
+            return _gradients_with_torch(grad_output, op, given, wanted)
+        # To a launch the references come last.
+        want = (wanted[0], *wanted[2:], wanted[1]) if fused else (*wanted, False)
+        try:
+            if isinstance(launch, Call):
+                grads = run_backward(grad_output, launch, want)
+            elif not any(want) or (want[0] and torch.are_deterministic_algorithms_enabled()):
+                grads = run_backward(grad_output, call_of(op, given), want)
+            else:
+                pull = grad_output.to(value.dtype).contiguous()
+                grads = launch.backward(pull, tensors_of(given), want, given[schema.SIZES] if by_tensor else None)
+        except toolchain.KernelUnavailable as error:
+            _failed(value.device, error)
+            return _gradients_with_torch(grad_output, op, given, wanted)
+        made = (grads[0], grads[3], *grads[1:3]) if fused else grads[:3]
+        return tuple([given[i].new_empty(0) if g is None else g for i, g in zip(op.gradients, made, strict=True)])
 
     return backward
+
+
+def _tensors_of(op: schema.Op, twin: bool = False) -> Callable[[Sequence[Any]], Tensors]:
+    """Return what picks the tensors of a launch out of the arguments of an op, or of its twin, which has no sizes."""
+    i = 1 if twin else 2
+    if op in schema.SAMPLES:
+        return lambda args: (args[0], args[i], args[i + 1], None, None)
+    return lambda args: (args[0], args[i + 1], args[i + 2], args[i], args[i + 3])
 
 
 def prepare(inputs: Inputs) -> list[str]:
@@ -69,7 +95,7 @@ def prepare(inputs: Inputs) -> list[str]:
         return []
     wanted = [t is not None and torch.is_grad_enabled() and t.requires_grad for t in call.tensors[:4]]
     try:
-        launch_of(call).prepare(call.tensors, call.sizes if isinstance(call.sizes, Tensor) else None, wanted)
+        launch_of_call(call).prepare(call.tensors, call.sizes if isinstance(call.sizes, Tensor) else None, wanted)
     except toolchain.KernelUnavailable as error:
         if toolchain.is_capturing(call.value.device):
             raise
@@ -88,25 +114,10 @@ def run_forward(call: Call) -> Tensor:
         return call.value.new_zeros((N, Q, M * D))
     if N > MOST_IMAGES:
         return torch.cat([run_forward(_images(call, n)) for n in range(0, N, MOST_IMAGES)])
-    sizes = call.sizes if isinstance(call.sizes, Tensor) else None
-    return launch_of(call).forward(call.tensors, sizes)
+    return launch_of_call(call).forward(call.tensors, call.sizes if isinstance(call.sizes, Tensor) else None)
 
 
-def run_backward(grad_output: Tensor, call: Call, wanted: Sequence[bool], op: schema.Op) -> tuple[Tensor, ...]:
-    """Return the gradients in the order of the op, empty where they are not wanted."""
-    fused = op in schema.ATTENDS
-    want_value, *others = wanted
-    want = (want_value, *others[1:], others[0]) if fused else (want_value, *others, False)
-    grads = _gradients(grad_output, call, want)
-    empty = [call.value.new_empty(0), call.points.new_empty(0), call.weights.new_empty(0)]
-    if fused:
-        assert call.references is not None
-        empty.append(call.references.new_empty(0))
-    made = [none if grad is None else grad for grad, none in zip(grads, empty, strict=False)]
-    return (made[0], made[3], made[1], made[2]) if fused else tuple(made)
-
-
-def _gradients(grad_output: Tensor, call: Call, want: Sequence[bool]) -> list[Tensor | None]:
+def run_backward(grad_output: Tensor, call: Call, want: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of value, points, weights and references, None where they are not wanted."""
     tensors = call.value, call.points, call.weights, call.references
     N, _, M, D = call.value.shape
@@ -114,14 +125,16 @@ def _gradients(grad_output: Tensor, call: Call, want: Sequence[bool]) -> list[Te
     if not any(want) or not N * Q * M * D * T:
         return [t.new_zeros(t.shape) if w and t is not None else None for t, w in zip(tensors, want, strict=True)]
     if N > MOST_IMAGES:
-        parts = [_gradients(grad_output[n : n + MOST_IMAGES], _images(call, n), want) for n in range(0, N, MOST_IMAGES)]
+        parts = [
+            run_backward(grad_output[n : n + MOST_IMAGES], _images(call, n), want) for n in range(0, N, MOST_IMAGES)
+        ]
         return [torch.cat(grads) if w else None for grads, w in zip(zip(*parts, strict=True), want, strict=True)]
     sizes = call.sizes if isinstance(call.sizes, Tensor) else None
     pull = grad_output.to(call.value.dtype).contiguous()
     if not want[0] or not torch.are_deterministic_algorithms_enabled():
-        return launch_of(call).backward(pull, call.tensors, want, sizes)
+        return launch_of_call(call).backward(pull, call.tensors, want, sizes)
     others = [False, *want[1:]]
-    grads = launch_of(call).backward(pull, call.tensors, others, sizes) if any(others) else [None] * 4
+    grads = launch_of_call(call).backward(pull, call.tensors, others, sizes) if any(others) else [None] * 4
     return [deterministic.grad_value(pull, call), *grads[1:]]
 
 
@@ -135,29 +148,6 @@ def _images(call: Call, n: int) -> Call:
         references=None if call.references is None else call.references[part],
         mask=None if call.mask is None else call.mask[part],
     )
-
-
-def _judge(op: schema.Op, args: Sequence[Any]) -> None:
-    """Judge the sizes of a call: graphs and callers by name hand them straight to the op."""
-    op.judge(args)
-    value, sizes = args[0], args[schema.SIZES]
-    if isinstance(sizes, Tensor):
-        if sizes.device.type == "cpu" and value.device.type != "cpu":
-            pairs = spatial_shapes_of(sizes.tolist())
-            _fit(pairs, value)
-    else:
-        _fit(tuple(zip(sizes[::2], sizes[1::2], strict=True)), value)
-
-
-def _fit(pairs: Sequence[tuple[int, int]], value: Tensor) -> None:
-    total = 0
-    for H, W in pairs:
-        total += H * W
-        if H < 0 or W < 0:
-            total = -1
-            break
-    if total != value.shape[1]:
-        spatial_shapes_of(pairs, value.shape[1])
 
 
 def _failed(device: torch.device, error: toolchain.KernelUnavailable) -> None:

@@ -11,6 +11,7 @@ import torch
 from deform_attn import torch_names
 
 OLDEST = (3, 6)
+_NEWEST_LAUNCHER = (3, 8)  # whose `CompiledKernel.run` was seen to take what compiled.py hands it
 
 
 class KernelUnavailable(Exception):
@@ -31,10 +32,20 @@ def missing() -> list[str]:
         return ["Triton is not installed; it comes with torch's builds for CUDA and ROCm (Windows: triton-windows)"]
     import triton
 
-    numbers = triton.__version__.split(".")[:2]
-    if tuple(int(number) for number in numbers) < OLDEST:
+    if _version() < OLDEST:
         return [f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"]
     return []
+
+
+def knows_launcher() -> bool:
+    """Return whether this Triton is one whose launcher is called here without the way around it."""
+    return OLDEST <= _version() <= _NEWEST_LAUNCHER
+
+
+def _version() -> tuple[int, ...]:
+    import triton
+
+    return tuple(int(number) for number in triton.__version__.split(".")[:2])
 
 
 def require() -> None:
