@@ -32,6 +32,7 @@ FLOORS = [
     {"functional"},
     {"modules", "recording", "reference_points"},
     {"interop", "export"},
+    {"stand_ins"},
     {"detr", "explore", "timing"},
     {"cli"},
     {"__main__"},
