@@ -31,6 +31,7 @@ FLOORS = [
     {"functional"},
     {"modules", "recording", "reference_points"},
     {"interop", "export"},
+    {"stand_ins"},
     {"detr", "explore", "timing"},
     {"cli"},
     {"__main__"},
