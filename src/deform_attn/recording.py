@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from deform_attn import checks, module_checks, reference
 from deform_attn.shape_checks import Pairs
 
+_REFERENCES = ("reference_points", "refer_bbox")  # what forwards call them, the latter in ultralytics
+
 
 class Sampling(NamedTuple):
     """Where a module looked and how much each point counted.
@@ -114,7 +116,7 @@ class RecordingHook:
         with torch.no_grad():
             (locations, weights), shapes, num_points = module.compute_sampling(*args, **kwargs)
         arguments = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-        references = arguments["reference_points"].detach()
+        references = next(arguments[name] for name in _REFERENCES if name in arguments).detach()
         self._records.append(Record(self._name, locations, weights, references, shapes, tuple(num_points)))
 
     def close(self) -> None:

@@ -8,12 +8,14 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from deform_attn.interop import errors
+from deform_attn.interop.families import FAMILIES, Family
 from deform_attn.interop.report import Report, Row
-from deform_attn.interop.rules import Rule, has_other_forward
-from deform_attn.interop.transformers.attention import compute_sampling, forward
+from deform_attn.interop.structure import has_other_forward
 from deform_attn.interop.transformers.attention_weights import can_tell, telling_forward
-from deform_attn.interop.transformers.families import RULES
 
+_FORWARDS = {family.forward for family in FAMILIES}
+_SAMPLINGS = {family.compute_sampling for family in FAMILIES}
+_TELLING = {telling_forward}
 # What probably is one, whoever wrote it, so that the report can name what no rule knows.
 _LIKELY_NAME = re.compile("deformable_?attention|ms_?deform_?attn", re.IGNORECASE)
 
@@ -50,29 +52,30 @@ def patch(model: nn.Module) -> Report:
         self_attn  DeformableDetrMultiscaleDeformableAttention  deformable_detr  replaced
     """
     errors.a_module(model)
-    replaced, left, modules, rules = [], [], [], []
+    replaced, left, modules, known = [], [], [], []
     inner = _parts_of_known(model)
     for name, module in model.named_modules():
-        kind, rule = type(module).__name__, _rule_of(module)
-        if rule is not None:
+        kind, family = type(module).__name__, _family_of(module)
+        if family is not None:
             patched = _is_patched(module)
-            reason = "patched before" if patched else _reason_against(rule, module)
+            reason = "patched before" if patched else _reason_against(family, module)
             if patched or reason is None:
-                rules.append(rule)
+                known.append(family)
             if reason is None:
-                replaced.append(Row(name, kind, rule.family, None))
-                modules.append((module, rule))
+                replaced.append(Row(name, kind, family.name, None))
+                modules.append((module, family))
             else:
-                left.append(Row(name, kind, rule.family, reason))
+                left.append(Row(name, kind, family.name, reason))
         elif module not in inner and _LIKELY_NAME.search(kind):
             ours = type(module).__module__.startswith("deform_attn.")
             left.append(Row(name, kind, None, "it is deform_attn's own" if ours else "no rule knows this class"))
-    if not rules:
+    if not known:
         candidates = [(row.name, row.kind, row.reason or "") for row in left]
-        raise errors.nothing_to_replace(model, [rule.class_name for rule in RULES], candidates)
-    for module, rule in modules:
-        _set(module, rule)
-    tellers = _tellers(model, {name for rule in rules for name in rule.tellers})
+        looked_for = dict.fromkeys(family.structure.class_name for family in FAMILIES)
+        raise errors.nothing_to_replace(model, list(looked_for), candidates)
+    for module, family in modules:
+        _set(module, family)
+    tellers = _tellers(model, {name for family in known for name in family.structure.tellers})
     for teller in tellers:
         vars(teller)["forward"] = partial(telling_forward, teller)
     return Report(replaced, left, partial(_restore_all, [*(module for module, _ in modules), *tellers]))
@@ -105,31 +108,31 @@ def unpatch(model: nn.Module) -> None:
 def _is_patched(module: nn.Module) -> bool:
     """Return whether calling `module` runs the forward that `patch` has set on it."""
     attribute = vars(module).get("forward")
-    return _is_ours(attribute, forward) and attribute.args[0] is module
+    return _is_ours(attribute, _FORWARDS) and attribute.args[0] is module
 
 
-def _is_of_another(attribute: Any, function: Callable[..., Any], module: nn.Module) -> bool:
+def _is_of_another(attribute: Any, functions: set[Callable[..., Any]], module: nn.Module) -> bool:
     """Return whether a shallow copy shares this attribute with the original, whose parts it would compute with."""
-    return _is_ours(attribute, function) and attribute.args[0] is not module
+    return _is_ours(attribute, functions) and attribute.args[0] is not module
 
 
-def _is_ours(attribute: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:
-    return isinstance(attribute, partial) and attribute.func is function
+def _is_ours(attribute: Any, functions: set[Callable[..., Any]]) -> TypeGuard[partial[Any]]:
+    return isinstance(attribute, partial) and any(attribute.func is function for function in functions)
 
 
-def _rule_of(module: nn.Module) -> Rule | None:
-    return next((rule for rule in RULES if rule.family_class(module)), None)
+def _family_of(module: nn.Module) -> Family | None:
+    return next((family for family in FAMILIES if family.structure.family_class(module)), None)
 
 
-def _reason_against(rule: Rule, module: nn.Module) -> str | None:
-    if _is_of_another(vars(module).get("forward"), forward, module):
+def _reason_against(family: Family, module: nn.Module) -> str | None:
+    if _is_of_another(vars(module).get("forward"), _FORWARDS, module):
         return None
-    return rule.reason_against(module)
+    return family.structure.reason_against(module)
 
 
 def _parts_of_known(model: nn.Module) -> set[nn.Module]:
     """Return the modules inside those that a rule knows, such as the op inside its projections."""
-    return {part for module in model.modules() if _rule_of(module) for part in module.modules() if part is not module}
+    return {part for module in model.modules() if _family_of(module) for part in module.modules() if part is not module}
 
 
 def _tellers(model: nn.Module, class_names: set[str]) -> list[nn.Module]:
@@ -139,27 +142,27 @@ def _tellers(model: nn.Module, class_names: set[str]) -> list[nn.Module]:
         for module in model.modules()
         if any(cls.__name__ in class_names for cls in type(module).__mro__)
         and can_tell(module)
-        and (not has_other_forward(module) or _is_of_another(vars(module)["forward"], telling_forward, module))
+        and (not has_other_forward(module) or _is_of_another(vars(module)["forward"], _TELLING, module))
     ]
 
 
-def _set(module: nn.Module, rule: Rule) -> None:
+def _set(module: nn.Module, family: Family) -> None:
     # Not methods: pickle would look them up by name on the class and find the stock ones.
     instead: dict[str, Any] = {
-        "forward": partial(forward, module, rule.family),
-        "compute_sampling": partial(compute_sampling, module, rule.family),
+        "forward": partial(family.forward, module, *family.first),
+        "compute_sampling": partial(family.compute_sampling, module, *family.first),
     }
     vars(module).update(instead)
 
 
 def _restore_all(modules: list[nn.Module]) -> None:
-    ours = [module for module in modules if _is_ours(vars(module).get("compute_sampling"), compute_sampling)]
+    ours = [module for module in modules if _is_ours(vars(module).get("compute_sampling"), _SAMPLINGS)]
     for module in ours:
-        if not _is_ours(vars(module).get("forward"), forward):
+        if not _is_ours(vars(module).get("forward"), _FORWARDS):
             raise errors.covered(module)
     for module in ours:
         del module.forward
         del module.compute_sampling
     for module in modules:
-        if _is_ours(vars(module).get("forward"), telling_forward):
+        if _is_ours(vars(module).get("forward"), _TELLING):
             del module.forward

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from deform_attn.functional import deformable_attention
 from deform_attn.interop import errors
-from deform_attn.interop.rules import OUTPUT_ATTENTIONS, Form
 from deform_attn.interop.transformers.attention_weights import attention_weights, weights_asked_for
 from deform_attn.interop.transformers.families import RULES
+from deform_attn.interop.transformers.rules import OUTPUT_ATTENTIONS, Form
+from deform_attn.interop.unprojected import unprojected
 from deform_attn.recording import Sampling, sampling_of
 from deform_attn.shape_checks import Pairs, spatial_shapes_of
 
@@ -45,7 +46,7 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
     if projects:
         value = module.value_proj(value)
     else:
-        value, context = _unprojected(value, logits, discrete)
+        value, context = unprojected(value, logits, discrete)
     with context:
         heads = deformable_attention(
             value.unflatten(-1, (module.n_heads, -1)),  # [N, S, M, D]
@@ -125,21 +126,6 @@ def _for_each_image(tensor: Tensor, images: int) -> Tensor:
 def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
     offsets = module.sampling_offsets(queries).unflatten(-1, (module.n_heads, -1, 2))  # [N, Q, M, T, 2]
     return offsets, module.attention_weights(queries).unflatten(-1, (module.n_heads, -1))  # [N, Q, M, T]
-
-
-def _unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tensor, AbstractContextManager[Any]]:
-    """Return value for a module that projects neither it nor the output, and the context in which to read it.
-
-    What such a module adds up is what others see. Under autocast its dtype is that of the stock computation, in which
-    grid_sample gives float32, reads by index keep the dtype of value, and softmax has rules that differ by device.
-    """
-    device = features.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return features, nullcontext()
-    dtype = torch.promote_types(features.dtype, logits.new_empty(0).softmax(0).dtype)
-    if not discrete:
-        dtype = torch.promote_types(dtype, torch.float32)
-    return features.to(dtype), torch.autocast(device, enabled=False)
 
 
 def _half_a_pixel_on(references: Tensor, spatial_shapes: Any) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn import torch_names
-from deform_attn.interop.rules import OUTPUT_ATTENTIONS
+from deform_attn.interop.transformers.rules import OUTPUT_ATTENTIONS
 from deform_attn.recording import RecordingHook
 
 # What the part of the model that runs was told; None: none that is told runs.

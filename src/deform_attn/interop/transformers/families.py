@@ -1,7 +1,7 @@
 """The families of transformers 5 that have a deformable attention: one row each."""
 
-from deform_attn.interop.rules import Rule
 from deform_attn.interop.transformers.forms import D_FINE, DEFORMABLE_DETR, MASK2FORMER, ONEFORMER, RT_DETR_V2
+from deform_attn.interop.transformers.rules import Rule
 
 # Where a row names tellers, encoder and decoder are told whether somebody wants the weights, and do not tell their
 # attentions.

@@ -8,10 +8,11 @@ bilinear or "discrete" sampling. `D_FINE` has no projections of value and output
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from deform_attn.interop.rules import Form, Layout, has_hooks, has_other_forward
+from deform_attn.interop.scales import reason_against_scales
+from deform_attn.interop.structure import has_hooks, has_other_forward
+from deform_attn.interop.transformers.rules import Form, Layout
 
 _OP = "MultiScaleDeformableAttention"  # what the module calls at its locations, without parameters
 _D_FINE_OP = "multi_scale_deformable_attention_v2"
@@ -88,7 +89,7 @@ RT_DETR_V2: Form = Form(
     ),
     layout=_listed_points,
     flat_weights=True,
-    reason_against=lambda module: _reason_against_scales(module.n_points_scale, _listed_points(module)),
+    reason_against=lambda module: _reason_against_points(module.n_points_scale, _listed_points(module)),
 )
 
 
@@ -100,7 +101,7 @@ def _reason_against_d_fine(module: Any) -> str | None:
     # The class keeps its op as an attribute, which somebody may have replaced.
     if getattr(module.ms_deformable_attn_core, "__name__", None) != _D_FINE_OP:
         return f"its ms_deformable_attn_core is not {_D_FINE_OP}"
-    return _reason_against_scales(module.num_points_scale, _d_fine_points(module))
+    return _reason_against_points(module.num_points_scale, _d_fine_points(module))
 
 
 D_FINE: Form = Form(
@@ -128,15 +129,7 @@ D_FINE: Form = Form(
 )
 
 
-def _reason_against_scales(scales: Tensor, layout: Layout) -> str | None:
-    """Return why a module is not one that we compute, which keeps the scales of its points, one a point, in a buffer.
-
-    `deform_attn` divides by the number of points of the level instead.
-    """
+def _reason_against_points(scales: Tensor, layout: Layout) -> str | None:
     if layout.method not in _METHODS:
         return f"its sampling method is {layout.method!r}, not one of {', '.join(_METHODS)}"
-    expected = [1 / P for P in layout.num_points for _ in range(P)]
-    # A model in bfloat16 holds them rounded. One on the meta device holds nothing yet.
-    if not scales.is_meta and not torch.allclose(scales.double().cpu(), torch.tensor(expected).double(), rtol=2**-8):
-        return "its scales of the points are not 1 / the points of their level"
-    return None
+    return reason_against_scales(scales, layout.num_points)

@@ -1,0 +1,22 @@
+"""Unprojected: the value of modules that project neither it nor the output, such as D-FINE's."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tensor, AbstractContextManager[Any]]:
+    """Return value for a module that projects neither it nor the output, and the context in which to read it.
+
+    What such a module adds up is what others see. Under autocast its dtype is that of the stock computation, in which
+    grid_sample gives float32, reads by index keep the dtype of value, and softmax has rules that differ by device.
+    """
+    device = features.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return features, nullcontext()
+    dtype = torch.promote_types(features.dtype, logits.new_empty(0).softmax(0).dtype)
+    if not discrete:
+        dtype = torch.promote_types(dtype, torch.float32)
+    return features.to(dtype), torch.autocast(device, enabled=False)
