@@ -153,3 +153,40 @@ def outputs_and_gradients(module, call):
             found[name] = torch.cat(gradients, dim=-1)
     found |= {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
     return found
+
+
+def op(*, edges):
+    """Return the arguments of the classic op: points on the maps and off, some on the lines where reads end."""
+    shapes, starts = sizes()
+    value, weights = numbers(8, N, S, M, C // M), numbers(9, N, Q, M, LEVELS, POINTS)
+    locations = numbers(10, N, Q, M, LEVELS, POINTS, 2, low=-0.3, high=1.3)
+    if edges:  # -1 and the size in pixels: of two rows, and of four rows and one column
+        height, width = shapes[:, 0].double(), shapes[:, 1].double()
+        for point, pixel in enumerate((-torch.ones(2, dtype=torch.float64), height)):
+            locations[0, ..., point, 1] = (pixel + 0.5) / height
+        locations[1, ..., 1, 0, 0] = (width[1] + 0.5) / width[1]
+    return value, shapes, starts, locations, weights
+
+
+def aggregation():
+    """Return the arguments of Sparse4D's aggregation in float32: two cameras, two scales, points on and off the map."""
+    shapes = torch.tensor([[(2, 3), (1, 2)], [(3, 2), (2, 1)]])
+    starts = shapes.prod(-1).flatten().cumsum(0) - shapes.prod(-1).flatten()
+    maps = numbers(11, 2, 16, 4)
+    locations = numbers(12, 2, 2, 3, 2, 2, low=-0.2, high=1.2)
+    locations[0, 0, 0, 0, 0] = 0.0  # on the border of the map, which does not count
+    locations[0, 1, 1, 1, 1] = 1.0
+    locations[1, 0, 2, 1, 0] = -0.05  # off the map by less than a pixel
+    weights = numbers(13, 2, 2, 3, 2, 2, 2)
+    return maps.float(), shapes, starts.reshape(2, 2), locations.float(), weights.float()
+
+
+def aggregated(function):
+    """Return by name what an aggregation computes, and the gradients of the tensors that have one."""
+    maps, shapes, starts, locations, weights = aggregation()
+    tensors = {"feature_maps": maps, "sampling_location": locations, "weights": weights}
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    output = function(maps, shapes, starts, locations, weights)
+    (output * numbers(7, *output.shape).float()).sum().backward()
+    return {"output": output.detach()} | {name: tensor.grad for name, tensor in tensors.items()}

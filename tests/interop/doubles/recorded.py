@@ -17,14 +17,14 @@ def recorded(family):
     return json.loads((FOLDER / f"{family}.json").read_text())
 
 
-def assert_recorded(found, family, name):
-    """Compare with the numbers of the real module; where it had no gradient, there is none, or zeros."""
+def assert_recorded(found, family, name, dtype=torch.float64):
+    """Compare with the numbers of the real code; where it had no gradient, there is none, or zeros."""
     expected = recorded(family)["calls"][name]
     assert expected.keys() <= found.keys()
     for key, tensor in found.items():
         numbers = expected.get(key, [0.0] * tensor.numel())
         try:
-            assert_close(tensor.flatten(), numbers, torch.float64)
+            assert_close(tensor.flatten(), numbers, dtype)
         except AssertionError as error:
             error.add_note(f"{family}, {name}: {key}")
             raise
