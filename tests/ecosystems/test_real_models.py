@@ -87,7 +87,8 @@ def test_the_comparison_sees_an_attention_that_looks_a_little_beside(case, built
 def test_outputs_and_all_gradients_are_those_of_the_stock_model(dtype, case, built, monkeypatch):
     stock, patched = (copy.deepcopy(built).to(dtype) for _ in range(2))
     report = patch(patched)
-    assert (len(report.replaced), report.left) == (case.calls, [])
+    assert len(report.replaced) == case.calls
+    assert [row for row in report.left if row.kind == case.kind] == []  # a module around them may be named, too
     expected = outputs_and_gradients(case, stock)
     monkeypatch.setattr(F, "grid_sample", None)  # whoever calls it fails
     assert_same(outputs_and_gradients(case, patched), expected, dtype)

@@ -19,8 +19,8 @@ from deform_attn.detr.training.processes import start_processes
 CONFIG = ModelConfig(10, transformer=TransformerConfig(width=32, encoder_layers=1, decoder_layers=2, num_queries=12))
 TRAINING = TrainConfig(epochs=2, batch_size=8, warmup_steps=4)
 ATTENTIONS = 3
-# Rounding in float32 differs; AdamW divides by the size of a gradient, so that the smallest ones pass it on in full.
-RELATIVE = 1e-3
+# Of models in float64; the losses are noted in float32. In float32 eight steps make a percent of what rounding differs.
+RELATIVE = 1e-5
 
 
 class AsOurs(nn.Module):
@@ -47,8 +47,11 @@ def detector(original):
         assert isinstance(ours, MultiScaleDeformableAttention)
         theirs = original(ours.embed_dim, len(ours.num_points), ours.num_heads, ours.num_points[0])
         theirs.load_state_dict(ours.state_dict())
+        with torch.no_grad():  # off the pixels' centres, where two correct formulas may take the slope of either side
+            theirs.sampling_offsets.bias += 0.3 * torch.randn_like(theirs.sampling_offsets.bias)
         place.attention = AsOurs(theirs)
-    return model
+    model.register_forward_pre_hook(lambda module, args: (args[0].double(), *args[1:]))
+    return model.double()
 
 
 def losses_of(model):
@@ -61,9 +64,7 @@ def losses_of(model):
 
 
 @pytest.mark.slow
-def test_two_epochs_on_digits_lose_the_same_with_an_extension_in_torch_the_stand_in_and_patched(
-    monkeypatch, one_thread
-):
+def test_two_epochs_on_digits_lose_the_same_with_an_op_in_torch_the_stand_in_and_patched(monkeypatch, one_thread):
     import deform_attn.stand_ins  # noqa: F401  (an import further up would warn in all of these tests)
 
     expected = losses_of(detector(loading.load(monkeypatch, "deformable_detr").MSDeformAttn))
@@ -75,7 +76,6 @@ def test_two_epochs_on_digits_lose_the_same_with_an_extension_in_torch_the_stand
     assert len(patch(patched).replaced) == ATTENTIONS
     torch.testing.assert_close(stood_in, expected, rtol=RELATIVE, atol=0)
     torch.testing.assert_close(losses_of(patched), expected, rtol=RELATIVE, atol=0)
-    assert (expected[1, 0] < expected[0, 0]).item()
 
 
 @pytest.mark.slow
