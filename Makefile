@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench gpu test test-core test-slow test-gpu-kernels fuzz sanitize browser lint format clean
+.PHONY: help demo bench gpu test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +42,11 @@ test-gpu-kernels: .venv/installed-dev ## run the GPU kernels in Triton's interpr
 	TRITON_INTERPRET=1 $(PYTEST) tests/backends/gpu_kernels
 	$(PYTEST) tests/backends/gpu_kernels
 
+# The variables keep the packages from the network, from installing anything, and from writing outside of the repository.
+test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, rfdetr, mmdet and groundingdino, patched (.venv-ecosystems/)
+	DEFORM_ATTN_ECOSYSTEMS=1 HF_HUB_OFFLINE=1 YOLO_OFFLINE=1 YOLO_AUTOINSTALL=0 YOLO_CONFIG_DIR=.venv-ecosystems/settings \
+		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems
+
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \
 		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
@@ -68,7 +73,7 @@ format: .venv/installed-dev ## rewrite the sources in the house's style
 	$(BIN)/ruff format
 
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv .venv-bench .venv-core build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-core .venv-ecosystems build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -87,6 +92,18 @@ clean: ## remove what the other targets made, runs/ excepted
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch pytest pytest-xdist
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Nothing but what the file names, which holds all dependencies: so torch is the build that it names, and OpenCV the one
+# without windows.
+ECOSYSTEMS_INSTALL = .venv-ecosystems/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint tests/ecosystems/requirements.txt
+
+.venv-ecosystems/installed: tests/ecosystems/requirements.txt pyproject.toml CMakeLists.txt $(wildcard native/*/*)
+	$(PYTHON) -m venv .venv-ecosystems
+	$(ECOSYSTEMS_INSTALL) torch torchvision setuptools
+	$(ECOSYSTEMS_INSTALL) --no-deps --no-build-isolation --requirement tests/ecosystems/requirements.txt
+	$(ECOSYSTEMS_INSTALL) --no-deps --editable .
 	touch $@
 
 # The rivals live apart, so that nothing of theirs changes what the tests see. One of them is compiled against torch.
