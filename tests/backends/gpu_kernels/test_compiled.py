@@ -75,6 +75,14 @@ def test_what_every_row_takes_of_the_backward_pass_does_not_spill(form, monkeypa
     assert (used["STACK"], used["LOCAL"]) == (0, 0)
 
 
+# Each compiles for seconds; float32 with 32 channels is below.
+@pytest.mark.parametrize(("channels", "dtype"), [(16, F32), (16, F16), (16, BF16), (32, F16), (32, BF16), (64, F32)])
+def test_the_backward_pass_of_the_classic_op_does_not_spill_in_any_dtype(channels, dtype):
+    active_driver("sm_90")
+    _, used = instructions(kernel_of(call("classic", dtype=dtype, D=channels, queries=QUERIES), backward=True))
+    assert (used["STACK"], used["LOCAL"]) == (0, 0)
+
+
 @pytest.mark.parametrize(("form", "most"), [("classic", 0), ("fused", 48)])
 def test_the_rows_done_with_care_spill_few_registers(form, most):
     active_driver("sm_90")

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from cases import grad_output_of, inputs_of, named
 from deform_attn import checks, deformable_attention, explain, multi_scale_deformable_attention
@@ -133,10 +134,40 @@ def test_the_ops_have_kernels_for_every_device_of_the_backend():
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"deform_attn::{op.backward_name}", key)
 
 
+# What is just within a limit of the kernels, what is beyond it, and what `explain` says of the latter.
+LIMITS = {
+    "points": ({"P": 128}, {"P": 129}, "more than 256 points per head"),
+    "channels": ({"D": 2048}, {"D": 2049}, "more than 2048 channels per head"),
+    "heads": ({"M": 65535}, {"M": 65536}, "more than 65535 heads"),
+}
+
+
 @FORMS
-def test_limits_are_named(form):
-    call = judged(form)
-    wide = call._replace(value=torch.empty(1, device="meta").expand(2, call.value.shape[1], 70000, 3000))
-    assert [r for r in TRITON.unsupported_reasons(wide) if "heads" in r or "channels" in r]
-    many = call._replace(num_points=(300,))
-    assert "more than 256 points per head" in TRITON.unsupported_reasons(many)
+@pytest.mark.parametrize("limit", LIMITS)
+def test_beyond_a_limit_the_kernels_leave_a_call_to_other_backends_and_explain_says_why(form, limit, monkeypatch):
+    monkeypatch.setattr(toolchain, "missing", list)
+    within, beyond, reason = LIMITS[limit]
+    found = [explained(form, **sizes) for sizes in (within, beyond)]
+    assert found[0].backend == "triton" != found[1].backend
+    # Of real tensors, which only a GPU has, grid_sample would run the call.
+    assert found[1].reasons["grid_sample"] == ["meta and fake tensors have no numbers to look at for NaN"]
+    assert [explanation.reasons["triton"] for explanation in found] == [[], [reason]]
+
+
+@FORMS
+def test_beyond_2_to_the_31_pixels_another_backend_runs_a_call(form, monkeypatch):
+    monkeypatch.setattr(toolchain, "missing", list)
+    explanation = explained(form, maps=[(2**16, 2**15), (1, 1)])
+    assert explanation.reasons["triton"] == ["more than 2^31 pixels"]
+    assert explanation.backend != "triton"
+
+
+def explained(form, maps=((3, 4), (2, 1)), M=1, D=1, P=1, Q=2):
+    """Return what `explain` says of a call on a GPU: its tensors are fake, so that none is needed."""
+    S, L = sum(H * W for H, W in maps), len(maps)
+    with FakeTensorMode():
+        value, points = torch.empty(1, S, M, D, device="cuda"), torch.empty(1, Q, M, L, P, 2, device="cuda")
+        weights = torch.empty(1, Q, M, L * P, device="cuda")
+        if form == "classic":
+            return explain(value, maps, points, weights.unflatten(-1, (L, P)))
+        return explain(value, maps, torch.empty(1, Q, L, 2, device="cuda"), points, weights)
