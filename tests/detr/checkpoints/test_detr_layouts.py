@@ -1,7 +1,9 @@
+import copy
+import functools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,13 +114,27 @@ def apart(first: list[Tensor], second: list[Tensor]) -> float:
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(first, second, strict=True))
 
 
+Pair = tuple[DeformableDetrForObjectDetection, DeformableDetr]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool, bool], Pair]:
+    """Return a function that gives copies of a stock model and of ours with its weights, built once a variant."""
+
+    @functools.cache
+    def built(two_stage: bool, refine: bool) -> Pair:
+        model = stock(two_stage, refine)
+        return model, converted(model, tmp_path_factory.mktemp("stock"))
+
+    return lambda two_stage, refine: copy.deepcopy(built(two_stage, refine))
+
+
 @pytest.mark.parametrize(("two_stage", "refine"), VARIANTS)
 def test_the_stock_model_with_redrawn_weights_depends_on_its_deformable_attention(
-    two_stage: bool, refine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_stage: bool, refine: bool, pair: Callable[[bool, bool], Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = stock(two_stage, refine)
+    model, ours = pair(two_stage, refine)
     images, _ = batch(167, 203, torch.float32, None)
-    ours = converted(model, tmp_path)
     before, _ = of_stock(model, ours, images, None)
     blank_attention(monkeypatch)
     after, _ = of_stock(model, ours, images, None)
@@ -163,11 +179,10 @@ def test_every_layer_predicts_what_the_stock_model_predicts(
     refine: bool,
     size: tuple[int, int],
     valid: tuple[int, int] | None,
-    tmp_path: Path,
+    pair: Callable[[bool, bool], Pair],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = stock(two_stage, refine)
-    ours = converted(model, tmp_path)
+    model, ours = pair(two_stage, refine)
     images, mask = batch(*size, torch.float32, valid)
     single, _ = of_stock(model, ours, images, mask)
     found = of_ours(ours(images, mask))
@@ -413,8 +428,8 @@ def test_a_wrong_tensor_is_named(change: Change, message: str, saved: Path, tmp_
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
     name, tensor = change
-    for copy in (name, f"model.decoder.{name}"):
-        tensors.pop(copy, None)
+    for either in (name, f"model.decoder.{name}"):
+        tensors.pop(either, None)
     if tensor is not None:
         tensors[name] = tensor
     save_file(tensors, file)
