@@ -5,7 +5,8 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench gpu test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize browser lint format clean
+.PHONY: help demo bench gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
+	browser lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,10 +21,26 @@ bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; b
 WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
 PYTEST = $(BIN)/python $(WORKSTEAL)
 
-# Nothing is installed where torch is: PYTHON is then the one that has it.
-gpu: ## run the tests that need a GPU, then time the op on it (PYTHON=...; benchmarks/results/gpu.json, ARGS="--cases enc800")
+# Nothing is installed, and no network is needed, where PYTHON has torch and pytest. Each part takes minutes; gpu-bench
+# ends after eight and goes on where it is run again.
+gpu: gpu-kernels gpu-suites gpu-bench ## run the tests on a GPU, then time it (PYTHON=...; or gpu-kernels, gpu-suites, gpu-bench alone)
+
+gpu-kernels: src/deform_attn/_native.so ## run the tests that need a GPU
 	PYTHONPATH=src:tests $(PYTHON) -m pytest -m gpu tests/backends/gpu_kernels
-	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --out benchmarks/results/gpu.json $(ARGS)
+
+gpu-suites: src/deform_attn/_native.so ## run the suites that take every backend in turn on a GPU (DEVICE=cuda)
+	DEFORM_ATTN_TEST_DEVICE=$(or $(DEVICE),cuda) PYTHONPATH=src:tests $(PYTHON) -m pytest -m "not slow" \
+		tests/core/test_semantics.py tests/core/test_functional.py tests/torch_ops/test_derivatives.py
+
+gpu-bench: src/deform_attn/_native.so ## time op and models on a GPU (benchmarks/results/gpu.json; ARGS="--parts op --cases enc800")
+	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --minutes 8 --out benchmarks/results/gpu.json $(ARGS)
+
+# For those who run the sources in place. `cmake --install` puts the library where the package looks for it.
+src/deform_attn/_native.so: CMakeLists.txt $(wildcard native/*/*)
+	cmake -S . -B build/in-place
+	cmake --build build/in-place --parallel
+	cmake --install build/in-place --prefix build/in-place/root
+	cp $$(find build/in-place/root -name '_native.*') $@
 
 test: lint ## lint, type-check, and run the tests (WORKERS=2; one for each core unless said)
 	$(PYTEST) -m "not slow"

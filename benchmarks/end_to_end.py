@@ -41,14 +41,14 @@ def compare_patched(
     if not share > MARGIN * TOLERANCES["inference"]:
         raise DisagreementError(f"{case.name}: without its attentions the output differs by {share:.1e} only")
     result: dict[str, object] = {"attentions": len(attentions), "pixels": list(case.pixels), "share": _short(share)}
-    for what, prepare in (("inference", _inference), ("encoder", _encoder), ("training", _training)):
+    for what, prepare in (("inference", inference), ("encoder", _encoder), ("training", training_step)):
         if what == "encoder" and case.encoder is None:
             continue
         calls, error = prepare(case, (stock, patched), attentions)
         if case.exact:
             pair = copy.deepcopy(stock).double(), copy.deepcopy(patched).double()
-            with _float64():
-                _, error = prepare(_smaller(case), pair, attentions)
+            with float64():
+                _, error = prepare(smaller(case), pair, attentions)
         if not error <= TOLERANCES[what]:
             raise DisagreementError(f"{case.name}, {what}: patched and stock differ by {error:.1e}")
         rows, busy = timed(calls, seconds, "patched", wait)
@@ -80,7 +80,8 @@ def _silenced(output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
-def _inference(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+def inference(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+    """Return a forward pass of each of the pair, and by how much their outputs differ."""
     batch = case.batch(_dtype(pair))
 
     def call_of(model: nn.Module) -> Call:
@@ -116,7 +117,7 @@ def _encoder(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[d
     return calls, _difference(calls)
 
 
-def _training(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+def training_step(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
     """Time one whole step: forward, loss, backward and AdamW, whose rate is 0, so that every step is the same one."""
     if case.training_pixels is not None:
         case = replace(case, pixels=case.training_pixels)
@@ -146,13 +147,13 @@ def _training(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[
     return calls, max(error, relative_error(gradients[1], gradients[0]))
 
 
-def _smaller(case: WholeModel) -> WholeModel:
+def smaller(case: WholeModel) -> WholeModel:
     """Return `case` with a picture of half the height and width: in float64 a whole one needs too much memory."""
     return replace(case, pixels=(case.pixels[0] // 2, case.pixels[1] // 2), training_pixels=None)
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
+def float64() -> Iterator[None]:
     """Within, tensors are made in float64 where nobody says otherwise, as those of losses are."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
