@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import deform_attn.stand_ins  # noqa: F401  (mmcv.ops needs mmcv._ext)
 import torch
 from torch import Tensor, nn
+
+import deform_attn.stand_ins  # noqa: F401  (mmcv.ops needs mmcv._ext)
 
 H, W = 96, 160  # of an image; the second of a batch fills a part of it
 PART = (64, 128)
