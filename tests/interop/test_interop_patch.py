@@ -462,6 +462,20 @@ def test_an_unknown_class_that_looks_like_one_is_left_and_named(model):
     ]
 
 
+class MSDeformAttnPixelDecoder(nn.Module):
+    """A part of a model that is called after the attentions in it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+def test_a_module_around_replaced_attentions_is_not_left(model):
+    report = patch(MSDeformAttnPixelDecoder(model))
+    assert report.replaced
+    assert report.left == []
+
+
 def test_unpatch_refuses_where_another_tool_has_covered_the_patch(model):
     patch(model)
     attention = model.get_submodule(ATTENTION)

@@ -53,7 +53,7 @@ def patch(model: nn.Module) -> Report:
     """
     errors.a_module(model)
     replaced, left, modules, known = [], [], [], []
-    inner = _parts_of_known(model)
+    beside = _beside_known(model)
     for name, module in model.named_modules():
         kind, family = type(module).__name__, _family_of(module)
         if family is not None:
@@ -66,7 +66,7 @@ def patch(model: nn.Module) -> Report:
                 modules.append((module, family))
             else:
                 left.append(Row(name, kind, family.name, reason))
-        elif module not in inner and _LIKELY_NAME.search(kind):
+        elif module not in beside and _LIKELY_NAME.search(kind):
             ours = type(module).__module__.startswith("deform_attn.")
             left.append(Row(name, kind, None, "it is deform_attn's own" if ours else "no rule knows this class"))
     if not known:
@@ -130,9 +130,13 @@ def _reason_against(family: Family, module: nn.Module) -> str | None:
     return family.structure.reason_against(module)
 
 
-def _parts_of_known(model: nn.Module) -> set[nn.Module]:
-    """Return the modules inside those that a rule knows, such as the op inside its projections."""
-    return {part for module in model.modules() if _family_of(module) for part in module.modules() if part is not module}
+def _beside_known(model: nn.Module) -> set[nn.Module]:
+    """Return the modules inside those that a rule knows, such as the op inside its projections, and around them."""
+    known = {module for module in model.modules() if _family_of(module)}
+    inside = {part for module in known for part in module.modules() if part is not module}
+    return inside | {
+        module for module in model.modules() if module not in known and not known.isdisjoint(module.modules())
+    }
 
 
 def _tellers(model: nn.Module, class_names: set[str]) -> list[nn.Module]:
