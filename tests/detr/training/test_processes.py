@@ -228,14 +228,14 @@ def test_the_state_of_float16s_scaler_is_resumed(tmp_path: Path, monkeypatch: py
     # No CPU is offered float16; here one gets it all the same, as accelerate sets it up on a GPU.
     make = processes._new_accelerator
 
-    def with_scaler(model: DeformableDetr, _: str) -> Any:
-        accelerator = make(model, "float32")
+    def with_scaler(model: DeformableDetr, _: str, device: torch.device | None) -> Any:
+        accelerator = make(model, "float32", device)
         accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17, growth_interval=3)
         return accelerator
 
     monkeypatch.setattr(processes, "_new_accelerator", with_scaler)
-    monkeypatch.setattr(processes, "_checked", lambda accelerator, device, _: Processes(accelerator, device))
+    monkeypatch.setattr(processes, "_checked", lambda accelerator, model, *_: Processes(accelerator, model.mean.device))
     config = replace(CONFIG, precision="float16", save_every=1)
 
     def stop(progress: Progress) -> None:
