@@ -149,6 +149,16 @@ def test_one_reference_or_mask_may_stand_for_all_images_or_queries_as_in_the_oth
         assert records[0].locations.shape[:2] == (2, 7)
 
 
+@pytest.mark.parametrize("wrong", [[0.5, 0.5], torch.rand(1), torch.rand(())])
+def test_references_and_masks_without_these_axes_are_refused_by_name(wrong):
+    query, references, features = draw()
+    module = original.MSDeformAttn(16, n_levels=2, n_heads=4, n_points=3).double()
+    with pytest.raises((ValueError, TypeError), match=r"^reference_points: expected"):
+        module(query, wrong, features, SIZES, STARTS)
+    with pytest.raises((ValueError, TypeError), match=r"^padding_mask: expected"):
+        module(query, references, features, SIZES, STARTS, wrong)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_mmcvs_module_adds_position_identity_and_dropout_as_mmcv_does(batch_first):
     module = redrawn(mmcv.MultiScaleDeformableAttention(16, 4, 2, 3, dropout=0.5, batch_first=batch_first))
