@@ -131,6 +131,34 @@ def test_references_with_another_number_of_axes_and_wrong_starts_are_refused_by_
         other(query, reference_points=references[..., :1], **call)
 
 
+def test_one_reference_or_mask_may_stand_for_all_images_or_queries_as_in_the_other_projects():
+    query, references, features = draw()
+    mask = torch.zeros(1, 69, dtype=torch.bool)
+    mask[0, 40:] = True
+    module = redrawn(original.MSDeformAttn(16, n_levels=2, n_heads=4, n_points=3))
+    other = redrawn(mmcv.MultiScaleDeformableAttention(16, 4, 2, 3, dropout=0.0, batch_first=True))
+    for fewer in (references[:1], references[:, :1], references[:1, :1]):
+        full = fewer.expand_as(references), mask.expand(2, -1)
+        expected = module(query, full[0], features, SIZES, STARTS, full[1])
+        assert torch.equal(module(query, fewer, features, SIZES, STARTS, mask), expected)
+        named = {"value": features, "spatial_shapes": SIZES, "level_start_index": STARTS}
+        actual = other(query, reference_points=fewer, key_padding_mask=mask, **named)
+        assert torch.equal(actual, other(query, reference_points=full[0], key_padding_mask=full[1], **named))
+        with record(module) as records:
+            module(query, fewer, features, SIZES, STARTS)
+        assert records[0].locations.shape[:2] == (2, 7)
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 0.5], torch.rand(1), torch.rand(())])
+def test_references_and_masks_without_these_axes_are_refused_by_name(wrong):
+    query, references, features = draw()
+    module = original.MSDeformAttn(16, n_levels=2, n_heads=4, n_points=3).double()
+    with pytest.raises((ValueError, TypeError), match=r"^reference_points: expected"):
+        module(query, wrong, features, SIZES, STARTS)
+    with pytest.raises((ValueError, TypeError), match=r"^padding_mask: expected"):
+        module(query, references, features, SIZES, STARTS, wrong)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_mmcvs_module_adds_position_identity_and_dropout_as_mmcv_does(batch_first):
     module = redrawn(mmcv.MultiScaleDeformableAttention(16, 4, 2, 3, dropout=0.5, batch_first=batch_first))

@@ -102,6 +102,18 @@ def test_a_part_of_the_gradients_to_fill_is_refused():
             extension.ms_deform_attn_backward(*given, *wrong)
 
 
+@pytest.mark.parametrize("name", ["grad_value", "grad_sampling_loc", "grad_attn_weight"])
+def test_a_tensor_to_fill_of_another_shape_is_refused_by_name_and_none_is_filled(name):
+    value, locations, weights = (tensor.detach() for tensor in draw())
+    given = value, *sizes_and_starts(), locations, weights, torch.ones(2, 7, 8, dtype=torch.float64)
+    to_fill = {"grad_value": value, "grad_sampling_loc": locations, "grad_attn_weight": weights}
+    to_fill = {key: torch.zeros_like(tensor) for key, tensor in to_fill.items()}
+    to_fill[name] = to_fill[name].new_zeros(3, *to_fill[name].shape)  # over which the gradient could be spread
+    with pytest.raises(ValueError, match=rf"^{name}: expected \[2, .*, got \[3, 2, "):
+        extension.ms_deform_attn_backward(*given, **to_fill, im2col_step=64)
+    assert not any(tensor.any() for tensor in to_fill.values())
+
+
 @pytest.mark.parametrize("starts", [[1, 25], [0, 23], [24, 0], [0], [0.0, 24.0]])
 def test_levels_with_gaps_are_refused_by_name(starts):
     value, locations, weights = (tensor.detach() for tensor in draw())

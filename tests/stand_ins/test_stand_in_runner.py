@@ -56,6 +56,23 @@ def test_a_script_runs_as_it_always_does_and_its_processes_have_the_stand_ins(tm
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["-m", "deform_attn.stand_ins"], []),
+        (["-mdeform_attn.stand_ins"], []),
+        (["-m", "deform_attn.stand_ins.__main__"], []),
+        (["-X", "utf8", "-um", "deform_attn.stand_ins"], ["-X", "utf8", "-u"]),
+        (["-W", "ignore", "-Bumdeform_attn.stand_ins"], ["-W", "ignore", "-Bu"]),
+    ],
+)
+def test_options_of_python_are_kept_in_whatever_word_they_stand(monkeypatch, options, kept):
+    script = ["train.py", "-m", "deform_attn.stand_ins"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", *options, *script])
+    monkeypatch.setattr(sys, "argv", ["__main__.py", *script])
+    assert runner.command() == [sys.executable, *kept, *script]
+
+
 RANK = """
 import torch
 import torch.distributed as dist

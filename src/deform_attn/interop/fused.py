@@ -34,7 +34,7 @@ def attend(module: Any, call: Call, features: Tensor, padding_mask: Tensor | Non
 
 def read(call: Call, value: Tensor, offsets: Tensor, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
     """Return what each head found in `value [N, S, M, D]`, `[N, Q, M*D]`."""
-    if padding_mask is not None and padding_mask.shape[0] == 1:
+    if isinstance(padding_mask, Tensor) and padding_mask.ndim == 2 and padding_mask.shape[0] == 1:
         padding_mask = padding_mask.expand(value.shape[0], -1)
     return deformable_attention(
         value,
@@ -70,7 +70,7 @@ def pairs_of(sizes: Any) -> Any:
 def _for_each_query(call: Call) -> Tensor:
     """Return the references with one entry for each image and query; stock modules broadcast those with one for all."""
     references = call.reference_points
-    if 1 not in references.shape[:2]:
-        return references
+    if not isinstance(references, Tensor) or references.ndim < 2 or 1 not in references.shape[:2]:
+        return references  # as they are, or for the op to refuse
     sizes = [n if size == 1 else -1 for n, size in zip(call.queries.shape[:2], references.shape[:2], strict=True)]
     return references.expand(*sizes, *references.shape[2:])

@@ -18,8 +18,10 @@ def command() -> list[str]:
     """Return the command line without this module: the options of Python, then what it is to run."""
     args = sys.argv[1:]
     options = sys.orig_argv[1 : len(sys.orig_argv) - len(args)]
-    own = 1 if options[-1].startswith("-m") else 2  # "-mdeform_attn.stand_ins", or in two words
-    return [sys.executable, *options[:-own], *args]
+    if not options[-1].startswith("-"):  # the module's name, in a word of its own
+        options.pop()
+    flags = options.pop().partition("m")[0]  # "-m", or the last of several letters: "-um"
+    return [sys.executable, *options, *([flags] if flags != "-" else []), *args]
 
 
 def environment() -> dict[str, str]:

@@ -1,20 +1,20 @@
-"""What the modules share: the projections of the published module, and the op from raw offsets and logits."""
+"""What the modules share: the projections of the published module, and the judging of their arguments."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deform_attn.functional import deformable_attention
 from deform_attn.messages import fail
 from deform_attn.modules import projections
-from deform_attn.recording import Sampling, sampling_of
-from deform_attn.shape_checks import Pairs, spatial_shapes_of
 from deform_attn.stand_ins.level_starts import judged_sizes
 
 
 class Attention(nn.Module):
-    """The four projections, C channels of the queries, V of value, M heads, P points on each of L levels."""
+    """The four projections, C channels of the queries, V of value, M heads, P points on each of L levels.
+
+    What they compute, the adapters of interop say, which `patch` sets on modules with the same parts.
+    """
 
     def __init__(self, C: int, V: int, M: int, L: int, P: int) -> None:
         super().__init__()
@@ -33,27 +33,6 @@ class Attention(nn.Module):
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         projections.reset(self.value_proj, self.output_proj)
-
-    def _attend(
-        self, query: Tensor, features: Tensor, references: Any, sizes: Any, starts: Any, mask: Tensor | None
-    ) -> Tensor:
-        """Return `[N, Q, C]` for `query [N, Q, C]` and `features [N, S, C]`."""
-        offsets, logits = self._offsets_and_logits(query)
-        value = self.value_proj(features).unflatten(-1, (self._heads, -1))  # [N, S, M, D]
-        heads = deformable_attention(value, sizes_of(sizes, starts), references, offsets, logits, padding_mask=mask)
-        output: Tensor = self.output_proj(heads)
-        return output
-
-    def _sampling(self, query: Tensor, references: Tensor, sizes: Any) -> tuple[Sampling, Pairs, tuple[int, ...]]:
-        """Return where `_attend` looks, the sizes of the maps, and the points on each, as `record` asks for them."""
-        shapes = spatial_shapes_of(sizes)
-        L, P = self._grid
-        offsets, logits = self._offsets_and_logits(query)
-        return sampling_of(shapes, references, offsets.flatten(3, 4), logits, (P,) * L), shapes, (P,) * L
-
-    def _offsets_and_logits(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        offsets = self.sampling_offsets(query).unflatten(-1, (self._heads, *self._grid, 2))  # [N, Q, M, L, P, 2]
-        return offsets, self.attention_weights(query).unflatten(-1, (self._heads, -1))  # [N, Q, M, T]
 
 
 def sizes_of(spatial_shapes: Any, level_start_index: Any) -> Any:

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deform_attn.interop import mmcv as adapter
 from deform_attn.messages import fail
 from deform_attn.recording import Sampling
 from deform_attn.shape_checks import Pairs
-from deform_attn.stand_ins.fused import Attention, heads_fit
+from deform_attn.stand_ins.fused import Attention, heads_fit, sizes_of
 from deform_attn.stand_ins.original import MSDeformAttnFunction, ms_deform_attn_core_pytorch
 
 
@@ -92,33 +93,13 @@ class MultiScaleDeformableAttention(Attention):
         **kwargs: Any,
     ) -> Tensor:
         """Return `dropout(attention) + identity`, laid out as the query; other arguments are not used."""
-        identity = _identity(identity, kwargs)
-        features = self._batch_first(query if value is None else value)
-        queries = self._batch_first(query if query_pos is None else query + query_pos)
-        sizes = spatial_shapes, level_start_index
-        output = self._attend(queries, features, reference_points, *sizes, key_padding_mask)
-        output = self.dropout(self._batch_first(output))  # the same swap of axes, back
-        return output + (query if identity is None else identity)
+        sizes = sizes_of(spatial_shapes, level_start_index)
+        given = query, key, value, _identity(identity, kwargs), query_pos, key_padding_mask, reference_points, sizes
+        return adapter.forward(self, *given)
 
-    def compute_sampling(
-        self,
-        query: Tensor,
-        key: Tensor | None = None,
-        value: Tensor | None = None,
-        identity: Tensor | None = None,
-        query_pos: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-        reference_points: Any = None,
-        spatial_shapes: Tensor | None = None,
-        level_start_index: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
+    def compute_sampling(self, *args: Any, **kwargs: Any) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
-        queries = self._batch_first(query if query_pos is None else query + query_pos)
-        return self._sampling(queries, reference_points, spatial_shapes)
-
-    def _batch_first(self, tensor: Tensor) -> Tensor:
-        return tensor if self.batch_first else tensor.transpose(0, 1)
+        return adapter.compute_sampling(self, *args, **kwargs)
 
 
 def _identity(identity: Tensor | None, others: dict[str, Any]) -> Tensor | None:

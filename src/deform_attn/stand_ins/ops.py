@@ -1,8 +1,8 @@
 """The two functions of the compiled extensions, as the originals and mmcv's call them.
 
-Zhu et al. 2020, https://arxiv.org/abs/2010.04159; the op is `deform_attn.multi_scale_deformable_attention`. Both
-functions know nothing of autograd, as the originals: a caller's `autograd.Function` stands around them. Letters and
-edges: docs/conventions.md.
+Zhu et al. 2020, https://arxiv.org/abs/2010.04159; the op is `deform_attn.multi_scale_deformable_attention`. A caller's
+`autograd.Function` stands around the originals, which know nothing of autograd; called without one, the forward pass is
+recorded as any op of torch. Letters and edges: docs/conventions.md.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ from torch import Tensor
 from deform_attn import checks, functional
 from deform_attn.backends import registry
 from deform_attn.functional import multi_scale_deformable_attention
-from deform_attn.messages import fail
+from deform_attn.messages import fail, shape_text
 from deform_attn.stand_ins.level_starts import judged_sizes
 from deform_attn.torch_ops import meant, schema
 
@@ -116,6 +116,9 @@ def ms_deform_attn_backward(
     grads = Gradients(*map(Tensor.reshape, _gradients(inputs, grad_output), shapes))
     if not to_fill:
         return grads
+    for name, target, grad in zip(Gradients._fields, to_fill, grads, strict=True):
+        if target.shape != grad.shape:  # which copy_ would spread over it, if it can
+            fail(name, shape_text(grad.shape), shape_text(target.shape), "Give one of the shape of its input.")
     for target, grad in zip(to_fill, grads, strict=True):
         target.copy_(grad)
     return None

@@ -5,9 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from deform_attn.functional import multi_scale_deformable_attention
+from deform_attn.interop import original as adapter
 from deform_attn.recording import Sampling
 from deform_attn.shape_checks import Pairs
-from deform_attn.stand_ins.fused import Attention, heads_fit
+from deform_attn.stand_ins.fused import Attention, heads_fit, sizes_of
 from deform_attn.stand_ins.ops import ms_deform_attn_forward
 
 
@@ -60,20 +61,13 @@ class MSDeformAttn(Attention):
         input_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Return what each query found on all levels, `[N, Q, C]`."""
-        sizes = input_spatial_shapes, input_level_start_index
-        return self._attend(query, input_flatten, reference_points, *sizes, input_padding_mask)
+        sizes = sizes_of(input_spatial_shapes, input_level_start_index)
+        given = query, reference_points, input_flatten, sizes, input_level_start_index, input_padding_mask
+        return adapter.forward(self, *given)
 
-    def compute_sampling(
-        self,
-        query: Tensor,
-        reference_points: Tensor,
-        input_flatten: Tensor,
-        input_spatial_shapes: Tensor,
-        input_level_start_index: Tensor,
-        input_padding_mask: Tensor | None = None,
-    ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
+    def compute_sampling(self, *args: Any, **kwargs: Any) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
-        return self._sampling(query, reference_points, input_spatial_shapes)
+        return adapter.compute_sampling(self, *args, **kwargs)
 
 
 class MSDeformAttnFunction:
