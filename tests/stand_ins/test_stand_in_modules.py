@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from deform_attn import MultiScaleDeformableAttention as Ours
-from deform_attn import multi_scale_deformable_attention, record
+from deform_attn import multi_scale_deformable_attention, patch, record
 from deform_attn.stand_ins import mmcv, original
 from tolerances import assert_close
 
@@ -254,3 +254,15 @@ def test_the_modules_compile_to_one_graph():
     torch.testing.assert_close(compiled(*call), module(*call))
     named = {"value": features, "reference_points": references, "spatial_shapes": SIZES, "level_start_index": STARTS}
     torch.testing.assert_close(other_compiled(query, **named), other(query, **named))
+
+
+def test_patch_leaves_a_stand_in_and_what_derives_from_it_as_its_own():
+    class Derived(original.MSDeformAttn):
+        def forward(self, *args):
+            return super().forward(*args)
+
+    modules = {"a": original.MSDeformAttn(16, 2, 4, 3), "b": Derived(16, 2, 4, 3)}
+    modules["c"] = mmcv.MultiScaleDeformableAttention(16, num_heads=4, num_levels=2)
+    with pytest.raises(ValueError, match="it is deform_attn's own"):
+        patch(torch.nn.ModuleDict(modules))
+    assert not any("forward" in vars(module) for module in modules.values())

@@ -94,6 +94,15 @@ def test_all_arguments_may_be_named():
         assert all(map(torch.equal, filled, returned)), by_name
 
 
+def test_the_gradients_themselves_need_none():
+    tensors = draw()
+    assert all(tensor.requires_grad for tensor in tensors)
+    grad_output = grad_like(call(Original, tensors))
+    value, locations, weights = tensors
+    grads = extension.ms_deform_attn_backward(value, *sizes_and_starts(), locations, weights, grad_output, 64)
+    assert not any(grad.requires_grad for grad in grads)
+
+
 def test_a_part_of_the_gradients_to_fill_is_refused():
     value, locations, weights = (tensor.detach() for tensor in draw())
     given = value, *sizes_and_starts(), locations, weights, torch.zeros(2, 7, 8, dtype=torch.float64)

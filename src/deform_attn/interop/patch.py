@@ -67,8 +67,9 @@ def patch(model: nn.Module) -> Report:
             else:
                 left.append(Row(name, kind, family.name, reason))
         elif module not in beside and _LIKELY_NAME.search(kind):
-            ours = type(module).__module__.startswith("deform_attn.")
-            left.append(Row(name, kind, None, "it is deform_attn's own" if ours else "no rule knows this class"))
+            left.append(
+                Row(name, kind, None, "it is deform_attn's own" if _is_own(module) else "no rule knows this class")
+            )
     if not known:
         candidates = [(row.name, row.kind, row.reason or "") for row in left]
         looked_for = dict.fromkeys(family.structure.class_name for family in FAMILIES)
@@ -121,7 +122,14 @@ def _is_ours(attribute: Any, functions: set[Callable[..., Any]]) -> TypeGuard[pa
 
 
 def _family_of(module: nn.Module) -> Family | None:
+    if _is_own(module):
+        return None
     return next((family for family in FAMILIES if family.structure.family_class(module)), None)
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Return whether a module computes with the op already, as the stand-ins' do, which other families' rules fit."""
+    return any(cls.__module__.startswith("deform_attn.") for cls in type(module).__mro__)
 
 
 def _reason_against(family: Family, module: nn.Module) -> str | None:

@@ -113,7 +113,8 @@ def ms_deform_attn_backward(
         sizes = judged_sizes(spatial_shapes, level_start_index)
         inputs = checks.sampling_inputs(value, sizes, sampling_loc, attn_weight, None, "bilinear", "zeros")
     shapes = value.shape, sampling_loc.shape, attn_weight.shape
-    grads = Gradients(*map(Tensor.reshape, _gradients(inputs, grad_output), shapes))
+    with torch.no_grad():  # as of a compiled extension, of which torch records nothing
+        grads = Gradients(*map(Tensor.reshape, _gradients(inputs, grad_output), shapes))
     if not to_fill:
         return grads
     for name, target, grad in zip(Gradients._fields, to_fill, grads, strict=True):
