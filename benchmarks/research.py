@@ -150,6 +150,7 @@ class Ultralytics(nn.Module):
         from ultralytics.nn.tasks import RTDETRDetectionModel
 
         self.model = RTDETRDetectionModel("rtdetr-l.yaml", verbose=False)
+        self.model.nc = self.model.yaml["nc"]  # the loss needs it; in training their trainer sets it
 
     def forward(self, pixel_values: Tensor, labels: list[dict[str, Tensor]] | None = None) -> Output:
         """Return boxes and scores of all layers, or the loss for `labels`, those of one image."""

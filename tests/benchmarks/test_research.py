@@ -12,7 +12,7 @@ from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import DisagreementError
 from benchmarks.research import RESEARCH
 
-CASE = replace(RESEARCH["original"], build=lambda: research.original(**SMALL), pixels=(192, 256))
+CASE = replace(RESEARCH["original"], build=lambda: research.original(**SMALL), pixels=(128, 192))
 
 
 def test_the_original_is_judged_and_timed_with_its_core_with_the_stand_in_and_patched():
