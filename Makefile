@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
+.PHONY: help demo bench bench-research gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
 	browser lint format clean
 
 help: ## list the targets
@@ -16,6 +16,10 @@ demo: .venv/installed-detr ## train a small detector on digits, draw what it fin
 
 bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; benchmarks/results/, docs/benchmarks.md)
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
+
+bench-research: .venv-ecosystems/installed ## time models of research code, stock and patched (.venv-ecosystems/; benchmarks/results/research.json)
+	$(ECOSYSTEMS_ALONE) .venv-ecosystems/bin/python -m benchmarks.run --name research \
+		--only end_to_end --models original ultralytics rfdetr $(ARGS)
 
 # A worker for each core; one that is idle takes tests from the end of another's, so that neighbours stay together.
 WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal
@@ -60,8 +64,10 @@ test-gpu-kernels: .venv/installed-dev ## run the GPU kernels in Triton's interpr
 	$(PYTEST) tests/backends/gpu_kernels
 
 # The variables keep the packages from the network, from installing anything, and from writing outside of the repository.
+ECOSYSTEMS_ALONE = HF_HUB_OFFLINE=1 YOLO_OFFLINE=1 YOLO_AUTOINSTALL=0 YOLO_CONFIG_DIR=.venv-ecosystems/settings
+
 test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, rfdetr, mmdet and groundingdino, patched (.venv-ecosystems/)
-	DEFORM_ATTN_ECOSYSTEMS=1 HF_HUB_OFFLINE=1 YOLO_OFFLINE=1 YOLO_AUTOINSTALL=0 YOLO_CONFIG_DIR=.venv-ecosystems/settings \
+	DEFORM_ATTN_ECOSYSTEMS=1 $(ECOSYSTEMS_ALONE) \
 		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)

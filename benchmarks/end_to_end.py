@@ -1,11 +1,12 @@
-"""Whole models of transformers, as they come against patched: inference, one training step, the encoder alone.
+"""Whole models, as they come against patched: inference, one training step, the encoder alone.
 
-Both stand side by side in one process, with the same weights, and take turns. `python -m benchmarks.run --only
+The sides stand in one process, with the same weights, and take turns. A model that can call a stand-in for its compiled
+extension has a third side. `python -m benchmarks.run --only
 end_to_end` runs it.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ TOLERANCES = {"inference": 1e-4, "training": 1e-3, "encoder": 1e-4}
 # What the attentions contribute to the output must be this many times larger, or nothing was compared.
 MARGIN = 10
 
-Pair = tuple[nn.Module, nn.Module]
+Sides = Mapping[str, nn.Module]  # "stock", "patched", and "stand-in" if there is one
 
 
 def compare_patched(
@@ -32,11 +33,14 @@ def compare_patched(
     """Judge and time `case`; return its `inference`, `training` and, if it has one, `encoder`, as plain JSON.
 
     Raises:
-        DisagreementError: patched, it computes something else.
+        DisagreementError: patched, or with the stand-in, it computes something else.
     """
     stock = case.model()
-    patched = copy.deepcopy(stock)
-    attentions = [row.name for row in patch(patched).replaced]
+    sides = {"stock": stock, "patched": copy.deepcopy(stock)}
+    attentions = [row.name for row in patch(sides["patched"]).replaced]
+    if case.use_stand_in is not None:
+        sides["stand-in"] = copy.deepcopy(stock)
+        case.use_stand_in(sides["stand-in"])
     share = _share(case, stock.eval(), attentions)
     if not share > MARGIN * TOLERANCES["inference"]:
         raise DisagreementError(f"{case.name}: without its attentions the output differs by {share:.1e} only")
@@ -44,13 +48,13 @@ def compare_patched(
     for what, prepare in (("inference", inference), ("encoder", _encoder), ("training", training_step)):
         if what == "encoder" and case.encoder is None:
             continue
-        calls, error = prepare(case, (stock, patched), attentions)
+        calls, error = prepare(case, sides, attentions)
         if case.exact:
-            pair = copy.deepcopy(stock).double(), copy.deepcopy(patched).double()
             with float64():
-                _, error = prepare(smaller(case), pair, attentions)
+                _, error = prepare(smaller(case), in_float64(sides), attentions)
         if not error <= TOLERANCES[what]:
-            raise DisagreementError(f"{case.name}, {what}: patched and stock differ by {error:.1e}")
+            others = " or ".join(side for side in sides if side != "stock")
+            raise DisagreementError(f"{case.name}, {what}: {others} and stock differ by {error:.1e}")
         rows, busy = timed(calls, seconds, "patched", wait)
         result[what] = {"times": rows, "relative_error": _short(error), "busy_elsewhere": busy}
         say(f"  {case.name} {what}: {rows['stock']['ratio']}x, {busy} cores busy elsewhere")
@@ -80,9 +84,9 @@ def _silenced(output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
-def inference(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
-    """Return a forward pass of each of the pair, and by how much their outputs differ."""
-    batch = case.batch(_dtype(pair))
+def inference(case: WholeModel, sides: Sides, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+    """Return a forward pass of each side, and by how much their outputs differ."""
+    batch = case.batch(_dtype(sides))
 
     def call_of(model: nn.Module) -> Call:
         def call() -> list[Tensor]:
@@ -92,17 +96,19 @@ def inference(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[
 
         return call
 
-    calls = {name: call_of(model.eval()) for name, model in zip(("stock", "patched"), pair, strict=True)}
+    calls = {name: call_of(model.eval()) for name, model in sides.items()}
     return calls, _difference(calls)
 
 
-def _encoder(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+def _encoder(case: WholeModel, sides: Sides, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
     """Time the encoder alone, on what it is given within the stock model."""
     given: list[tuple[tuple[Any, ...], Batch]] = []
-    encoders = [model.eval().get_submodule(str(case.encoder)) for model in pair]
-    hook = encoders[0].register_forward_pre_hook(lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
+    encoders = {name: model.eval().get_submodule(str(case.encoder)) for name, model in sides.items()}
+    hook = encoders["stock"].register_forward_pre_hook(
+        lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+    )
     with torch.no_grad():
-        pair[0](**case.batch(_dtype(pair)))
+        sides["stock"](**case.batch(_dtype(sides)))
     hook.remove()
     ((args, kwargs),) = given
 
@@ -113,15 +119,15 @@ def _encoder(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[d
 
         return call
 
-    calls = {name: call_of(encoder) for name, encoder in zip(("stock", "patched"), encoders, strict=True)}
+    calls = {name: call_of(encoder) for name, encoder in encoders.items()}
     return calls, _difference(calls)
 
 
-def training_step(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
+def training_step(case: WholeModel, sides: Sides, attentions: Sequence[str]) -> tuple[dict[str, Call], float]:
     """Time one whole step: forward, loss, backward and AdamW, whose rate is 0, so that every step is the same one."""
     if case.training_pixels is not None:
         case = replace(case, pixels=case.training_pixels)
-    batch = case.batch(_dtype(pair)) | case.targets(_dtype(pair))
+    batch = case.batch(_dtype(sides)) | case.targets(_dtype(sides))
 
     def call_of(model: nn.Module) -> Call:
         model.train()
@@ -137,19 +143,25 @@ def training_step(case: WholeModel, pair: Pair, attentions: Sequence[str]) -> tu
 
         return call
 
-    calls = {name: call_of(model) for name, model in zip(("stock", "patched"), pair, strict=True)}
+    calls = {name: call_of(model) for name, model in sides.items()}
     error = _difference(calls)
     # Of the attentions: in front of them batch normalisation of untrained features makes gradients of 1e9.
-    gradients = [
-        torch.cat([grad.flatten() for name in attentions for grad in _gradients(model.get_submodule(name))])
-        for model in pair
-    ]
-    return calls, max(error, relative_error(gradients[1], gradients[0]))
+    gradients = {
+        side: torch.cat([grad.flatten() for name in attentions for grad in _gradients(model.get_submodule(name))])
+        for side, model in sides.items()
+    }
+    stock = gradients.pop("stock")
+    return calls, max(error, *(relative_error(ours, stock) for ours in gradients.values()))
 
 
 def smaller(case: WholeModel) -> WholeModel:
     """Return `case` with a picture of half the height and width: in float64 a whole one needs too much memory."""
     return replace(case, pixels=(case.pixels[0] // 2, case.pixels[1] // 2), training_pixels=None)
+
+
+def in_float64(sides: Sides) -> Sides:
+    """Return copies of all sides in float64."""
+    return {name: copy.deepcopy(model).double() for name, model in sides.items()}
 
 
 @contextmanager
@@ -163,8 +175,8 @@ def float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _dtype(pair: Pair) -> torch.dtype:
-    return next(pair[0].parameters()).dtype
+def _dtype(sides: Sides) -> torch.dtype:
+    return next(sides["stock"].parameters()).dtype
 
 
 def _gradients(module: nn.Module) -> list[Tensor]:
@@ -172,5 +184,6 @@ def _gradients(module: nn.Module) -> list[Tensor]:
 
 
 def _difference(calls: dict[str, Call]) -> float:
-    pairs = zip(calls["patched"](), calls["stock"](), strict=True)
+    stock = calls["stock"]()
+    pairs = [pair for name in calls if name != "stock" for pair in zip(calls[name](), stock, strict=True)]
     return max(relative_error(ours, theirs) for ours, theirs in pairs)

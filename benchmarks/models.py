@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.packages import not_installed
+
 Batch = dict[str, Any]
 
 OFFSET_PIXELS = 3.0  # the standard deviation of the offsets, as in the cases of the op
@@ -18,7 +20,8 @@ class WholeModel:
 
     `pixels` are the picture's (H, W); `outputs` the tensors that are compared; `encoder` is the path of the module
     that holds the deformable encoder, if the model has one. `exact` is whether the comparison is made in float64;
-    `training_pixels` the picture's size in training, if a larger one does not fit into 24 GB.
+    `training_pixels` the picture's size in training, if a larger one does not fit into 24 GB. `packages` are the
+    modules that it imports. `use_stand_in` lets a model call the stand-in for its compiled extension, if it has one.
     """
 
     name: str
@@ -31,6 +34,12 @@ class WholeModel:
     segments: bool = False
     exact: bool = False
     training_pixels: tuple[int, int] | None = None
+    packages: tuple[str, ...] = ("transformers",)
+    use_stand_in: Callable[[nn.Module], None] | None = None
+
+    def unavailable(self) -> str | None:
+        """Return what keeps it from being built on this machine."""
+        return not_installed(self.packages)
 
     def model(self) -> nn.Module:
         """Return the model, the same at each call, with attentions that look around and normalisation that normalises.
@@ -92,10 +101,13 @@ def _swin_tiny(*stages: int) -> Any:
     return SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7, out_features=features)
 
 
-def _deformable_detr() -> nn.Module:
+def deformable_detr(**settings: Any) -> nn.Module:
+    """Return Deformable DETR with ResNet-50, as published unless `settings` of its config differ."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-    return DeformableDetrForObjectDetection(DeformableDetrConfig(backbone_config=_resnet50(), num_labels=91))
+    return DeformableDetrForObjectDetection(
+        DeformableDetrConfig(**{"backbone_config": _resnet50(), "num_labels": 91} | settings)
+    )
 
 
 def _rt_detr() -> nn.Module:
@@ -137,7 +149,7 @@ MODELS = {
         WholeModel(
             "deformable_detr",
             "Deformable DETR, ResNet-50, 800 x 1333",
-            _deformable_detr,
+            deformable_detr,
             (800, 1333),
             encoder="model.encoder",
         ),

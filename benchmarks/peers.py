@@ -4,7 +4,6 @@ A prepared rival is a function of value, locations and weights, as `Case.inputs`
 `[N, Q, M*D]`. All of them may use the number of threads given and no more.
 """
 
-import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.packages import not_installed
 from deform_attn.timing import Case, Op
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -33,8 +33,7 @@ class Peer:
 
     def unavailable(self) -> str | None:
         """Return what keeps it from running on this machine at all."""
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        return f"not installed: {', '.join(missing)}" if missing else None
+        return not_installed(self.packages)
 
     def unsupported(self, case: Case, trains: bool = False) -> str | None:
         """Return what keeps it from running this case."""
@@ -194,16 +193,3 @@ PEERS: tuple[Peer, ...] = (
     OpenVino("openvino", "OpenVINO", ("transformers", "openvino", "onnx", "onnxscript")),
     TorchMsDeformAttn("torch-ms-deform-attn", "torch-ms-deform-attn", ("torch_ms_deform_attn",), trains=True),
 )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the rivals' packages that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("deform-attn", "torch", "transformers", "onnxruntime", "onnx", "openvino", "torch-ms-deform-attn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

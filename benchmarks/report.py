@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks import stories
 from benchmarks.cases import BEYOND, CANONICAL, ENC640
 from benchmarks.markdown import table
-from benchmarks.models import MODELS
+from benchmarks.models import MODELS, WholeModel
 from benchmarks.peers import PEERS
+from benchmarks.research import RESEARCH
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,6 +59,8 @@ def write_documents() -> list[Path]:
 
 def body(table: str, name: str) -> str:
     """Return what stands between the marks of the table called `table` of the result called `name`."""
+    if not _path(name).exists():
+        return "\nNot measured yet.\n\n"
     result = load(name)
     if table in stories.TABLES:
         return f"\n{stories.TABLES[table](result)}\n\n"
@@ -66,7 +69,11 @@ def body(table: str, name: str) -> str:
 
 def load(name: str) -> Result:
     """Return the result called `name`."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads(_path(name).read_text())
+
+
+def _path(name: str) -> Path:
+    return RESULTS / f"{name}.json"
 
 
 def machine(result: Result) -> str:
@@ -143,7 +150,7 @@ def goals(result: Result) -> str:
             rows.append(
                 (f"a tiny call, {name}, beyond its kernel", "≤ 15 µs", f"{beyond:.1f} µs", "", _verdict(15, beyond))
             )
-    if "end_to_end" in result:
+    if result.get("end_to_end"):  # empty where every model was skipped
         detr = result["end_to_end"].get("deformable_detr", {})
         for what, least in (("inference", 1.8), ("encoder", 4), ("training", 2)):
             if what in detr:
@@ -268,16 +275,28 @@ def overhead(result: Result) -> str:
 
 
 def end_to_end(result: Result) -> str:
-    """Return the times of whole models as they come and patched."""
+    """Return the times of whole models of transformers as they come and patched."""
+    return _whole_models(result, MODELS, "one picture")
+
+
+def research(result: Result) -> str:
+    """Return the times of whole models of research code as they come and patched, and the torch they ran with."""
+    return _whole_models(result, RESEARCH, f"one picture, torch {result['versions']['torch']}")
+
+
+def _whole_models(result: Result, models: Mapping[str, WholeModel], what: str) -> str:
     rows = []
-    for name, case in MODELS.items():
+    for name, case in models.items():
         row = result["end_to_end"].get(name)
         if row is None:
             continue
         rows.append((case.label, *_gain(row["inference"]), *_gain(row["training"])))
         if "encoder" in row:
             rows.append(("its encoder alone", *_gain(row["encoder"]), "", "", ""))
-    header = ("one picture", "inference, stock", "patched", "gain", "training step, stock", "patched", "gain")
+        if case.use_stand_in is not None:
+            times = (*_gain(row["inference"], "stand-in"), *_gain(row["training"], "stand-in"))
+            rows.append(("the same model, its extension's stand-in instead of `patch`", *times))
+    header = (what, "inference, stock", "patched", "gain", "training step, stock", "patched", "gain")
     return table(header, rows)
 
 
@@ -306,9 +325,9 @@ def _sides(result: Result) -> Iterator[tuple[str, Result]]:
     return ((side, row) for side, row in result["detector"].items() if side.isdigit())
 
 
-def _gain(row: Result) -> tuple[str, str, str]:
+def _gain(row: Result, side: str = "patched") -> tuple[str, str, str]:
     times = row["times"]
-    return _seconds(times["stock"]), _seconds(times["patched"]), f"{times['stock']['ratio']:.2f}x"
+    return _seconds(times["stock"]), _seconds(times[side]), f"{times['stock']['ratio'] / times[side]['ratio']:.2f}x"
 
 
 def _seconds(row: Result) -> str:
@@ -325,6 +344,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "compiled": compiled,
     "overhead": overhead,
     "end_to_end": end_to_end,
+    "research": research,
     "detector": detector,
     "detector_shares": detector_shares,
     "memory": memory,
@@ -350,7 +370,10 @@ def in_a_line(row: Result) -> str:
 
 
 def _has(result: Result, table: str) -> bool:
-    """Return whether `result` has the section that `table` shows."""
+    """Return whether `result` has the section, or the models, that `table` shows."""
+    models = {"end_to_end": MODELS, "research": RESEARCH}
+    if table in models:
+        return not models[table].keys().isdisjoint(result.get("end_to_end", {}))
     sections = {"canonical": "forward", "beyond": "forward", "goals": "machine", "detector_shares": "detector"}
     return sections.get(table, table) in result
 

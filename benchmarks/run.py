@@ -26,7 +26,9 @@ from benchmarks.detector import whole_detector
 from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
-from benchmarks.peers import PEERS, versions
+from benchmarks.packages import versions
+from benchmarks.peers import PEERS
+from benchmarks.research import RESEARCH
 from deform_attn.backends.native import library as native_library
 from deform_attn.timing import machine
 
@@ -44,6 +46,8 @@ SECTIONS = (
     "detector",
 )
 
+WHOLE_MODELS = {**MODELS, **RESEARCH}
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
@@ -51,7 +55,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="of the result; by default after processor and threads")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to measure")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="cases to measure")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whole models to measure")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=WHOLE_MODELS,
+        default=list(MODELS),
+        help="whole models to measure, those that are installed (default: those of transformers)",
+    )
     parser.add_argument("--peers", nargs="+", choices=[peer.name for peer in PEERS], help="rivals; by default all")
     parser.add_argument("--seconds", type=float, default=20, help="for each case (default 20)")
     parser.add_argument("--threads", type=int, default=2, help="for everybody (default 2)")
@@ -93,9 +103,13 @@ def run(options: argparse.Namespace) -> Path:
         elif section == "end_to_end":
             rows = result.setdefault(section, {})
             for name in options.models:
-                if not (options.resume and undisturbed(rows.get(name))):
-                    rows[name] = compare_patched(MODELS[name], seconds, wait, _say)
-                    _write(path, result)
+                if options.resume and undisturbed(rows.get(name)):
+                    continue
+                if (reason := WHOLE_MODELS[name].unavailable()) is not None:
+                    _say(f"  {name}: skipped, {reason}")
+                    continue
+                rows[name] = compare_patched(WHOLE_MODELS[name], seconds, wait, _say)
+                _write(path, result)
         elif not (options.resume and undisturbed(result.get(section))):
             measures: dict[str, Callable[[], dict[str, object]]] = {
                 "thread_scaling": lambda: series.thread_scaling(options.threads, seconds, wait),

@@ -59,11 +59,11 @@ def rows_of(
     attentions = [row.name for row in patch(patched).replaced]
     judge = end_to_end.inference if what == "inference" else end_to_end.training_step
     with end_to_end.float64():
-        pair = copy.deepcopy(stock).double(), copy.deepcopy(patched).double()
-        _, error = judge(end_to_end.smaller(case), pair, attentions)
+        sides = end_to_end.in_float64({"stock": stock, "patched": patched})
+        _, error = judge(end_to_end.smaller(case), sides, attentions)
     if not error <= end_to_end.TOLERANCES[what]:
         raise DisagreementError(f"{case.name}, {what}: patched and stock differ by {error:.1e}")
-    del pair
+    del sides
     prepare = _inference if what == "inference" else _training
     calls = {"ours": prepare(case, patched, dtype), "stock": prepare(case, stock, dtype)}
     times = timed(calls, device, rounds)

@@ -15,7 +15,9 @@ from deform_attn import timing
 from deform_attn.timing import DEC300, ENC640, ENC800
 
 TINY = replace(DEC300, spatial_shapes=((9, 13), (5, 7), (3, 4), (2, 3)), queries=21, heads=3, channels=10)
-COMMITTED = sorted({name for path in report.DOCUMENTS for _, _, name, *_ in report.BLOCK.findall(path.read_text())})
+SHOWN = {name for path in report.DOCUMENTS for _, _, name, *_ in report.BLOCK.findall(path.read_text())}
+AWAITED = {"research"}  # pages have a place for it, which says that it is not measured yet
+COMMITTED = sorted(name for name in SHOWN if (report.RESULTS / f"{name}.json").exists())
 
 
 def with_a_wrong_point(op):
@@ -256,6 +258,10 @@ def test_the_short_report_refuses_to_time_what_differs(monkeypatch):
     monkeypatch.setattr(timing, "grid_sample_op", lambda case: with_a_wrong_point(case.op()))
     with pytest.raises(RuntimeError, match=r"dec300: .* and grid_sample differ"):
         list(timing.report(seconds=0))
+
+
+def test_the_results_that_pages_show_are_committed_unless_awaited():
+    assert {*COMMITTED} | AWAITED == SHOWN
 
 
 @pytest.mark.parametrize("name", COMMITTED)

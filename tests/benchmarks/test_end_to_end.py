@@ -5,25 +5,38 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+from transformers import ResNetConfig
 
 from benchmarks import end_to_end, report
 from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import DisagreementError
-from benchmarks.models import MODELS, OFFSET_PIXELS
+from benchmarks.models import MODELS, OFFSET_PIXELS, deformable_detr
+
+# What a short test can afford.
+SMALL = {
+    "backbone_config": ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 12, 16, 20],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    ),
+    "num_labels": 5,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_queries": 9,
+    "two_stage_num_proposals": 9,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+}
 
 
 def small():
     """Return a Deformable DETR with what a short test can afford."""
-    stages = ["stage2", "stage3", "stage4"]
-    backbone = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], layer_type="basic", out_features=stages
-    )
-    config = DeformableDetrConfig(
-        backbone_config=backbone, num_labels=5, d_model=32, encoder_layers=1, decoder_layers=2, num_queries=9,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32,
-    )  # fmt: skip
-    return DeformableDetrForObjectDetection(config)
+    return deformable_detr(**SMALL)
 
 
 CASE = replace(MODELS["deformable_detr"], build=small, pixels=(96, 128))
