@@ -113,7 +113,9 @@ def test_all_is_one_graph_with_one_op_equals_eager_and_is_not_compiled_again_aft
         _, args, options = draw(kind, shapes, batch=(2, 3, 3, 4)[i], queries=(11, 13, 17, 19)[i], masked=masked)
         with torch._dynamo.config.patch(error_on_recompile=i >= 2):
             check_equal_to_eager(kind, compiled, function, args, options)
-        assert counted.graphs == len(counted.ops) == min(i, 1) + 1
+        assert counted.graphs == len(counted.ops)
+        # Asked for a dynamic graph, torch takes the factor of the offsets for a symbol, too, and begins once more.
+        assert counted.graphs == min(i, 1) + (2 if dynamic else 1)
 
 
 def test_the_check_for_recompilation_sees_one():
