@@ -6,13 +6,16 @@ import pytest
 import torch
 from real_models import MODELS
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from deform_attn import patch, record, unpatch
 
 # Relative to the norm of a tensor. Both sides round at each of some hundred operations, and a gradient is a sum that
-# may cancel: one that is a small part of all gradients is judged by such a part of their norm.
+# may cancel: one that is a small part of all gradients is judged by such a part of their norm. Whole models are
+# compared in float64: what float32 rounds, the layers around the attentions multiply a thousandfold, and it decides
+# between two proposals of nearly the same score. In float32 each attention is compared for itself.
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-11}
-PART = {torch.float32: 0.1, torch.float64: 1e-3}
+PART = 1e-3
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -31,12 +34,11 @@ def attentions(case, model):
 
 
 def outputs_and_gradients(case, model):
-    """Return the outputs that depend on the attentions, and the gradients of all parameters."""
-    dtype = next(model.parameters()).dtype
-    outputs = case.run(model, dtype)
+    """Return the outputs that depend on the attentions, and the gradients of all parameters, in float64."""
+    outputs = case.run(model, torch.float64)
     loss = 0
     for i, output in enumerate(outputs.values()):
-        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(i)).to(dtype)
+        direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(i)).double()
         loss = loss + (output * direction).sum() / output.detach().norm()
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -61,37 +63,53 @@ def test_the_outputs_depend_on_what_the_attentions_read(case, built):
         assert relative_error(actual[name], output) > 1e-2, name
 
 
-def assert_same(actual, expected, dtype):
+def assert_same(actual, expected):
     """Compare outputs and gradients, as `outputs_and_gradients` returns them."""
     (outputs, gradients), (expected_outputs, expected_gradients) = actual, expected
     for name, output in expected_outputs.items():
-        assert relative_error(outputs[name], output) < RELATIVE[dtype], name
+        assert relative_error(outputs[name], output) < RELATIVE[torch.float64], name
     assert gradients.keys() == expected_gradients.keys()
     total = torch.stack([gradient.norm() for gradient in expected_gradients.values()]).norm()
     for name, gradient in expected_gradients.items():
-        error = (gradients[name] - gradient).norm() / torch.maximum(gradient.norm(), PART[dtype] * total)
-        assert error < RELATIVE[dtype], f"{name}: {error:.1e}, norms {gradient.norm():.1e} of {total:.1e}"
+        error = (gradients[name] - gradient).norm() / torch.maximum(gradient.norm(), PART * total)
+        assert error < RELATIVE[torch.float64], f"{name}: {error:.1e}, norms {gradient.norm():.1e} of {total:.1e}"
 
 
 def test_the_comparison_sees_an_attention_that_looks_a_little_beside(case, built):
-    stock, changed = copy.deepcopy(built), copy.deepcopy(built)
+    stock, changed = (copy.deepcopy(built).double() for _ in range(2))
     with torch.no_grad():
         attentions(case, changed)[0].sampling_offsets.bias += 0.01
     expected = outputs_and_gradients(case, stock)
-    assert_same(expected, expected, torch.float32)
+    assert_same(expected, expected)
     with pytest.raises(AssertionError):
-        assert_same(outputs_and_gradients(case, changed), expected, torch.float32)
+        assert_same(outputs_and_gradients(case, changed), expected)
 
 
-@pytest.mark.parametrize("dtype", RELATIVE, ids=str)
-def test_outputs_and_all_gradients_are_those_of_the_stock_model(dtype, case, built, monkeypatch):
-    stock, patched = (copy.deepcopy(built).to(dtype) for _ in range(2))
+def test_outputs_and_all_gradients_are_those_of_the_stock_model(case, built, monkeypatch):
+    stock, patched = (copy.deepcopy(built).double() for _ in range(2))
     report = patch(patched)
     assert len(report.replaced) == case.calls
     assert report.left == []
     expected = outputs_and_gradients(case, stock)
     monkeypatch.setattr(F, "grid_sample", None)  # whoever calls it fails
-    assert_same(outputs_and_gradients(case, patched), expected, dtype)
+    assert_same(outputs_and_gradients(case, patched), expected)
+
+
+def test_each_attention_gives_in_float32_what_the_stock_one_gives_for_the_same_call(case, built, monkeypatch):
+    stock, patched = copy.deepcopy(built), copy.deepcopy(built)
+    patch(patched)
+    calls = []
+
+    def capture(module, args, kwargs, output):
+        calls.append(tree_map_only(torch.Tensor, torch.clone, (args, kwargs, output)))
+
+    for module in attentions(case, stock):
+        module.register_forward_hook(capture, with_kwargs=True)
+    with torch.no_grad():
+        case.run(stock, torch.float32)
+        monkeypatch.setattr(F, "grid_sample", None)
+        for module, (args, kwargs, expected) in zip(attentions(case, patched), calls, strict=True):
+            assert relative_error(module(*args, **kwargs), expected) < RELATIVE[torch.float32]
 
 
 def test_the_records_of_a_patched_model_are_the_places_that_the_stock_one_reads(case, built, monkeypatch):
@@ -102,21 +120,21 @@ def test_the_records_of_a_patched_model_are_the_places_that_the_stock_one_reads(
         grids.append((grid + 1) / 2)
         return sample(maps, grid, **options)
 
-    stock, patched = copy.deepcopy(built), copy.deepcopy(built)
+    stock, patched = (copy.deepcopy(built).double() for _ in range(2))
     patch(patched)
     with torch.no_grad():
         monkeypatch.setattr(F, "grid_sample", spy)
-        case.run(stock, torch.float32)
+        case.run(stock, torch.float64)
         monkeypatch.setattr(F, "grid_sample", None)
         with record(patched) as records:
-            case.run(patched, torch.float32)
+            case.run(patched, torch.float64)
     assert len(records) == case.calls
     for entry in records:
         total = entry.weights.flatten(3).sum(-1)
         torch.testing.assert_close(total, torch.ones_like(total))
         for level in range(len(entry.spatial_shapes)):
             places = entry.locations[:, :, :, level].transpose(1, 2).flatten(0, 1)  # [N*M, Q, P, 2]
-            torch.testing.assert_close(places, grids.pop(0), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(places, grids.pop(0), rtol=1e-9, atol=1e-9, check_dtype=False)
     assert grids == []
 
 
