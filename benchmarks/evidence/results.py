@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from benchmarks.peers import versions
+from benchmarks.packages import versions
 from benchmarks.run import commit
 from deform_attn.backends.native import library as native_library
 from deform_attn.detr.files import atomic_path
