@@ -20,8 +20,9 @@ class WholeModel:
 
     `pixels` are the picture's (H, W); `outputs` the tensors that are compared; `encoder` is the path of the module
     that holds the deformable encoder, if the model has one. `exact` is whether the comparison is made in float64;
-    `training_pixels` the picture's size in training, if a larger one does not fit into 24 GB. `packages` are the
-    modules that it imports. `use_stand_in` lets a model call the stand-in for its compiled extension, if it has one.
+    `training_pixels` the picture's size in training, if a larger one does not fit into 24 GB or takes minutes.
+    `packages` are the modules that it imports. `use_stand_in` lets a model call the stand-in for its compiled
+    extension, if it has one.
     """
 
     name: str

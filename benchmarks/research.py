@@ -198,6 +198,7 @@ RESEARCH = {
             (800, 1333),
             encoder="model.encoder",
             exact=True,
+            training_pixels=(400, 667),  # in Python a step of a whole picture takes minutes
             packages=("transformers",),
             use_stand_in=use_stand_in,
         ),
