@@ -462,6 +462,24 @@ def test_an_unknown_class_that_looks_like_one_is_left_and_named(model):
     ]
 
 
+class Particular(nn.Module):
+    """A module that has an error of its own for what it lacks."""
+
+    def __getattr__(self, name):
+        parts = self.__dict__.get("_modules", {})
+        if name in parts:
+            return parts[name]
+        raise KeyError(name)
+
+
+def test_a_module_with_a_getattr_of_its_own_is_passed_by(model):
+    particular = Particular()
+    particular.model, particular.part = model, type("MSDeformAttn", (Particular,), {})()
+    report = patch(particular)
+    assert report.replaced
+    assert [row.name for row in report.left] == ["part"]
+
+
 class MSDeformAttnPixelDecoder(nn.Module):
     """A part of a model that is called after the attentions in it."""
 

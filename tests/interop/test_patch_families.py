@@ -212,6 +212,8 @@ def test_identity_its_older_name_and_a_missing_value_are_those_of_mmcv():
     assert_close(run(model, ((query, None, value), kwargs | {"residual": identity})), expected, torch.float64)
     kwargs |= {"query_pos": None, "reference_points": kwargs["reference_points"][:, :1]}
     assert_close(run(model, ((value,), kwargs)), alone, torch.float64)
+    with pytest.raises(TypeError, match=r"^residual: expected one of identity and residual, got both"):
+        model(query, None, value, identity, residual=identity, **kwargs)
     with pytest.raises(TypeError, match="reference_points: expected a tensor, got None"):
         model(query, None, value, spatial_shapes=torch.tensor(SHAPES))
 

@@ -95,6 +95,8 @@ def test_channels_that_the_heads_cannot_share_are_refused_by_name():
         original.MSDeformAttn(16, n_heads=3)
     with pytest.raises(ValueError, match="embed_dims: expected a multiple of num_heads = 3, got 16"):
         mmcv.MultiScaleDeformableAttention(16, num_heads=3)
+    with pytest.raises(ValueError, match=r"embed_dims \* value_proj_ratio: expected a multiple of .* 4, got 6"):
+        mmcv.MultiScaleDeformableAttention(16, num_heads=4, value_proj_ratio=0.4)
 
 
 @pytest.mark.parametrize("boxes", [False, True])

@@ -121,9 +121,19 @@ def test_a_tensor_to_fill_of_another_shape_is_refused_by_name_and_none_is_filled
     with pytest.raises(ValueError, match=rf"^{name}: expected \[2, .*, got \[3, 2, "):
         extension.ms_deform_attn_backward(*given, **to_fill, im2col_step=64)
     assert not any(tensor.any() for tensor in to_fill.values())
+    to_fill[name] = to_fill[name][0].float()
+    with pytest.raises(TypeError, match=rf"^{name}: expected a tensor of dtype float64, got .*float32"):
+        extension.ms_deform_attn_backward(*given, **to_fill, im2col_step=64)
+    assert not any(tensor.any() for tensor in to_fill.values())
 
 
-@pytest.mark.parametrize("starts", [[1, 25], [0, 23], [24, 0], [0], [0.0, 24.0]])
+def test_a_gradient_of_the_output_that_is_missing_is_refused_by_name():
+    value, locations, weights = (tensor.detach() for tensor in draw())
+    with pytest.raises(TypeError, match=r"^grad_output: expected a tensor, got NoneType"):
+        extension.ms_deform_attn_backward(value, *sizes_and_starts(), locations, weights, None, 64)
+
+
+@pytest.mark.parametrize("starts", [[1, 25], [0, 23], [24, 0], [0], [0.0, 24.0], [[0, 24]], 0])
 def test_levels_with_gaps_are_refused_by_name(starts):
     value, locations, weights = (tensor.detach() for tensor in draw())
     sizes, grad_output = torch.tensor(SHAPES), torch.zeros(2, 7, 8, dtype=torch.float64)

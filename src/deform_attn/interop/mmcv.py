@@ -12,6 +12,7 @@ from torch import Tensor
 from deform_attn.interop import fused
 from deform_attn.interop.fused import Call
 from deform_attn.interop.structure import Structure
+from deform_attn.messages import fail
 from deform_attn.recording import Sampling
 from deform_attn.shape_checks import Pairs
 
@@ -60,10 +61,16 @@ def forward(
     `identity`, in older code `residual`, is added to the output; without it the query is, and without `value` the query
     is read. Neither has the query's positions.
     """
-    if identity is None:
-        identity = kwargs.pop("residual", None)
+    identity = identity_of(identity, kwargs.pop("residual", None))
     output: Tensor = module.dropout(attend(module, query, key, value, *args, **kwargs))
     return output + (query if identity is None else identity)
+
+
+def identity_of(identity: Tensor | None, residual: Tensor | None) -> Tensor | None:
+    """Return `identity` under whichever of its names it came."""
+    if identity is not None and residual is not None:
+        fail("residual", "one of identity and residual", "both", "Leave out residual.", TypeError)
+    return residual if identity is None else identity
 
 
 def compute_sampling(

@@ -36,7 +36,7 @@ class Structure:
         arguments = arguments_of(cls.forward)
 
         def has(name: str) -> bool:
-            return name in arguments or hasattr(module, name)
+            return name in arguments or has_attribute(module, name)
 
         return cls if all(map(has, self.marks)) and not any(map(has, self.others_marks)) else None
 
@@ -57,6 +57,13 @@ def class_named(module: nn.Module, name: str) -> type[nn.Module] | None:
     return next((cls for cls in type(module).__mro__ if cls.__name__ == name), None)
 
 
+def has_attribute(module: nn.Module, name: str) -> bool:
+    """Return whether a module or its class has an attribute, without running a `__getattr__` of its own."""
+    state = vars(module)
+    places = (state, *(state.get(place, ()) for place in ("_parameters", "_buffers", "_modules")))
+    return any(name in place for place in places) or any(name in vars(cls) for cls in type(module).__mro__)
+
+
 def arguments_of(forward: Callable[..., Any]) -> list[str]:
     """Return the names of the arguments of a class's forward, without the module and what else comes by name."""
     parameters = inspect.signature(forward).parameters.values()
@@ -69,7 +76,7 @@ def reason_against_class(
     """Return why a module runs another forward than that of `cls`, or lacks what ours relies on."""
     if cls is None or type(module).forward is not cls.forward:
         return f"its class overrides the forward of {class_name}"
-    if missing := [name for name in attributes if not hasattr(module, name)]:
+    if missing := [name for name in attributes if not has_attribute(module, name)]:
         return f"it lacks {', '.join(missing)}, which the class {source} has"
     return None
 

@@ -23,7 +23,7 @@ def judged_sizes(spatial_shapes: Any, level_start_index: Any, name: str = "level
         return sizes
     pixels = [H * W for H, W in spatial_shapes_of(sizes)]
     expected = [0, *accumulate(pixels[:-1])]
-    starts = level_start_index.flatten().tolist()
+    starts = level_start_index.tolist()
     if level_start_index.dtype not in INT_DTYPES or starts != expected:
         fix = "Lay the levels one after the other, in the order of spatial_shapes."
         fail(name, f"levels without gaps, {shown(expected)}", shown(starts), fix)

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from deform_attn.interop import mmcv as adapter
-from deform_attn.messages import fail
 from deform_attn.recording import Sampling
 from deform_attn.shape_checks import Pairs
 from deform_attn.stand_ins.fused import Attention, heads_fit, sizes_of
@@ -34,7 +33,7 @@ class MultiScaleDeformableAttention(Attention):
         value_proj_ratio: channels of the projected value, as a share of embed_dims.
 
     Raises:
-        ValueError: embed_dims is not a multiple of num_heads.
+        ValueError: embed_dims, or its share for value, is not a multiple of num_heads.
 
     Example:
         >>> import torch
@@ -63,7 +62,9 @@ class MultiScaleDeformableAttention(Attention):
         value_proj_ratio: float = 1.0,
     ) -> None:
         heads_fit("embed_dims", embed_dims, "num_heads", num_heads)
-        super().__init__(embed_dims, int(embed_dims * value_proj_ratio), num_heads, num_levels, num_points)
+        of_value = int(embed_dims * value_proj_ratio)
+        heads_fit("embed_dims * value_proj_ratio", of_value, "num_heads", num_heads)
+        super().__init__(embed_dims, of_value, num_heads, num_levels, num_points)
         self.norm_cfg = norm_cfg
         self.init_cfg = init_cfg
         self.dropout = nn.Dropout(dropout)
@@ -94,23 +95,15 @@ class MultiScaleDeformableAttention(Attention):
     ) -> Tensor:
         """Return `dropout(attention) + identity`, laid out as the query; other arguments are not used."""
         sizes = sizes_of(spatial_shapes, level_start_index)
-        given = query, key, value, _identity(identity, kwargs), query_pos, key_padding_mask, reference_points, sizes
+        if "residual" in kwargs:
+            identity = adapter.identity_of(identity, kwargs["residual"])
+            warnings.warn("residual: this argument is called identity now.", DeprecationWarning, stacklevel=2)
+        given = query, key, value, identity, query_pos, key_padding_mask, reference_points, sizes
         return adapter.forward(self, *given)
 
     def compute_sampling(self, *args: Any, **kwargs: Any) -> tuple[Sampling, Pairs, tuple[int, ...]]:
         """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
         return adapter.compute_sampling(self, *args, **kwargs)
-
-
-def _identity(identity: Tensor | None, others: dict[str, Any]) -> Tensor | None:
-    """Return `identity`, which older code calls residual."""
-    if "residual" not in others:
-        return identity
-    if identity is not None:
-        fail("residual", "one of identity and residual", "both", "Leave out residual.", TypeError)
-    warnings.warn("residual: this argument is called identity now.", DeprecationWarning, stacklevel=3)
-    residual: Tensor | None = others["residual"]
-    return residual
 
 
 class MultiScaleDeformableAttnFunction(MSDeformAttnFunction):

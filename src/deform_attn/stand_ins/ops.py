@@ -14,8 +14,9 @@ from torch import Tensor
 from deform_attn import checks, functional
 from deform_attn.backends import registry
 from deform_attn.functional import multi_scale_deformable_attention
-from deform_attn.messages import fail, shape_text
+from deform_attn.messages import dtype_text, fail, shape_text
 from deform_attn.stand_ins.level_starts import judged_sizes
+from deform_attn.tensor_checks import dense
 from deform_attn.torch_ops import meant, schema
 
 
@@ -99,6 +100,7 @@ def ms_deform_attn_backward(
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
     """
+    dense("grad_output", grad_output)
     given = grad_value, grad_sampling_loc, grad_attn_weight
     if not isinstance(grad_value, Tensor) and im2col_step is None:
         given = None, grad_sampling_loc, grad_attn_weight  # what came was the original's im2col_step
@@ -120,6 +122,9 @@ def ms_deform_attn_backward(
     for name, target, grad in zip(Gradients._fields, to_fill, grads, strict=True):
         if target.shape != grad.shape:  # which copy_ would spread over it, if it can
             fail(name, shape_text(grad.shape), shape_text(target.shape), "Give one of the shape of its input.")
+        if target.dtype != grad.dtype:
+            got = dtype_text(target)
+            fail(name, f"a tensor of dtype {dtype_text(grad)}", got, "Give one of the dtype of its input.", TypeError)
     for target, grad in zip(to_fill, grads, strict=True):
         target.copy_(grad)
     return None
