@@ -138,7 +138,7 @@ def cells_of(value: Tensor, maps: Maps, locations: Tensor, interpolation: str, p
 
     Each has four corners; of "nearest" it is the one pixel that its point lies in.
     """
-    x, y = locations.unbind(-1)
+    x, y = locations[..., 0], locations[..., 1]  # not unbind, of which an exporter to ONNX may make a sequence
     columns = axis(x, maps.W, interpolation, padding_mode)
     rows = axis(y, maps.H, interpolation, padding_mode)
     padded = torch.nn.functional.pad(value, (0, 0, 0, 0, 0, 1))

@@ -168,6 +168,8 @@ def _step_in_box(offset: Tensor, size: Tensor) -> Tensor:
 
     The point then lies at an infinite or NaN location, which gets a gradient of 0; times infinity it would be NaN.
     """
+    if not torch.is_grad_enabled():
+        return offset * size
     finite = offset.isfinite() & size.isfinite()
     step = torch.where(finite, offset, 0) * torch.where(finite, size, 0)
     return torch.where(finite, step, (offset * size).detach())

@@ -148,8 +148,5 @@ def _read(tensor: Tensor) -> list[Any]:
 
 def not_traceable() -> NoReturn:
     """Refuse what torch.jit.trace cannot record."""
-    fix = (
-        "Use torch.export; for ONNX use torch.onnx.export(..., dynamo=True) inside "
-        '`with deform_attn.use_backend("reference"):`.'
-    )
+    fix = "Use torch.export; for ONNX use deform_attn.export.to_onnx, or torch.onnx.export with dynamo=True."
     raise ValueError(f"torch.jit.trace and torch.onnx.export(dynamo=False) cannot record deformable attention. {fix}")

@@ -9,7 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LARGE = {"published_weights.md", "explore.md"}  # their code builds models in the sizes that are published
 # What our own rooms import when they are used.
-OF_ROOMS = {"detr": ("transformers", "PIL", "matplotlib"), "explore": ("PIL", "matplotlib")}
+OF_ROOMS = {
+    "detr": ("transformers", "PIL", "matplotlib"),
+    "explore": ("PIL", "matplotlib"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+}
 
 
 def blocks():

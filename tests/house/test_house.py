@@ -8,8 +8,9 @@ from pathlib import Path
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
-EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "PIL", "pycocotools"} | {
-    "safetensors", "scipy", "sklearn", "tensorboard", "tomlkit", "tqdm", "transformers",
+EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "onnx", "onnxruntime"} | {
+    "onnxscript", "PIL", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard", "tomlkit", "tqdm",
+    "transformers",
 }  # fmt: skip
 # Each row may import from its own row and from those above it.
 FLOORS = [

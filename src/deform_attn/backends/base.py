@@ -50,5 +50,10 @@ def transforms_in_force() -> list[str]:
     return reasons
 
 
+def is_written_to_onnx() -> bool:
+    """Return whether torch.onnx.export makes a graph of the call, whose operators ONNX must have."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 class SlowBackendWarning(UserWarning):
     """The fast backend for this device is not available; `deform_attn.explain()` says why."""

@@ -4,12 +4,16 @@ Its arithmetic differs from ours where NaN or infinity is involved: it multiplie
 calls, which only a look at the numbers can tell, are read by reference.py instead, so that the result is the same.
 """
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deform_attn import reference
-from deform_attn.backends.base import Backend, transforms_in_force
+from deform_attn.backends.base import Backend, is_written_to_onnx, transforms_in_force
 from deform_attn.cells import Maps, in_pixels, maps_of, placed
 from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 from deform_attn.tensor_checks import is_fake
@@ -21,7 +25,9 @@ def _unavailable_reasons() -> list[str]:
 
 def _unsupported_reasons(inputs: Inputs) -> list[str]:
     reasons = transforms_in_force()
-    if torch.compiler.is_compiling():
+    if is_written_to_onnx():
+        pass  # numbers are taken to be finite there
+    elif torch.compiler.is_compiling():
         reasons.append("torch.compile and export cannot trace its look at the numbers for NaN")
     elif inputs.value.device.type == "meta" or is_fake(inputs.value):
         reasons.append("meta and fake tensors have no numbers to look at for NaN")
@@ -45,7 +51,23 @@ def _reads(inputs: Inputs) -> bool:
     return isinstance(shapes, Tensor) or any(H * W * P for (H, W), P in zip(shapes, inputs.num_points, strict=True))
 
 
+def in_graph(inputs: SamplingInputs) -> Tensor:
+    """Return the output `[N, Q, M*D]` for finite numbers, without a look at any: as a graph, that of a file of ONNX."""
+    sizes = inputs.spatial_shapes
+    if isinstance(sizes, Tensor):
+        # Symbols, of which torch then knows what they add up to. Not tolist, of which ONNX would have a sequence.
+        pairs: Any = tuple((sizes[level, 0].item(), sizes[level, 1].item()) for level in range(len(sizes)))
+        for H, W in pairs:
+            torch._check(H >= 1)
+            torch._check(W >= 1)
+        torch._check(sum(H * W for H, W in pairs) == inputs.value.shape[1])
+        inputs = inputs._replace(spatial_shapes=pairs)
+    return _read_levels(inputs)
+
+
 def _sample(inputs: SamplingInputs) -> Tensor:
+    if is_written_to_onnx():
+        return in_graph(inputs)
     read = _with_pairs(inputs)
     if read is not None and inputs.sampling_locations.isfinite().all():
         output = _read_levels(read)
@@ -81,12 +103,12 @@ def _attend(inputs: AttentionInputs) -> Tensor:
 
 
 def _read_levels(inputs: SamplingInputs) -> Tensor:
-    """Return the output `[N, Q, M*D]` for finite locations."""
+    """Return the output `[N, Q, M*D]` for finite locations, on maps whose sizes are pairs."""
     value, shapes, locations, weights, num_points, interpolation, padding_mode = inputs
     dtype = reference.compute_dtype(value, locations, weights)
     N, _, M, D = value.shape
     Q = locations.shape[1]
-    maps = value.to(dtype).split([H * W for H, W in shapes], dim=1)
+    maps = _levels(value.to(dtype), [H * W for H, W in shapes])
     places = maps_of(shapes, num_points, value)
     grids = _grid(locations.to(dtype).transpose(1, 2), places, interpolation, padding_mode).split(list(num_points), 3)
     shares = weights.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P]
@@ -99,6 +121,16 @@ def _read_levels(inputs: SamplingInputs) -> Tensor:
         corners = F.grid_sample(x, grid, interpolation, "zeros", align_corners=False)  # [N*M, D, Q, P]
         output = output + (corners * share.reshape(N * M, 1, Q, P)).sum(-1)
     return output.reshape(N, M * D, Q).transpose(1, 2).contiguous().to(value.dtype)
+
+
+def _levels(value: Tensor, areas: Sequence[int]) -> list[Tensor]:
+    """Return the maps in `value [N, S, M, D]`, `[N, H*W, M, D]` each.
+
+    Cut out one by one: of pieces whose sizes an input holds, an exporter to ONNX would make a sequence, which few
+    runtimes know.
+    """
+    firsts = itertools.accumulate(areas[:-1], initial=0)
+    return [value.narrow(1, first, area) for first, area in zip(firsts, areas, strict=True)]
 
 
 def _grid(locations: Tensor, maps: Maps, interpolation: str, padding_mode: str) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deform_attn import torch_names
-from deform_attn.backends.base import Backend
+from deform_attn.backends.base import Backend, is_written_to_onnx
 from deform_attn.backends.triton import ops, toolchain
 from deform_attn.backends.triton.launch import MOST_IMAGES
 from deform_attn.checks import Inputs
@@ -40,6 +40,8 @@ def _unsupported_reasons(inputs: Inputs) -> list[str]:
         reasons.append(f"it runs on CUDA and ROCm tensors, not on {device.type}")
     if device in ops.failures:
         reasons.append(ops.failures[device])
+    if is_written_to_onnx():
+        reasons.append("torch.onnx.export has no operator for its kernels")
     if not fit([value.shape[1]]):
         reasons.append("more than 2^31 pixels")
     if not fit([value.shape[3]], _MOST_CHANNELS):

@@ -1,0 +1,125 @@
+"""The forms that deformable attention takes in a file: what each can express, and how a graph's calls become it."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from deform_attn import reference
+from deform_attn.backends import grid_sample
+from deform_attn.checks import INTERPOLATIONS, PADDING_MODES, SamplingInputs
+from deform_attn.export import gather, nodes
+from deform_attn.messages import fail, shown
+from deform_attn.torch_ops import schema
+
+Table = dict[Any, Callable[..., Tensor]]
+
+
+class Form(NamedTuple):
+    """A form: the function that writes it, and what it can express.
+
+    `is_plain` is whether it is made of ONNX's own operators, so that any runtime can run it.
+    """
+
+    sample: Callable[..., Tensor]
+    is_plain: bool
+    interpolations: Sequence[str] = ("bilinear",)
+    padding_modes: Sequence[str] = ("zeros",)
+    dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16)
+
+    def reasons_against(self, interpolation: str, padding_mode: str, dtypes: set[torch.dtype]) -> list[str]:
+        """Return what such a call has that this form has not."""
+        reasons = []
+        if interpolation not in self.interpolations:
+            reasons.append(f"interpolation {interpolation!r}")
+        if padding_mode not in self.padding_modes:
+            reasons.append(f"padding_mode {padding_mode!r}")
+        reasons += [f"tensors of {str(d).removeprefix('torch.')}" for d in dtypes if d not in self.dtypes]
+        return reasons
+
+
+_ALL = INTERPOLATIONS, PADDING_MODES, (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FORMS = {
+    "gridsample": Form(grid_sample.in_graph, True, *_ALL),
+    "gather": Form(gather.sample, True, *_ALL),
+    "tensorrt": Form(nodes.tensorrt, False),
+    "mmdeploy": Form(nodes.mmdeploy, False),
+}
+
+
+def named(name: Any) -> Form:
+    """Return the form of this name."""
+    if not isinstance(name, str) or name not in FORMS:
+        fail(
+            "form", "one of " + ", ".join(map(repr, FORMS)), shown(name), "docs/onnx.md says which runtime takes which."
+        )
+    return FORMS[name]
+
+
+def check(program: torch.export.ExportedProgram, name: str) -> None:
+    """Judge that the form of this name can express every deformable attention of a program, and that it has one."""
+    form, calls = FORMS[name], list(_calls(program.graph_module))
+    if not calls:
+        expected = "a model that calls deform_attn, or one that deform_attn.patch has changed"
+        fix = "Call deform_attn.patch(model) first, and export outside of use_backend."
+        fail("model", expected, "one whose graph has no such call", fix)
+    for op, args in calls:
+        tensors = [arg.meta["val"] for arg in args if isinstance(arg, fx.Node)]
+        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+        options = op.option("interpolation", args), op.option("padding_mode", args)
+        if reasons := form.reasons_against(*options, dtypes):
+            plain = " or ".join(repr(other) for other, of in FORMS.items() if of.is_plain)
+            fail("form", f"one that can express {' and '.join(reasons)}", repr(name), f"Use {plain}.")
+
+
+def _calls(module: fx.GraphModule) -> Iterator[tuple[schema.Op, Sequence[Any]]]:
+    """Yield the op and the arguments of each call in a graph and those inside it."""
+    ops = {op.forward: op for op in schema.OPS}
+    for each in module.modules():
+        for node in each.graph.nodes if isinstance(each, fx.GraphModule) else ():
+            if node.op == "call_function" and node.target in ops:
+                yield ops[node.target], node.args
+
+
+def decompositions(name: str, **options: Any) -> Table:
+    """Return, for each op, what stands for it in the form of this name; `options` are those of the form."""
+    sample = functools.partial(FORMS[name].sample, **options)
+    samples = {op.forward: functools.partial(_sample, sample) for op in schema.SAMPLES}
+    return samples | {op.forward: functools.partial(_attend, sample) for op in schema.ATTENDS}
+
+
+def _sample(
+    sample: Callable[[SamplingInputs], Tensor],
+    value: Tensor,
+    sizes: schema.Sizes,
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+) -> Tensor:
+    shapes = schema.sizes_of(sizes)
+    return sample(SamplingInputs(value, shapes, locations, weights, tuple(num_points), interpolation, padding_mode))
+
+
+def _attend(
+    sample: Callable[[SamplingInputs], Tensor],
+    value: Tensor,
+    sizes: schema.Sizes,
+    references: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    mask: Tensor | None,
+    offset_scale: float,
+    num_points: Sequence[int],
+    interpolation: str,
+    padding_mode: str,
+) -> Tensor:
+    points = references, offsets, logits
+    dtype = reference.compute_dtype(value, *points)
+    locations, weights = reference.sampling(schema.sizes_of(sizes), *points, num_points, offset_scale, dtype)
+    if mask is not None:
+        value = value.masked_fill(mask[:, :, None, None], 0)
+    return _sample(sample, value, sizes, locations, weights, num_points, interpolation, padding_mode)

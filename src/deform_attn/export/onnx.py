@@ -1,0 +1,224 @@
+"""`to_onnx`: a model with deformable attention as a file of ONNX, checked before it is there."""
+
+import inspect
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deform_attn.export import forms, interface, verification
+from deform_attn.export.extra import onnx_extra
+from deform_attn.export.nested import mapped, named, tensors
+from deform_attn.export.verification import Shape
+from deform_attn.messages import fail, shown
+
+_OPSET = 18  # its GridSample is that of 16, the newest that the GPU kernels of ONNX Runtime have known for long
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the inputs and outputs of the file with their shapes, a name where a size is free.
+
+    `error` is how far the file's outputs were from the model's when ONNX Runtime ran it, as a share of the largest
+    number of an output or of 1, and `tried` the shapes of the inputs then; both None where it was not run.
+    """
+
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    tried: dict[str, Shape] | None
+    error: float | None
+
+
+def to_onnx(
+    model: nn.Module,
+    example: tuple[Any, ...],
+    path: str | os.PathLike[str],
+    *,
+    form: str = "gridsample",
+    dynamic: bool | str = True,
+    verify: bool | tuple[Any, ...] = True,
+    plugin_version: int = 1,
+    half_node: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> Exported:
+    """Write a model to a file of ONNX, with its deformable attention in the form that a runtime takes.
+
+    The forms: `"gridsample"` (the operator GridSample, opset 18), `"gather"` (pixels by index, no axis beyond the
+    fifth), `"tensorrt"` (a node MultiscaleDeformableAttnPlugin_TRT) and `"mmdeploy"` (a node
+    MMCVMultiScaleDeformableAttention). docs/onnx.md says which runtime takes which. The file appears once it is whole
+    and has passed; before that, and after an error, whatever lay at `path` is as it was. Until then the model is in
+    evaluation mode.
+
+    Args:
+        model: a module that calls the functions or modules of deform_attn, or one that `deform_attn.patch` has changed.
+            It returns tensors, in tuples, lists or dicts.
+        example: the arguments of its forward, by position. Tensors in lists become inputs in their order.
+        path: the file.
+        form: see above.
+        dynamic: whether the batch, the number of queries, the sizes of images and maps, and every other size that the
+            model leaves free, are free in the file. With "batch" only the first axis of each tensor is, for models that
+            hold the sizes of images as numbers, as some of transformers do. An axis of size 1 in `example` stays so;
+            its batch must be 2 or more.
+        verify: whether to try the file: plain forms are run by ONNX Runtime on another batch and other sizes and
+            compared with the model; nodes are checked against the interface of their plugin. A tuple is the example to
+            run; by default `example` is stretched.
+        plugin_version: of the form `tensorrt`: 1, which every TensorRT with the plugin knows, or 2, from 10.11 on.
+        half_node: of the form `tensorrt`: whether the node computes in float16 where value is float16. The plugin's
+            coordinates are then float16, too, which is coarse; by default the node is float32.
+        metadata: texts to store in the file.
+
+    Returns:
+        An `Exported` with what the file takes and returns.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit, the form cannot express a call of the model, or the file
+            differs from the model.
+        ModuleNotFoundError: a package of the extra `onnx` is not installed.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from deform_attn import MultiScaleDeformableAttention
+        >>> from deform_attn.export import to_onnx
+        >>> attention = MultiScaleDeformableAttention(embed_dim=32, num_heads=4, num_levels=2)
+        >>> maps = [torch.randn(2, 32, 12, 18), torch.randn(2, 32, 6, 9)]
+        >>> example = torch.randn(2, 5, 32), torch.rand(2, 5, 2), maps
+        >>> exported = to_onnx(attention, example, "attention.onnx")  # doctest: +SKIP
+    """
+    _check(model, example, path, dynamic, verify)
+    forms.named(form)
+    options = _check_options(form, plugin_version, half_node)
+    with onnx_extra():
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter is made of it
+    with _evaluating(model), _quiet(), _whole(Path(path)) as file:
+        with torch.no_grad():
+            outputs = [name for name, _ in named("", model(*example))]
+            program = torch.export.export(model, example, dynamic_shapes=_free(model, example, dynamic), strict=False)
+            forms.check(program, form)
+            program = program.run_decompositions(forms.decompositions(form, **options))
+        # An output may not have the name of an input.
+        taken = {*program.graph_signature.user_inputs, ""}
+        names = [f"{name}_output".lstrip("_") if name in taken else name for name in outputs]
+        written = torch.onnx.export(
+            program, (), dynamo=True, opset_version=_OPSET, output_names=names, optimize=False, verbose=False
+        )
+        assert written is not None
+        _fix_sizes(written.model)
+        written.optimize()
+        _strip(written.model)
+        written.model.metadata_props.update(metadata or {})
+        written.save(file)
+        onnx.checker.check_model(file, full_check=True)
+        graph = onnx.load(file, load_external_data=False).graph
+        inputs, results = _shapes(graph.input), _shapes(graph.output)
+        if dynamic and not any(isinstance(size, str) for shape in inputs.values() for size in shape):
+            got = f"one whose inputs are fixed to {[*inputs.values()]}"
+            fail("dynamic", "a model that leaves its batch or sizes free", got, "Pass dynamic=False.")
+        tried: dict[str, Shape] | None = None
+        error = None
+        if not forms.FORMS[form].is_plain:
+            assert (faults := interface.faults(graph)) == [], faults
+        elif verify:
+            other = verify if isinstance(verify, tuple) else verification.other_example(example, [*inputs.values()])
+            error = verification.error_of(model, other, file)
+            tried = dict(zip(inputs, [tuple(tensor.shape) for tensor in tensors(other)], strict=True))
+    return Exported(inputs, results, tried, error)
+
+
+def _check(model: Any, example: Any, path: Any, dynamic: Any, verify: Any) -> None:
+    """Judge the arguments that have nothing to do with the form."""
+    if not isinstance(model, nn.Module):
+        fix = "Call the function in the forward of a module."
+        fail("model", "a torch.nn.Module", type(model).__name__, fix, TypeError)
+    for name, arguments in (("example", example), ("verify", verify)):
+        if not isinstance(arguments, tuple) and not (name == "verify" and isinstance(arguments, bool)):
+            fix = "Pass the arguments of the model's forward, e.g. (images, mask)."
+            fail(name, "a tuple", type(arguments).__name__, fix, TypeError)
+    if not str(path).endswith(".onnx"):
+        fail("path", "a name that ends in .onnx", repr(str(path)), "Runtimes go by the suffix.")
+    if not isinstance(dynamic, bool) and dynamic != "batch":
+        fail("dynamic", 'True, False or "batch"', shown(dynamic), "Leave it out for True.", TypeError)
+    floats = [tensor for tensor in tensors(example) if tensor.is_floating_point() and tensor.ndim > 1]
+    if dynamic and floats and max(tensor.shape[0] for tensor in floats) < 2:
+        fail("example", "a batch of 2 or more, as torch takes 1 for a constant", "1", "Or pass dynamic=False.")
+
+
+def _check_options(form: str, plugin_version: Any, half_node: Any) -> dict[str, Any]:
+    """Judge the options of the form `tensorrt`; return those that the form takes."""
+    if plugin_version not in (1, 2):
+        fail("plugin_version", "1 or 2", shown(plugin_version), "2 needs TensorRT 10.11 or newer.")
+    if not isinstance(half_node, bool):
+        fail("half_node", "True or False", shown(half_node), "Pass a plain bool.", TypeError)
+    if form == "tensorrt":
+        return {"plugin_version": plugin_version, "half_node": half_node}
+    if plugin_version != 1 or half_node:
+        fail("form", "'tensorrt' beside plugin_version and half_node", repr(form), "Leave them out.")
+    return {}
+
+
+def _free(model: nn.Module, example: tuple[Any, ...], dynamic: bool | str) -> Any:
+    """Return for each tensor which of its axes are free: all whose size torch can leave so."""
+    if not dynamic:
+        return None
+    free = torch.export.Dim.AUTO
+    arguments = inspect.signature(model.forward).bind(*example).arguments
+    most = 1 if dynamic == "batch" else None
+    return mapped(arguments, lambda tensor: dict.fromkeys(range(tensor.ndim)[:most], free), lambda _: None)
+
+
+def _fix_sizes(model: Any) -> None:
+    """Write sizes that torch has fixed as numbers, not as names, before the optimizer looks for constants."""
+    for each in _values(model):
+        if each.shape is not None:
+            each.shape = type(each.shape)([int(str(dim)) if str(dim).isdigit() else dim for dim in each.shape])
+
+
+def _strip(model: Any) -> None:
+    """Take out where in the sources each node comes from: paths of this machine, which make the file larger."""
+    for each in (*_values(model), *(node for graph in model.graphs() for node in graph)):
+        each.metadata_props.clear()
+
+
+def _values(model: Any) -> list[Any]:
+    graphs = [*model.graphs()]
+    return [*(value for graph in graphs for node in graph for value in node.outputs), *model.graph.inputs]
+
+
+def _shapes(values: Any) -> dict[str, Shape]:
+    dims = {each.name: each.type.tensor_type.shape.dim for each in values}
+    return {name: tuple(dim.dim_param or dim.dim_value for dim in of) for name, of in dims.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, leave out what torch 2.13 says of its own code while it exports."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+        yield
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path, which becomes `path` when the block ends and vanishes when it raises."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        yield (temporary := Path(folder) / path.name)
+        os.replace(temporary, path)
