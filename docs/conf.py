@@ -11,7 +11,8 @@ author = "The deform-attn developers"
 version = release = installed("deform-attn")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "option_tables", "setting_tables"]
 exclude_patterns = ["_build", "extensions"]
-smartquotes = False  # quotes of settings and of messages are shown as they are written
+smartquotes_action = "D"  # dashes only: quotes of settings and of messages are shown as they are written
+highlight_language = "text"  # where a block names none
 
 # Pages. Anchors of headings are those that GitHub makes, so that links lead to the same place here and there.
 myst_enable_extensions = ["dollarmath"]
@@ -25,7 +26,6 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-add_module_names = False
 
 # The theme. Nothing in it loads from elsewhere: the fonts are the reader's own.
 html_theme = "furo"

@@ -46,7 +46,7 @@ SAID = re.compile(r"\b(?:" + "|".join(NOT_SAID) + r")\b", re.IGNORECASE)
 def pages():
     """Return the pages that users read, by their names from the root."""
     ours = {str(path.relative_to(ROOT).as_posix()): path for path in pages_of(ROOT)}
-    return {name: path for name, path in ours.items() if name in FOR_USERS or name.startswith("docs/")}
+    return {name: path for name, path in ours.items() if re.match("docs/(?!contributing/)", name) or name in FOR_USERS}
 
 
 def paragraphs(markdown):

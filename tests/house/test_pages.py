@@ -11,6 +11,7 @@ from pages import pages_of
 
 import deform_attn
 from deform_attn import MultiScaleDeformableAttention, cli, multi_scale_deformable_attention
+from deform_attn.backends.registry import BACKENDS
 from deform_attn.interop.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -168,3 +169,38 @@ def test_the_version_to_cite_is_the_version():
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"version = {{{version}}}" in (ROOT / "docs" / "help" / "citation.md").read_text()
     assert f"The version is {version}," in (ROOT / "docs" / "help" / "versions.md").read_text()
+
+
+def test_the_tests_that_a_table_names_exist():
+    table = (ROOT / "docs" / "contributing" / "pytorch.md").read_text()
+    names = set(re.findall(r"`([\w/]+\.py)`", table))
+    assert len(names) > 8
+    missing = {
+        name for name in names if not any((ROOT / "tests" / folder / name).exists() for folder in ("", "torch_ops"))
+    }
+    assert missing == set()
+
+
+def test_what_the_page_of_installation_shows_is_what_the_command_prints():
+    text = (ROOT / "docs" / "start" / "install.md").read_text()
+    for backend in BACKENDS:
+        assert f"   {backend.name:<12} yes\n{'':16}{backend.summary}\n" in text
+
+
+def test_the_messages_in_the_faq_are_those_of_the_library():
+    text = (ROOT / "docs" / "help" / "faq.md").read_text()
+    headings = "\n".join(re.findall("^### (.*)$", text.partition("## Messages of deform-attn")[2], re.MULTILINE))
+    tensors = torch.ones(1, 6, 1, 1), torch.tensor([[2, 3]]), torch.tensor([0]), torch.rand(1, 4, 1, 1, 1, 2)
+    calls = {
+        "expected 1 argument by position (embed_dim)": lambda: MultiScaleDeformableAttention(256, 4, 8, 4),
+        "Leave out level_start_index and im2col_step: they are not needed": lambda: multi_scale_deformable_attention(
+            *tensors, torch.rand(1, 4, 1, 1, 1), 64
+        ),
+        "model: expected a model with a deformable attention that a rule knows": lambda: deform_attn.patch(
+            torch.nn.Linear(2, 2)
+        ),
+    }
+    for message, call in calls.items():
+        assert f"`{message}`" in headings
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+            call()
