@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-research gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
-	browser lint format clean
+	browser docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -86,6 +86,10 @@ browser: ## install Chromium, which tests of the page of `explore` need (as root
 		echo "there is no Chromium; installing it takes root and apt-get, so install it by hand"; exit 1; fi; \
 	apt-get update -qq && apt-get install -y --no-install-recommends chromium
 
+# -W: a link that leads nowhere, or a docstring that does not parse, is an error. Nothing is fetched from anywhere.
+docs: .venv/installed-docs ## build the documentation site (docs/_build/html/index.html)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+
 lint: .venv/installed-dev ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -96,7 +100,7 @@ format: .venv/installed-dev ## rewrite the sources in the house's style
 	$(BIN)/ruff format
 
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv .venv-bench .venv-core .venv-ecosystems build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-core .venv-ecosystems build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -1,10 +1,11 @@
-"""Fixtures: every backend by name, child processes, and one thread; and an option for each value of parameters once."""
+"""Fixtures: every backend, child processes, a browser, one thread; an option for each value of parameters once."""
 
 import os
 
 import pytest
 import torch
 
+from browser import Browser
 from children import Children
 from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, kind_of_call, on_one_thread
 from selection import each_value_once
@@ -52,6 +53,14 @@ def children():
     made = Children()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A browser; starting one takes longer than all that is done in it."""
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import pages_of
 
 ROOT = Path(__file__).parents[2]
 LARGE = {"published_weights.md", "explore.md"}  # their code builds models in the sizes that are published
@@ -18,10 +19,11 @@ OF_ROOMS = {
 
 def blocks():
     """Yield each block of Python of a page, as a parameter of a test."""
-    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]):
+    for page in pages_of(ROOT):
         for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
-            marks = [pytest.mark.slow] if page.name in LARGE else []
-            yield pytest.param(code, id=f"{page.name}-{i}", marks=marks)
+            name = str(page.relative_to(ROOT).as_posix()).removeprefix("docs/")
+            marks = [pytest.mark.slow] if name in LARGE else []
+            yield pytest.param(code, id=f"{name}-{i}", marks=marks)
 
 
 def packages(code):

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import pages_of
 
 import deform_attn
 from deform_attn import MultiScaleDeformableAttention, cli, multi_scale_deformable_attention
+from deform_attn.backends.registry import BACKENDS
+from deform_attn.interop.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = pages_of(ROOT)
 
 
 def test_the_code_of_the_readme_shows_the_published_module_the_classic_op_and_every_helper():
@@ -127,3 +130,77 @@ def test_the_times_in_the_readme_are_the_committed_ones():
         rivals = [times.get(name, {}).get("ratio") for name in ("eager", "onnxruntime", "openvino", RIVAL)]
         cells = ["-" if ratio is None else f"{ratio:.1f}x" for ratio in rivals]
         assert f"| {label} | {times['ours']['median_ms']:.1f} ms | {' | '.join(cells)} |" in lines
+
+
+FIGURE = re.compile(r"\d+(?:\.\d+)?(?:x| ms| µs| MB)(?![\w])")
+
+
+def written_by_benchmarks():
+    """Return the tables of the page of the benchmarks, which are written from committed results."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    return "\n".join(re.findall(r"<!-- \w+ of [\w-]+ -->\n(.*?)<!-- end -->", text, re.DOTALL))
+
+
+@pytest.mark.parametrize("folder", ["start", "guides", "concepts", "help"])
+def test_the_figures_that_a_page_quotes_are_those_of_the_benchmarks(folder):
+    known = set(FIGURE.findall(written_by_benchmarks()))
+    assert len(known) > 100
+    quoted = {page.name: set(FIGURE.findall(page.read_text())) for page in (ROOT / "docs" / folder).glob("*.md")}
+    assert {name: figures - known for name, figures in quoted.items() if figures - known} == {}
+
+
+def test_the_gains_on_the_home_page_are_the_committed_ones():
+    result = json.loads((ROOT / "benchmarks" / "results" / "epyc-zen3-2.json").read_text())["end_to_end"]
+    lines = (ROOT / "docs" / "index.md").read_text().splitlines()
+    for name, label in (("deformable_detr", "Deformable DETR"), ("mask2former", "Mask2Former"), ("rt_detr", "RT-DETR")):
+        gains = [result[name][what]["times"]["stock"]["ratio"] for what in ("inference", "training")]
+        (row,) = [line for line in lines if line.startswith(f"| {label}, ")]
+        assert row.endswith("| " + " | ".join(f"{gain:.2f}x" for gain in gains) + " |")
+
+
+def test_the_page_of_families_has_a_row_for_each_that_patch_knows():
+    text = (ROOT / "docs" / "reference" / "families.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)
+    assert rows == [(family.name, family.structure.class_name) for family in FAMILIES]
+
+
+def test_the_version_to_cite_is_the_version():
+    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{version}}}" in (ROOT / "docs" / "help" / "citation.md").read_text()
+    assert f"The version is {version}," in (ROOT / "docs" / "help" / "versions.md").read_text()
+
+
+def test_the_tests_that_a_table_names_exist():
+    table = (ROOT / "docs" / "contributing" / "pytorch.md").read_text()
+    names = set(re.findall(r"`([\w/]+\.py)`", table))
+    assert len(names) > 8
+    missing = {
+        name for name in names if not any((ROOT / "tests" / folder / name).exists() for folder in ("", "torch_ops"))
+    }
+    assert missing == set()
+
+
+def test_what_the_page_of_installation_shows_is_what_the_command_prints():
+    text = (ROOT / "docs" / "start" / "install.md").read_text()
+    for backend in BACKENDS:
+        assert f"   {backend.name:<12} yes\n{'':16}{backend.summary}\n" in text
+
+
+def test_the_messages_in_the_faq_are_those_of_the_library():
+    text = (ROOT / "docs" / "help" / "faq.md").read_text()
+    headings = "\n".join(re.findall("^### (.*)$", text.partition("## Messages of deform-attn")[2], re.MULTILINE))
+    tensors = torch.ones(1, 6, 1, 1), torch.tensor([[2, 3]]), torch.tensor([0]), torch.rand(1, 4, 1, 1, 1, 2)
+    calls = {
+        "expected 1 argument by position (embed_dim)": lambda: MultiScaleDeformableAttention(256, 4, 8, 4),
+        "Leave out level_start_index and im2col_step: they are not needed": lambda: multi_scale_deformable_attention(
+            *tensors, torch.rand(1, 4, 1, 1, 1), 64
+        ),
+        "model: expected a model with a deformable attention that a rule knows": lambda: deform_attn.patch(
+            torch.nn.Linear(2, 2)
+        ),
+    }
+    for message, call in calls.items():
+        assert f"`{message}`" in headings
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+            call()

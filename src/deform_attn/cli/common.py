@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deform_attn.detr.config.detector import MAX_PIXELS
 
-MAX_PIXELS_HELP = "largest picture to read, width times height in pixels"
-CHECKPOINT_HELP = "folder of a checkpoint, or the hub id of a model in the cache on this disk"
+MAX_PIXELS_HELP = "largest image to read, width times height in pixels"
+CHECKPOINT_HELP = "checkpoint: its folder, or a hub id in the Hugging Face cache on this disk"
 
 
 def say(line: str) -> None:
@@ -57,13 +57,13 @@ def score(text: str) -> float:
 def add_detecting(verb: argparse.ArgumentParser, what: str) -> None:
     """Add the flags of a verb that detects: the smallest score of `what`, and the size of the pictures."""
     verb.add_argument(
-        "--threshold", type=score, default=0.3, help=f"smallest score of a box that is {what} (default: %(default)s)"
+        "--threshold", type=score, default=0.3, help=f"lowest score of a box that is {what} (default: %(default)s)"
     )
     verb.add_argument(
         "--max-size",
         type=positive,
         metavar="N",
-        help="scale larger pictures to this longer side, in pixels (default: that of the training)",
+        help="longer side, in pixels, to which larger images are scaled down (default: as in training)",
     )
     add_max_pixels(verb)
 
@@ -80,16 +80,15 @@ def add_device(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--device",
         metavar="NAME",
-        help="where to run: cpu, cuda, cuda:1 or mps (default: cuda if available, otherwise cpu; not mps, where no "
-        "detector was run yet)",
+        help="device to run on: cpu, cuda, cuda:1 or mps (default: cuda if available, otherwise cpu)",
     )
 
 
 def add_restart(verb: argparse.ArgumentParser) -> None:
     """Add the two ways to begin where there is a training already."""
     ways = verb.add_mutually_exclusive_group()
-    ways.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder, if any")
-    ways.add_argument("--overwrite", action="store_true", help="replace the checkpoint in the folder")
+    ways.add_argument("--resume", action="store_true", help="resume the training in the folder, if there is one")
+    ways.add_argument("--overwrite", action="store_true", help="replace the training in the folder")
 
 
 def say_if_anew(resume: bool, folder: Path) -> None:

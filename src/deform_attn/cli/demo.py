@@ -11,10 +11,8 @@ NAME, SUMMARY = "demo", "train a small detector on handwritten digits and show w
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
-    verb.add_argument(
-        "--epochs", type=positive, help="passes over 2,000 fresh scenes each (default: the tested recipe)"
-    )
-    verb.add_argument("--seed", type=int, default=0, help="of the scenes and the weights (default: %(default)s)")
+    verb.add_argument("--epochs", type=positive, help="epochs of 2,000 new scenes each (default: the tested number)")
+    verb.add_argument("--seed", type=int, default=0, help="random seed of scenes and weights (default: %(default)s)")
     add_device(verb)
     add_restart(verb)
 

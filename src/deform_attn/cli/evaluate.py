@@ -11,13 +11,15 @@ NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    verb.add_argument("--data", type=Path, required=True, help="folder with a val split, laid out as for train")
     verb.add_argument(
-        "--hold-out", type=share, metavar="X", help="evaluate on what train held out of the train split, the same share"
+        "--data", type=Path, required=True, help="folder with a validation split, in a layout that train reads"
+    )
+    verb.add_argument(
+        "--hold-out", type=share, metavar="X", help="share of the images that train held out, to evaluate on"
     )
     add_max_pixels(verb)
     add_device(verb)
-    verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
+    verb.add_argument("--skip-bad", action="store_true", help="skip records that cannot be used, and list them")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -11,15 +11,18 @@ from deform_attn.detr.config.detector import MAX_PIXELS
 if TYPE_CHECKING:
     from deform_attn.explore import Scene
 
-NAME, SUMMARY = "explore", "write a page that shows what a checkpoint attends to in a picture"
+NAME, SUMMARY = "explore", "write a page that shows where a checkpoint looks in an image"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    verb.add_argument("picture", type=Path, metavar="IMAGE", help="picture to look at")
+    verb.add_argument("picture", type=Path, metavar="IMAGE", help="image to look at")
     verb.add_argument(
-        "--out", type=_page, metavar="FILE.html", help="file to write (default: the picture's name with .html, here)"
+        "--out",
+        type=_page,
+        metavar="FILE.html",
+        help="file to write (default: the image's name with .html, in the current folder)",
     )
     add_detecting(verb, "listed")
 

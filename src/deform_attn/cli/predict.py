@@ -15,7 +15,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
     add_detecting(verb, "shown")
     add_device(verb)
-    verb.add_argument("--skip-bad", action="store_true", help="go on where a picture cannot be read, and list it")
+    verb.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read, and list them")
 
 
 def run(options: argparse.Namespace) -> None:

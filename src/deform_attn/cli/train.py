@@ -1,4 +1,4 @@
-"""The verb `train`: a detector from pictures in COCO format."""
+"""The verb `train`: a detector from images in COCO format."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
 from deform_attn.detr.errors import printable
 
-NAME, SUMMARY = "train", "train a detector on pictures in COCO format"
+NAME, SUMMARY = "train", "train a detector on images in COCO format"
 
 
 class Flag(NamedTuple):
@@ -29,25 +29,34 @@ FLAGS = (
         "--data",
         ("data", "dir"),
         str,
-        "folder with train.json, train/, val.json, val/, or laid out as COCO or Roboflow do, or with one COCO json",
+        "folder with train.json, train/, val.json, val/, or in the layout of COCO, Roboflow or one COCO JSON",
     ),
-    Flag("--hold-out", ("data", "hold_out"), share, "share of the pictures to validate on if there is no val split"),
-    Flag("--epochs", ("train", "epochs"), positive, "passes over the pictures"),
-    Flag("--batch-size", ("train", "batch_size"), positive, "pictures a step"),
-    Flag("--lr", ("train", "lr"), float, "learning rate, reached after the warm-up"),
-    Flag("--max-size", ("data", "max_size"), positive, "scale larger pictures to this longer side, in pixels"),
+    Flag(
+        "--hold-out", ("data", "hold_out"), share, "share of the images to validate on if there is no validation split"
+    ),
+    Flag("--epochs", ("train", "epochs"), positive, "passes over the training images"),
+    Flag("--batch-size", ("train", "batch_size"), positive, "images per step and process"),
+    Flag("--lr", ("train", "lr"), float, "learning rate after the warm-up"),
+    Flag(
+        "--max-size", ("data", "max_size"), positive, "longer side, in pixels, to which larger images are scaled down"
+    ),
     Flag("--max-pixels", ("data", "max_pixels"), positive, MAX_PIXELS_HELP),
-    Flag("--queries", ("model", "transformer", "num_queries"), positive, "most objects in a picture"),
-    Flag("--seed", ("train", "seed"), int, "of the order and the weights"),
-    Flag("--precision", ("train", "precision"), str, "of the forward pass", get_args(Precision)),
-    Flag("--workers", ("train", "workers"), int, "processes that prepare batches ahead, 0 for none"),
-    Flag("--save-every", ("train", "save_every"), int, "steps between checkpoints within an epoch, 0 for none"),
-    Flag("--from", ("start",), str, "starting weights: a checkpoint's folder, or a hub id in the cache on this disk"),
+    Flag("--queries", ("model", "transformer", "num_queries"), positive, "maximum detections per image"),
+    Flag("--seed", ("train", "seed"), int, "random seed of the image order and the weights"),
+    Flag("--precision", ("train", "precision"), str, "precision of the forward pass", get_args(Precision)),
+    Flag("--workers", ("train", "workers"), int, "processes that load batches in advance; 0: none"),
+    Flag("--save-every", ("train", "save_every"), int, "steps between checkpoints within an epoch; 0: none"),
+    Flag(
+        "--from",
+        ("start",),
+        str,
+        "starting weights: a checkpoint's folder, or a hub id in the Hugging Face cache on this disk",
+    ),
     Flag(
         "--backbone",
         ("model", "backbone", "source"),
         str,
-        "backbone of transformers with its weights: a folder, or a hub id in the cache on this disk",
+        "backbone of Hugging Face transformers with its weights: a folder, or a hub id in the cache on this disk",
     ),
 )
 
@@ -55,8 +64,8 @@ FLAGS = (
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("--out", type=Path, help="folder to write the checkpoint to")
-    verb.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over which flags win")
-    verb.add_argument("--print-config", action="store_true", help="print all settings as such a file, and stop there")
+    verb.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings; options override it")
+    verb.add_argument("--print-config", action="store_true", help="print all settings as a TOML file and exit")
     defaults = Settings.from_layers().to_dict()
     for flag in FLAGS:
         default = reduce(lambda table, name: table[name], flag.path, defaults)
@@ -64,8 +73,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         metavar = None if flag.choices else {positive: "N", int: "N", float: "X", share: "X"}.get(flag.kind, "WHERE")
         kind, choices = flag.kind, flag.choices
         verb.add_argument(flag.name, dest=flag.name, type=kind, choices=choices, metavar=metavar, help=flag.help + said)
-    verb.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard beside the checkpoint")
-    verb.add_argument("--skip-bad", action="store_true", help="leave out records that cannot be used, and list them")
+    verb.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard events to the folder of the checkpoint"
+    )
+    verb.add_argument("--skip-bad", action="store_true", help="skip records that cannot be used, and list them")
     add_device(verb)
     add_restart(verb)
     verb.set_defaults(fail=verb.error)

@@ -25,28 +25,28 @@ class MultiScaleDeformableAttention(nn.Module):
 
     (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 3)
 
-    ==================  ====================  =====================================================================
-    symbol              shape                 meaning
-    ==================  ====================  =====================================================================
-    z_q                 [C]                   content of the query, a row of `query [N, Q, C]`
-    \hat p_q            [2] or [4]            its reference point (x, y), or box (cx, cy, w, h), in [0, 1]
-    x^l                 [C_v, H_l, W_l]       map of level l; all of them flat are `features [N, S, C_v]`
-    \phi_l                                    scales [0, 1] to the size of level l
-    m, k                                      the M = num_heads heads, the K = num_points points a head and level
-    Delta p_mlqk        [2]                   sampling offset, `sampling_offsets(z_q)` as (M, L, K, 2)
-    A_mlqk              scalar in [0, 1]      attention weight, softmax over (l, k) of `attention_weights(z_q)`
-    W'_m                [C/M, C_v]            `value_proj`, its M blocks of rows
-    W_m                 [C, C/M]              `output_proj`, its M blocks of columns
-    ==================  ====================  =====================================================================
+    =======================  ====================  =====================================================================
+    symbol                   shape                 meaning
+    =======================  ====================  =====================================================================
+    :math:`z_q`              [C]                   content of the query, a row of `query [N, Q, C]`
+    :math:`\hat p_q`         [2] or [4]            its reference point (x, y), or box (cx, cy, w, h), in [0, 1]
+    :math:`x^l`              [C_v, H_l, W_l]       map of level l; all of them flat are `features [N, S, C_v]`
+    :math:`\phi_l`                                 scales [0, 1] to the size of level l
+    :math:`m, k`                                   the M = num_heads heads, the K = num_points points per head and level
+    :math:`\Delta p_{mlqk}`  [2]                   sampling offset, `sampling_offsets(z_q)` as (M, L, K, 2)
+    :math:`A_{mlqk}`         scalar in [0, 1]      attention weight, softmax over (l, k) of `attention_weights(z_q)`
+    :math:`W'_m`             [C/M, C_v]            `value_proj`, its M blocks of rows
+    :math:`W_m`              [C, C/M]              `output_proj`, its M blocks of columns
+    =======================  ====================  =====================================================================
 
     Names and shapes of the parameters are those of every published checkpoint of the original `MSDeformAttn`, and so is
     the initialisation. Masked features count as 0 after `value_proj`, bias included.
 
     Args:
         embed_dim: C, channels of query and output; a multiple of num_heads.
-        num_heads: M.
-        num_levels: L.
-        num_points: K, or one count for each level.
+        num_heads: M, attention heads.
+        num_levels: L, feature maps.
+        num_points: K, sampling points per head and level; or a list with the count of each level.
         value_dim: C_v, channels of the features, if other than embed_dim.
         bias: whether `value_proj` and `output_proj` have a bias; `sampling_offsets` and `attention_weights` always do.
 

@@ -22,18 +22,18 @@ class DeformableAttention(nn.Module):
 
     (Zhu et al. 2020, https://arxiv.org/abs/2010.04159, equation 2)
 
-    ==================  ====================  =====================================================================
-    symbol              shape                 meaning
-    ==================  ====================  =====================================================================
-    z_q                 [C]                   content of the query, a row of `query [N, Q, C]`
-    p_q                 [2]                   its reference point (x, y), a row of `reference_points [N, Q, 2]`
-    x                   [C, H, W]             the feature map, from `features [N, C, H, W]`
-    m, k                                      the M = num_heads heads, the K = num_points points a head
-    Delta p_mqk         [2]                   sampling offset in pixels, `query_proj(z_q)[: 2*M*K]` as (M, K, 2)
-    A_mqk               scalar in [0, 1]      attention weight, softmax over k of `query_proj(z_q)[2*M*K :]` as (M, K)
-    W'_m                [C/M, C]              `value_proj`, its M blocks of rows
-    W_m                 [C, C/M]              `output_proj`, its M blocks of columns
-    ==================  ====================  =====================================================================
+    =======================  ====================  =====================================================================
+    symbol                   shape                 meaning
+    =======================  ====================  =====================================================================
+    :math:`z_q`              [C]                   content of the query, a row of `query [N, Q, C]`
+    :math:`p_q`              [2]                   its reference point (x, y), a row of `reference_points [N, Q, 2]`
+    :math:`x`                [C, H, W]             the feature map, from `features [N, C, H, W]`
+    :math:`m, k`                                   the M = num_heads heads, the K = num_points points per head
+    :math:`\Delta p_{mqk}`   [2]                   sampling offset in pixels, `query_proj(z_q)[: 2*M*K]` as (M, K, 2)
+    :math:`A_{mqk}`          scalar in [0, 1]      weight, the softmax over k of `query_proj(z_q)[2*M*K :]` as (M, K)
+    :math:`W'_m`             [C/M, C]              `value_proj`, its M blocks of rows
+    :math:`W_m`              [C, C/M]              `output_proj`, its M blocks of columns
+    =======================  ====================  =====================================================================
 
     `query_proj` is the one linear projection of 3*M*K channels. x(p) is bilinear, and 0 off the map. The three
     projections have biases. At the start all offsets of a head point in its own direction, k pixels far, and all
@@ -44,8 +44,8 @@ class DeformableAttention(nn.Module):
 
     Args:
         embed_dim: C, channels of query, features and output; a multiple of num_heads.
-        num_heads: M.
-        num_points: K.
+        num_heads: M, attention heads.
+        num_points: K, sampling points per head.
 
     Raises:
         ValueError, TypeError: a size that does not fit; the message names it.

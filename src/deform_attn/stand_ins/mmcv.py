@@ -22,8 +22,8 @@ class MultiScaleDeformableAttention(Attention):
 
     Args:
         embed_dims: C, a multiple of num_heads.
-        num_heads: M.
-        num_levels: L.
+        num_heads: M, attention heads.
+        num_levels: L, feature maps.
         num_points: P, points per head and level.
         im2col_step: not needed.
         dropout: share of the attention's output that is dropped in training.

@@ -21,8 +21,8 @@ class MSDeformAttn(Attention):
 
     Args:
         d_model: C, a multiple of n_heads.
-        n_levels: L.
-        n_heads: M.
+        n_levels: L, feature maps.
+        n_heads: M, attention heads.
         n_points: P, points per head and level.
 
     Raises:

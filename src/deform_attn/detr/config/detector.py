@@ -20,11 +20,11 @@ class BackboneConfig(Config):
     """Where the features come from.
 
     `name="small"` is the built-in convolutional network, with `channels` at strides 2, 4, 8, and so on.
-    `name="transformers"` is any backbone of that library, made from `source`: the dictionary of its configuration with
-    its `model_type` (random weights), or a directory that holds configuration and weights. Nothing is downloaded.
-    `norm` is the normalisation: "batch"; in the built-in network also "group" (groups of 8 channels), which does not
-    depend on the other pictures of a batch; "frozen" is "batch" whose statistics and scales never change. The parts of
-    the network that `frozen` names, such as "network.embedder", do not learn.
+    `name="transformers"` is any backbone of that library, made from `source`. This is the dictionary of its
+    configuration with its `model_type` (random weights), or a folder with configuration and weights. It downloads
+    nothing. `norm` is the normalisation: "batch", or in the built-in network also "group" (groups of 8 channels). The
+    latter does not depend on the other images of a batch. With "frozen", the statistics and scales of "batch" never
+    change. The parts of the network that `frozen` names, such as "network.embedder", do not learn.
     """
 
     name: Literal["small", "transformers"] = "small"
@@ -55,16 +55,16 @@ class BackboneConfig(Config):
 class TransformerConfig(Config):
     """The encoder and decoder.
 
-    `attention` is the one difference between the three kinds of detector: deformable on all levels, deformable on one,
-    or dense on that one as in DETR. `two_stage` takes the queries from the encoder's best proposals instead of learning
-    them; a proposal's box has sides of `proposal_size * 2**level`, as fractions of the picture. With `refine` each
-    decoder layer starts from the boxes of the one before. The sine encoding's frequencies run from `position_periods`
-    waves across the picture down by the factor `position_temperature`.
+    `attention` is the one difference between the three kinds of detector. It is deformable on all levels, deformable on
+    one, or dense on that one as in DETR. `two_stage` takes the queries from the encoder's best proposals instead of
+    learning them. A proposal's box has sides of `proposal_size * 2**level`, as fractions of the image. With `refine`
+    each decoder layer starts from the boxes of the one before. The sine encoding's frequencies begin with
+    `position_periods` waves across the image and fall by the factor `position_temperature`.
 
-    `query_position` says what a query knows of its place: with "each_layer" every decoder layer encodes the box it
-    starts from, and content is learned or the proposal's features; with "fixed", as published, content and one position
-    for all layers are learned together (a first layer without a box then starts from a point) or made from the
-    proposal's box, and proposals learn to tell objects from background, whatever their classes.
+    `query_position` says what a query knows of its place. With "each_layer" every decoder layer encodes the box it
+    starts from. The content is then learned, or the proposal's features. With "fixed", as published, one position
+    serves all layers. Content and position are learned together, or made from the proposal's box. A first layer without
+    a box then starts from a point. Proposals learn to separate objects from background, whatever their classes.
     """
 
     attention: AttentionKind = "deformable"
@@ -100,11 +100,12 @@ class ModelConfig(Config):
     """A detector: `num_classes`, the `strides` of its feature levels, its backbone and its transformer.
 
     A stride beyond the backbone's is made from its last map by a stride-2 convolution. The kinds of attention that see
-    a single level see the one of `single_stride`. `norm_groups` are those of each map's GroupNorm; None: by the width.
+    a single level see the one of `single_stride`. `norm_groups` is the number of groups of each map's GroupNorm. Not
+    set, it depends on the width.
 
-    With `exact_padding` a picture gives the same result alone and padded in a batch (exactly with the built-in
-    backbone, nearly with others). Without, as published, convolutions and normalisations see the padding, which changes
-    a picture's result a little with its batch, and each level rounds to its own pixels what part of it is picture.
+    With `exact_padding` an image gives the same result alone and padded in a batch: exactly with the built-in
+    backbone, nearly with others. Without it, as published, convolutions and normalisations see the padding. An image's
+    result then changes a little with its batch, and each level rounds the border of the image to its own pixels.
     """
 
     num_classes: int
@@ -135,7 +136,7 @@ class ModelConfig(Config):
 
 @dataclass(frozen=True)
 class LossConfig(Config):
-    """The weights of the three terms, in the matching and in the loss alike, and the focal loss's alpha and gamma."""
+    """The weights of the three terms, in the matching and in the loss, and the focal loss's `alpha` and `gamma`."""
 
     class_weight: float = 2.0
     box_weight: float = 5.0
@@ -151,13 +152,13 @@ class LossConfig(Config):
 
 @dataclass(frozen=True)
 class AugmentConfig(Config):
-    """How training pictures are changed at random, in this order and all of it off by default.
+    """How training images are changed at random, in this order.
 
-    `crop` is the range of the share of each side that is kept, (1, 1) for no crop; a box stays if at least the share
-    `keep` of its area does. `resize` is the range of the factor that both sides are scaled by, after which the longer
-    one is at most `max_size` pixels. `horizontal_flip`, `vertical_flip` (of half of the pictures) and `quarter_turns`
-    (none to three) suit pictures that have no left, no top or neither, as those from the air. `brightness`, `contrast`
-    and `saturation` are scaled by 1 plus or minus these at most; `hue` moves by at most this part of the colour circle.
+    `crop` is the range of the share of each side that is kept, 1 to 1 for none. A box stays if at least the share
+    `keep` of its area does. `resize` is the range of the factor that scales both sides. The longer side is then at most
+    `max_size` pixels. `horizontal_flip` and `vertical_flip` flip half of the images, and `quarter_turns` turns them up
+    to three times. They suit images without a left or a top, as those from the air. `brightness`, `contrast` and
+    `saturation` are scaled by 1 plus or minus these at most. `hue` moves by at most this part of the colour circle.
     """
 
     crop: tuple[float, float] = (1.0, 1.0)
@@ -188,13 +189,13 @@ class AugmentConfig(Config):
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """A training: AdamW with a linear warm-up (over half of it at most) and a cosine down to zero at its end.
+    """A training: AdamW with a linear warm-up, over half of it at most, and a cosine to zero at its end.
 
-    `batch_size` is for each process. `offsets_lr_factor` and `backbone_lr_factor` scale the learning rate of the
-    sampling offsets and of the backbone. `precision` is that of the forward pass, mixed with float32 where that is
-    needed; weights and losses are always float32. `save_every` steps within an epoch the checkpoint is written, 0: only
-    at the end of each. `workers` processes prepare batches ahead, 0: none. Neither changes the results. `fit` changes
-    the training pictures as `augment` says.
+    `batch_size` is the number of images per step and process. `offsets_lr_factor` and `backbone_lr_factor` scale the
+    learning rate of the sampling offsets and of the backbone. `clip_norm` limits the norm of the gradient. `precision`
+    is that of the forward pass, mixed with float32 where that is needed. Weights and losses are always float32. A
+    checkpoint is written every `save_every` steps within an epoch, and with 0 only at its end. `workers` processes load
+    batches in advance, and with 0 none do. Neither changes the results. `augment` says how training images are changed.
     """
 
     epochs: int = 7

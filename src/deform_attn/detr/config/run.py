@@ -32,11 +32,11 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DataConfig(Config):
-    """The pictures: the folder `dir` (see `find_split`), and the longer side in pixels that larger ones are scaled to.
+    """The data: `dir` is the folder with images and COCO JSON.
 
-    With `max_size` None pictures keep their size, or get that of the starting weights. A picture of more than
-    `max_pixels` is an error. Where there is no validation
-    split, the share `hold_out` of the pictures is kept apart as one (see `hold_out`).
+    Images whose longer side exceeds `max_size` pixels are scaled down to it. Not set, they keep their size, or get that
+    of the starting weights. An image of more than `max_pixels`, width times height, is an error. Without a validation
+    split, the share `hold_out` of the images is used as one.
     """
 
     dir: str | None = None
@@ -53,10 +53,14 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Settings(Config):
-    """All of a run: starting weights (see `starting.resolve`), or else the model; its training; its data.
+    """A run: its starting weights or else its model, its training, and its data.
 
-    `model.num_classes` is a stand-in: it comes from the data, see `model_for`.
+    `start` is a checkpoint: its folder, or a hub id in the Hugging Face cache on this disk. The model is then that of
+    the checkpoint, so leave out the table `model`. Without it the weights are random. The number of classes comes from
+    the data.
     """
+
+    # model.num_classes holds a place only: model_for has the number.
 
     start: str | None = None
     model: ModelConfig = field(default_factory=lambda: ModelConfig(1))

@@ -77,7 +77,7 @@ def predict(
     """Detect in each of `pictures`, and write it to the directory `out` with what was found; then `predictions.json`.
 
     That file is in COCO format, with a `score` for each annotation: it loads as a data set, and its `annotations` alone
-    are COCO results. Boxes are in pixels of the upright picture; `file_name`s are relative to the deepest folder that
+    are COCO results. Boxes are in pixels of the upright picture; a `file_name` is relative to the deepest folder that
     holds all pictures, ids count from 1.
 
     Args:

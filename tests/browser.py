@@ -1,4 +1,4 @@
-"""A browser for the tests of the page: Chromium without a window, spoken to over two pipes (its DevTools protocol)."""
+"""A browser for the tests of pages: Chromium without a window, spoken to over two pipes (its DevTools protocol)."""
 
 import contextlib
 import json
