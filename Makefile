@@ -32,9 +32,10 @@ gpu: gpu-kernels gpu-suites gpu-bench ## run the tests on a GPU, then time it (P
 gpu-kernels: src/deform_attn/_native.so ## run the tests that need a GPU
 	PYTHONPATH=src:tests $(PYTHON) -m pytest -m gpu tests/backends/gpu_kernels
 
-gpu-suites: src/deform_attn/_native.so ## run the suites that take every backend in turn on a GPU (DEVICE=cuda)
+gpu-suites: src/deform_attn/_native.so ## run suites of the op, the modules, patch and the detector on a GPU (DEVICE=cuda)
 	DEFORM_ATTN_TEST_DEVICE=$(or $(DEVICE),cuda) PYTHONPATH=src:tests $(PYTHON) -m pytest -m "not slow" \
-		tests/core/test_semantics.py tests/core/test_functional.py tests/torch_ops/test_derivatives.py
+		tests/core/test_semantics.py tests/core/test_functional.py tests/torch_ops/test_derivatives.py \
+		tests/core/test_modules_elsewhere.py tests/interop/test_patch_elsewhere.py tests/detr/model/test_model_elsewhere.py
 
 gpu-bench: src/deform_attn/_native.so ## time op and models on a GPU (benchmarks/results/gpu.json; ARGS="--parts op --cases enc800")
 	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --minutes 8 --out benchmarks/results/gpu.json $(ARGS)

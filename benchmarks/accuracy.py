@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import report
 from benchmarks.measure import described, off_kinks
 from benchmarks.packages import versions
-from benchmarks.run import commit
+from benchmarks.sources import commit
 from deform_attn import explain, reference, use_backend
 from deform_attn.backends.native import library as native_library
 from deform_attn.timing import ENC640, Case, Op, machine, training

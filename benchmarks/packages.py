@@ -16,6 +16,8 @@ RECORDED = (
     "onnx",
     "openvino",
     "torch-ms-deform-attn",
+    "deformops",
+    "msda-triton",
 )
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from benchmarks.models import MODELS
 from benchmarks.packages import versions
 from benchmarks.peers import PEERS
 from benchmarks.research import RESEARCH
+from benchmarks.sources import commit
 from deform_attn.backends.native import library as native_library
 from deform_attn.timing import machine
 
@@ -151,15 +151,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def commit() -> str:
-    """Return the last commit that touched what is measured."""
-    command = ["git", "log", "-1", "--format=%h", "--", "src", "native"]
-    try:
-        return subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "unknown"  # an unpacked archive
 
 
 def _write(path: Path, result: dict[str, object]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from browser import Browser
 from children import Children
-from every_backend import BACKENDS, call_on, compare_sizes_in_a_tensor, kind_of_call, on_one_thread
+from every_backend import BACKENDS, DEVICE, call_on, compare_sizes_in_a_tensor, kind_of_call, on_one_thread
 from selection import each_value_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -45,6 +45,19 @@ def run(backend):
         return output
 
     return call
+
+
+@pytest.fixture
+def elsewhere():
+    """Return a device other than the CPU: what DEFORM_ATTN_TEST_DEVICE names, or else one that is pretended."""
+    if DEVICE.type != "cpu":
+        yield DEVICE
+        return
+    pytest.importorskip("accelerate")
+    from second_device import second_device
+
+    with second_device() as device:
+        yield device
 
 
 @pytest.fixture(scope="session")

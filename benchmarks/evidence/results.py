@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.packages import versions
-from benchmarks.run import commit
+from benchmarks.sources import commit
 from deform_attn.backends.native import library as native_library
 from deform_attn.detr.files import atomic_path
 from deform_attn.timing import machine

@@ -17,10 +17,11 @@ import torch
 
 from benchmarks.cases import BEV, RTDETR
 from benchmarks.gpu import ops, whole
-from benchmarks.gpu.clock import copied_bytes_a_second, device_name
+from benchmarks.gpu.clock import copied_bytes_a_second
 from benchmarks.gpu.results import Result, Row
+from benchmarks.gpu.setting import setting_of
 from benchmarks.models import MODELS
-from deform_attn.timing import DEC300, ENC640, ENC800, machine
+from deform_attn.timing import DEC300, ENC640, ENC800
 
 CASES = {case.name: case for case in (ENC800, ENC640, DEC300, RTDETR, BEV)}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print each row, and the table at the end."""
     options = parse(arguments)
     start, device = time.perf_counter(), torch.device(options.device)
-    setting = {"device": device_name(device), "machine": machine(), "cuda": torch.version.cuda or torch.version.hip}
-    result = Result(options.out, setting)
+    result = Result(options.out, setting_of(device))
     copied = None
     left = 0
     for key, measure in parts(options, device):

@@ -110,11 +110,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def device_name(device: torch.device) -> str:
-    """Return what the device calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
 def total(tensors: Sequence[torch.Tensor]) -> int:
     """Return the bytes of the tensors."""
     return sum(tensor.nbytes for tensor in tensors)

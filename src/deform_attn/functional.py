@@ -262,7 +262,7 @@ def _run(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, te
     chosen = registry.select(inputs, name)
     checks.traceable(chosen.name, inputs.num_points)
     if key is not None and chosen.is_registered and not chosen.only_by_name(inputs):
-        return remembered.remember(key, inputs, tensors)
+        return remembered.remember(key, inputs, tensors, chosen)
     return chosen.sample(inputs) if isinstance(inputs, checks.SamplingInputs) else chosen.attend(inputs)
 
 

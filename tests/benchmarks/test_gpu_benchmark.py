@@ -1,5 +1,7 @@
 """The benchmark of a GPU, run where there is none, on a call and a model that are tiny."""
 
+import importlib.metadata
+import importlib.util
 import json
 import sys
 import types
@@ -10,14 +12,16 @@ import torch
 from test_end_to_end import CASE
 
 import every_backend
+from benchmarks import sources
 from benchmarks.cases import TINY
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import clock, ops, results, rivals, whole
+from benchmarks.gpu import clock, ops, results, rivals, setting, whole
 from benchmarks.measure import DisagreementError
 from deform_attn import multi_scale_deformable_attention
 from second_device import DEVICE, Elsewhere, second_device
 
 CPU = torch.device("cpu")
+TRITON = importlib.util.find_spec("triton")
 SMALL = replace(CASE, pixels=(192, 256))  # it is judged at half the size
 COMPETITORS = ["ours", "ours fused", *(rival.name for rival in rivals.RIVALS)]
 
@@ -80,6 +84,35 @@ def test_rows_of_another_device_are_not_mixed_in(tmp_path):
     results.Result(out, {"device": "one"}).replace({"what": "x"}, [])
     with pytest.raises(SystemExit, match="measured with device 'one', now it is 'other'; choose another --out"):
         results.Result(out, {"device": "other"})
+
+
+def test_a_result_holds_the_card_its_driver_the_versions_and_the_state_of_the_sources(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "gpu.json"
+    tiny(out, "--parts", "op", "--dtypes", "float32", "--passes", "forward")
+    found = json.loads(out.read_text())
+    assert found["versions"]["torch"] == importlib.metadata.version("torch")
+    assert found["versions"]["triton"] == ("none" if TRITON is None else importlib.metadata.version("triton"))
+    assert found["commit"] == sources.commit()
+    assert (found["device"], found["card"], found["driver"]) == ("CPU", {}, "none")
+    monkeypatch.setattr(setting, "commit", lambda: "another")
+    with pytest.raises(SystemExit, match=f"measured with commit '{found['commit']}', now it is 'another'"):
+        tiny(out, "--parts", "op")
+
+
+def test_the_driver_of_a_card_is_what_the_system_says(monkeypatch, tmp_path):
+    cuda, rocm = torch.device("cuda"), tmp_path / "version"
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(setting.shutil, "which", lambda name: None)
+    assert setting.driver(cuda) == "unknown"
+    monkeypatch.setattr(setting.shutil, "which", lambda name: f"/usr/bin/{name}")
+    said = types.SimpleNamespace(stdout="550.54.15\n550.54.15\n")
+    monkeypatch.setattr(setting.subprocess, "run", lambda command, **_: said)
+    assert setting.driver(cuda) == "550.54.15"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(setting, "_AMD_DRIVER", rocm)
+    assert setting.driver(cuda) == "unknown"
+    rocm.write_text("6.12.12\n")
+    assert setting.driver(cuda) == "6.12.12"
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):

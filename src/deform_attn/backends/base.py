@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,19 @@ from deform_attn.checks import AttentionInputs, Inputs, SamplingInputs
 Tensors = Sequence[Tensor | None]
 
 
+class Direct(Protocol):
+    """A remembered call without its tensors, which takes them as the entry point does.
+
+    Either function returns None where the op has to see the call: its tensors are not plain, or somebody is watching.
+    """
+
+    def forward(self, tensors: Tensors) -> Tensor | None:
+        """Return the output, of which autograd knows nothing."""
+
+    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> Sequence[Tensor | None] | None:
+        """Return the gradients of all tensors, None where not wanted."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to compute both entry points. Its functions receive judged inputs and trust them.
@@ -22,7 +36,8 @@ class Backend:
     that the choice can be made while tracing. `is_registered` says that its kernels are those of the ops on its device,
     and of the ops' twins, so that its calls can be remembered (remembered.py). A call that is `only_by_name` is never
     left to it otherwise, nor remembered. `prepare` makes what a call that asks for it by name needs, and says why it
-    cannot. `notes` says what of a call costs more than it seems.
+    cannot. `notes` says what of a call costs more than it seems. `direct` gives what runs a remembered call without
+    torch's dispatcher, where that would lead back to Python, or None.
     """
 
     name: str
@@ -35,6 +50,7 @@ class Backend:
     only_by_name: Callable[[Inputs], bool] = lambda _inputs: False
     prepare: Callable[[Inputs], list[str]] = lambda _inputs: []
     notes: Callable[[Inputs], list[str]] = lambda _inputs: []
+    direct: Callable[[Inputs, Tensors], Direct | None] = lambda _inputs, _tensors: None
 
 
 def transforms_in_force() -> list[str]:

@@ -2,7 +2,8 @@
 
 The checks, the choice of a backend and torch's dispatcher look at metadata only, and cost more than a small call's
 kernel. So a call whose metadata passed before goes straight to the twin of its op (torch_ops/schema.py), which has the
-kernels of devices and nothing around them; autograd, where it has something to record, is told here. While anything
+kernels of devices and nothing around them, or, where those are Python's, to them at once (`Backend.direct`); autograd,
+where it has something to record, is told here. While anything
 else is at work that would have to see the op (a transform, a mode, a tracer), every call takes the long way.
 
 Where numbers lie, and with which strides and sign, is no part of a kind of call: the kernels look at that each time.
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deform_attn.backends.base import Tensors
+from deform_attn.backends.base import Backend, Tensors
 from deform_attn.backends.kept import Kept
 from deform_attn.checks import Inputs
 from deform_attn.torch_names import (
@@ -46,7 +47,8 @@ _AUTOGRAD = getattr(DispatchKey, "AutogradCPU", None)  # stands for those of all
 class _Call:
     """A judged call without its tensors."""
 
-    def __init__(self, inputs: Inputs, tensors: Tensors) -> None:
+    def __init__(self, inputs: Inputs, tensors: Tensors, backend: Backend) -> None:
+        self._direct = backend.direct(inputs, tensors)
         self._op, args = schema.op_of(inputs), schema.arguments(inputs)
         self._options = schema.judged_options(inputs)
         # The op knows one form of each tensor, without an axis for the levels' points and with one for the references.
@@ -70,10 +72,16 @@ class _Call:
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return the output, of which autograd knows nothing."""
+        if self._direct is not None and (output := self._direct.forward(tensors)) is not None:
+            return output
         return self._op.judged(*tensors, *self._options)
 
-    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> list[Tensor | None]:
-        """Return the gradients of all tensors, None where not wanted; through torch's dispatcher."""
+    def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
+        """Return the gradients of all tensors, None where not wanted; through torch's dispatcher if anybody looks."""
+        if self._direct is not None and not _is_grad_enabled() and _is_alone():
+            found = self._direct.backward(grad_output, tensors, wanted)
+            if found is not None:
+                return found
         grads = self._op.backward(grad_output, *self._arguments(tensors), wanted[: len(self._op.gradients)])
         result: list[Tensor | None] = [None] * len(tensors)  # the mask, last, has none
         for i, (grad, shape, tensor) in enumerate(zip(grads, self._shapes, tensors, strict=False)):
@@ -108,16 +116,13 @@ class _Recorded(autograd.Function):
 
 def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
     """Return all that checks and the choice of a backend look at in a call, or None where it must take the long way."""
-    if (
-        REMEMBERED.missing
-        or _is_compiling()
-        or included_keys().raw_repr() not in _NOTHING_INCLUDED
-        or is_function_mode_on()
-        or is_forward_mode_on()
-    ):
+    if not _is_alone():
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
-    result = [backend, _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points), *options]
+    pairs, counts = _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points)
+    if pairs == () or counts == ():
+        return None
+    result = [backend, pairs, counts, *options]
     for option in options:
         if type(option) not in _OPTION_TYPES:
             return None
@@ -130,17 +135,28 @@ def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_po
                 return None
         else:
             return None
-    return None if () in result else tuple(result)
+    return tuple(result)
 
 
-def remember(key: Key, inputs: Inputs, tensors: Tensors) -> Tensor:
+def remember(key: Key, inputs: Inputs, tensors: Tensors, backend: Backend) -> Tensor:
     """Remember that a call with this key passed all checks, as `inputs`, and runs by its op; return its output."""
-    return _calls.keep(key, _Call(inputs, tensors)).first(tensors)
+    return _calls.keep(key, _Call(inputs, tensors, backend)).first(tensors)
 
 
 def recall(key: Key) -> Callable[[Tensors], Tensor] | None:
     """Return what runs calls with this key, or None where none was remembered."""
     return _calls.get(key)
+
+
+def _is_alone() -> bool:
+    """Return whether nothing is at work that would have to see an op: no mode, transform or tracer."""
+    return not (
+        REMEMBERED.missing
+        or _is_compiling()
+        or included_keys().raw_repr() not in _NOTHING_INCLUDED
+        or is_function_mode_on()
+        or is_forward_mode_on()
+    )
 
 
 def _counts(num_points: Any) -> Any:

@@ -128,9 +128,9 @@ def test_only_the_gradients_that_are_asked_for_are_made(entry_point, monkeypatch
     made = []
     launch = Launch._launch
 
-    def seen(self, backward, given, outputs, want):
+    def seen(self, backward, given, outputs, want, *known):
         made.append([tensor is not None for tensor in outputs])
-        launch(self, backward, given, outputs, want)
+        launch(self, backward, given, outputs, want, *known)
 
     monkeypatch.setattr(Launch, "_launch", seen)
     places = [0, 3, 1, 2] if entry_point == "fused" else [0, 1, 2]  # of value, references, offsets, logits
@@ -172,9 +172,9 @@ def test_the_deterministic_gradient_of_value_is_that_of_the_reference_and_has_no
     wanted = []
     launch = Launch._launch
 
-    def seen(self, backward, given, outputs, want):
+    def seen(self, backward, given, outputs, want, *known):
         wanted.append(want)
-        launch(self, backward, given, outputs, want)
+        launch(self, backward, given, outputs, want, *known)
 
     monkeypatch.setattr(Launch, "_launch", seen)
     found = {}

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from no_device import MAPS, active_driver, call, forget
+from no_device import MAPS, call, forget
 
 from deform_attn.backends.triton import compiled, ops, prepared, toolchain
 from deform_attn.backends.triton import launch as launching
@@ -15,13 +15,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
 ]
-
-
-@pytest.fixture
-def driver():
-    forget()
-    yield active_driver("sm_90")
-    forget()
 
 
 def sizes(count):

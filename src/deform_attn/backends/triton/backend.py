@@ -14,6 +14,7 @@ from torch import Tensor
 from deform_attn import torch_names
 from deform_attn.backends.base import Backend, is_written_to_onnx
 from deform_attn.backends.triton import ops, toolchain
+from deform_attn.backends.triton.direct import direct_of
 from deform_attn.backends.triton.launch import MOST_IMAGES
 from deform_attn.checks import Inputs
 from deform_attn.tensor_checks import is_fake
@@ -79,6 +80,7 @@ TRITON = Backend(
     is_registered=True,
     only_by_name=_only_by_name,
     prepare=_prepare,
+    direct=direct_of,
 )
 
 

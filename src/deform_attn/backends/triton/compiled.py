@@ -10,6 +10,7 @@ from typing import Any
 from deform_attn.backends.triton import toolchain
 
 Grid = tuple[int, int, int]
+Addresses = Sequence[int | None]
 
 
 class Compiled:
@@ -25,7 +26,7 @@ class Compiled:
         if self._is_known:
             self._run, self._function, self._packed = kernel.run, kernel.function, kernel.packed_metadata
 
-    def launch(self, addresses: Sequence[int | None]) -> None:
+    def launch(self, addresses: Addresses) -> None:
         """Launch it on the current device, which is that of the addresses, in the current stream."""
         if not self._is_known or self._is_watched():
             self._kernel[self._grid](*addresses, *self._others)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deform_attn.backends.base import Tensors
 from deform_attn.backends.triton import toolchain
-from deform_attn.backends.triton.compiled import Compiled
+from deform_attn.backends.triton.compiled import Addresses, Compiled
 from deform_attn.backends.triton.layout import Call, flat_sizes, is_by_table, strides_of, table_of
 from deform_attn.backends.triton.tiles import groups_of, is_wide, power_of_two, tile_of
 
@@ -43,7 +43,9 @@ class Launch:
         self.shape = N, Q, M * D
         self.interpreted = toolchain.is_interpreting() and self.device.type == "cpu"
         self.sum_dtype = torch.float64 if call.is_double else torch.float32
+        self._index = self.device.index if self.device.type == "cuda" else None
         self._sizes = () if isinstance(sizes, Tensor) else sizes
+        self._has_table = is_by_table(sizes)
         self._numbers = Q, S, *strides_of(call), call.scale, *flat_sizes(sizes)
         strips = Q == S and S <= _MOST_STRIPS
         border, nearest = call.padding_mode == "border", call.interpolation == "nearest"
@@ -58,7 +60,7 @@ class Launch:
             nearest,
             border,
             mask is not None,
-            is_by_table(sizes),
+            self._has_table,
             strips,
             wide,
             pairs,
@@ -77,16 +79,23 @@ class Launch:
         self._device_form = self.device, self._form, *tiles, dtypes, table_dtype
         self._grids = [(_count_of_tiles(tile.B, Q, S, sizes, len(call.counts), strips), M, N) for tile in tiles]
 
-    def forward(self, tensors: Tensors, sizes: Tensor | None = None) -> Tensor:
-        """Return the output `[N, Q, M*D]` of value, points, weights, references and mask."""
+    def forward(self, tensors: Tensors, sizes: Tensor | None = None, known: Addresses = ()) -> Tensor:
+        """Return the output `[N, Q, M*D]` of value, points, weights, references and mask.
+
+        Their addresses may be `known` already.
+        """
         value = tensors[0]
         assert value is not None
         output = value.new_empty(self.shape)
-        self._launch(0, (*tensors, self._table(sizes)), (output,), ())
+        self._launch(0, (*tensors, self._table(sizes)), (output,), (), known)
         return output
 
     def backward(
-        self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool], sizes: Tensor | None = None
+        self,
+        grad_output: Tensor,
+        tensors: Tensors,
+        wanted: Sequence[bool],
+        sizes: Tensor | None = None,
     ) -> list[Tensor | None]:
         """Return the gradients of value, points, weights and references, None where they are not wanted.
 
@@ -132,20 +141,26 @@ class Launch:
                 )
                 self._compiled(1, (nothing, *tensors, table, *made), tuple(wanted))
 
-    def _launch(self, backward: int, given: Tensors, made: Tensors, want: tuple[bool, ...]) -> None:
+    def _launch(
+        self, backward: int, given: Tensors, made: Tensors, want: tuple[bool, ...], known: Addresses = ()
+    ) -> None:
+        """Launch a kernel with the tensors that were given and made; the addresses of the first may be known."""
         if self.interpreted:
             _kernels()[backward][self._grids[backward]](*given, *made, *self._others(backward, want))
             return
-        addresses: list[int | None] = []
+        addresses = [*known]
+        for tensor in (*given[len(known) :], *made):
+            addresses.append(None if tensor is None else tensor.data_ptr())
         bits = 0
-        for tensor in (*given, *made):
-            address = None if tensor is None else tensor.data_ptr()
-            addresses.append(address)
+        for address in addresses:
             bits |= address or 0
         # Triton compiles code of its own for addresses that are no multiples of 16.
         odd = () if bits % 16 == 0 else tuple([address is not None and address % 16 != 0 for address in addresses])
+        ready = self._ready.get((backward, want, odd))
+        if ready is not None and (self._index is None or self._index == torch.cuda.current_device()):
+            ready.launch(addresses)
+            return
         with on_device(self.device):
-            ready = self._ready.get((backward, want, odd))
             if ready is None:
                 kernel = self._compiled(backward, (*given, *made), want)
                 ready = Compiled(kernel, self._grids[backward], self._others(backward, want), self.device.index)
@@ -177,6 +192,8 @@ class Launch:
         return kernel
 
     def _table(self, sizes: Tensor | None) -> Tensor | None:
+        if not self._has_table:
+            return None
         return table_of(self._sizes if sizes is None else sizes, self.device)
 
 

@@ -38,7 +38,7 @@ def forward_of(op: schema.Op, twin: bool = False) -> Callable[..., Tensor]:
                     return run_forward(launch)
                 return launch.forward(tensors_of(args), args[schema.SIZES] if by_tensor else None)
             except toolchain.KernelUnavailable as error:
-                _failed(args[0].device, error)
+                failed(args[0].device, error)
         return _sample_with_torch(op, schema.arguments_of_twin(op, args) if twin else args)
 
     return forward
@@ -70,7 +70,7 @@ def backward_of(op: schema.Op) -> Callable[..., tuple[Tensor, ...]]:
                 pull = grad_output.to(value.dtype).contiguous()
                 grads = launch.backward(pull, tensors_of(given), want, given[schema.SIZES] if by_tensor else None)
         except toolchain.KernelUnavailable as error:
-            _failed(value.device, error)
+            failed(value.device, error)
             return _gradients_with_torch(grad_output, op, given, wanted)
         made = (grads[0], grads[3], *grads[1:3]) if fused else grads[:3]
         return tuple([given[i].new_empty(0) if g is None else g for i, g in zip(op.gradients, made, strict=True)])
@@ -150,7 +150,7 @@ def _images(call: Call, n: int) -> Call:
     )
 
 
-def _failed(device: torch.device, error: toolchain.KernelUnavailable) -> None:
+def failed(device: torch.device, error: toolchain.KernelUnavailable) -> None:
     """Note that kernels do not compile for a device, and warn; a CUDA graph has nothing to fall back on."""
     if toolchain.is_capturing(device):
         raise error
