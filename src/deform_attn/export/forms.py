@@ -51,9 +51,9 @@ _ALL = INTERPOLATIONS, PADDING_MODES, (torch.float32, torch.float16, torch.bfloa
 FORMS = {
     "gridsample": Form(grid_sample.in_graph, True, *_ALL),
     "gather": Form(gather.sample, True, *_ALL),
+    "native": Form(native.sample, False, *_ALL, attend=native.attend),
     "tensorrt": Form(nodes.tensorrt, False),
     "mmdeploy": Form(nodes.mmdeploy, False),
-    "native": Form(native.sample, False, *_ALL, attend=native.attend),
 }
 
 
