@@ -71,9 +71,9 @@ test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, r
 	DEFORM_ATTN_ECOSYSTEMS=1 $(ECOSYSTEMS_ALONE) \
 		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems
 
-fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one)
+fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one, FILES=1: files for ONNX Runtime)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \
-		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES))
+		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(if $(FILES),--files)
 
 # The kernels take a minute and a half to compile, and the cases half a minute; a program for each kind of vectors.
 sanitize: ## run the CPU kernels under the address and undefined behaviour sanitizers (build/sanitize/)

@@ -75,7 +75,9 @@ def run_file(file, arguments):
     """Return, by name, what ONNX Runtime makes of the tensors in `arguments`."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    from deform_attn.export.onnxruntime import session_options
+
+    session = onnxruntime.InferenceSession(file, session_options(file), providers=["CPUExecutionProvider"])
     given = zip(session.get_inputs(), tensors(arguments), strict=True)
     results = session.run(None, {each.name: tensor.numpy() for each, tensor in given})
     names = [each.name for each in session.get_outputs()]

@@ -29,7 +29,11 @@ WRONG = [
     ({"example": [*EXAMPLE]}, TypeError, "example: expected a tuple, got list"),
     ({"verify": 3}, TypeError, "verify: expected a tuple, got int"),
     ({"path": "model.pt2"}, ValueError, "path: expected a name that ends in .onnx"),
-    ({"form": "onnx"}, ValueError, "form: expected one of 'gridsample', 'gather', 'tensorrt', 'mmdeploy', got 'onnx'"),
+    (
+        {"form": "onnx"},
+        ValueError,
+        "form: expected one of 'gridsample', 'gather', 'native', 'tensorrt', 'mmdeploy', got 'onnx'",
+    ),
     ({"form": None}, ValueError, "form: expected one of"),
     ({"dynamic": 1}, TypeError, "dynamic: expected True, False or"),
     ({"example": tuple(each[:1] for each in EXAMPLE)}, ValueError, "example: expected a batch of 2 or more"),

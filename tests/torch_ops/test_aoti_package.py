@@ -49,7 +49,7 @@ def page(tmp_path_factory):
     torch.manual_seed(0)
     os.chdir(folder)
     try:
-        exec(compile(*blocks("python"), "docs/export.md", "exec"), names)
+        exec(compile(blocks("python")[0], "docs/export.md", "exec"), names)
     finally:
         os.chdir(here)
     package(names["program"], folder, "attention.pt2")

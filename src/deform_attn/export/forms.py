@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from deform_attn import reference
 from deform_attn.backends import grid_sample
-from deform_attn.checks import INTERPOLATIONS, PADDING_MODES, SamplingInputs
-from deform_attn.export import gather, nodes
+from deform_attn.checks import INTERPOLATIONS, PADDING_MODES, AttentionInputs, SamplingInputs
+from deform_attn.export import gather, native, nodes
 from deform_attn.messages import fail, shown
 from deform_attn.torch_ops import schema
 
@@ -20,7 +20,8 @@ Table = dict[Any, Callable[..., Tensor]]
 class Form(NamedTuple):
     """A form: the function that writes it, and what it can express.
 
-    `is_plain` is whether it is made of ONNX's own operators, so that any runtime can run it.
+    `is_plain` is whether it is made of ONNX's own operators, so that any runtime can run it. `attend` writes calls from
+    raw offsets and logits; without it they are written as the locations and weights that they mean.
     """
 
     sample: Callable[..., Tensor]
@@ -28,6 +29,12 @@ class Form(NamedTuple):
     interpolations: Sequence[str] = ("bilinear",)
     padding_modes: Sequence[str] = ("zeros",)
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float16)
+    attend: Callable[[AttentionInputs], Tensor] | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether ONNX Runtime runs it, with the operators of deform-attn or without."""
+        return self.is_plain or self.attend is not None
 
     def reasons_against(self, interpolation: str, padding_mode: str, dtypes: set[torch.dtype]) -> list[str]:
         """Return what such a call has that this form has not."""
@@ -44,6 +51,7 @@ _ALL = INTERPOLATIONS, PADDING_MODES, (torch.float32, torch.float16, torch.bfloa
 FORMS = {
     "gridsample": Form(grid_sample.in_graph, True, *_ALL),
     "gather": Form(gather.sample, True, *_ALL),
+    "native": Form(native.sample, False, *_ALL, attend=native.attend),
     "tensorrt": Form(nodes.tensorrt, False),
     "mmdeploy": Form(nodes.mmdeploy, False),
 }
@@ -85,9 +93,11 @@ def _calls(module: fx.GraphModule) -> Iterator[tuple[schema.Op, Sequence[Any]]]:
 
 def decompositions(name: str, **options: Any) -> Table:
     """Return, for each op, what stands for it in the form of this name; `options` are those of the form."""
-    sample = functools.partial(FORMS[name].sample, **options)
+    form = FORMS[name]
+    sample = functools.partial(form.sample, **options)
     samples = {op.forward: functools.partial(_sample, sample) for op in schema.SAMPLES}
-    return samples | {op.forward: functools.partial(_attend, sample) for op in schema.ATTENDS}
+    attend = form.attend or functools.partial(_through_locations, sample)
+    return samples | {op.forward: functools.partial(_attend, attend) for op in schema.ATTENDS}
 
 
 def _sample(
@@ -105,7 +115,7 @@ def _sample(
 
 
 def _attend(
-    sample: Callable[[SamplingInputs], Tensor],
+    attend: Callable[[AttentionInputs], Tensor],
     value: Tensor,
     sizes: schema.Sizes,
     references: Tensor,
@@ -117,9 +127,15 @@ def _attend(
     interpolation: str,
     padding_mode: str,
 ) -> Tensor:
+    points, options = (references, offsets, logits), (offset_scale, interpolation, padding_mode)
+    return attend(AttentionInputs(value, schema.sizes_of(sizes), *points, tuple(num_points), mask, *options))
+
+
+def _through_locations(sample: Callable[[SamplingInputs], Tensor], inputs: AttentionInputs) -> Tensor:
+    value, shapes, references, offsets, logits, num_points, mask, offset_scale, interpolation, padding_mode = inputs
     points = references, offsets, logits
     dtype = reference.compute_dtype(value, *points)
-    locations, weights = reference.sampling(schema.sizes_of(sizes), *points, num_points, offset_scale, dtype)
+    locations, weights = reference.sampling(shapes, *points, num_points, offset_scale, dtype)
     if mask is not None:
         value = value.masked_fill(mask[:, :, None, None], 0)
-    return _sample(sample, value, sizes, locations, weights, num_points, interpolation, padding_mode)
+    return sample(SamplingInputs(value, shapes, locations, weights, num_points, interpolation, padding_mode))

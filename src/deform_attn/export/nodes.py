@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deform_attn.checks import SamplingInputs
+from deform_attn.shape_checks import Pairs
 
 TENSORRT = "trt.plugins::MultiscaleDeformableAttnPlugin_TRT"
 MMDEPLOY = "mmdeploy::MMCVMultiScaleDeformableAttention"
@@ -45,13 +46,18 @@ def _node(
     return torch.onnx.ops.symbolic(name, tensors, attributes, dtype=dtype, shape=shape, version=1)
 
 
+def sizes_tensor(sizes: Pairs | Tensor, value: Tensor) -> Tensor:
+    """Return the sizes (H, W) of maps as a tensor `[L, 2]`."""
+    if isinstance(sizes, Tensor):
+        return sizes
+    # Filled, as a list of symbols would make constants of them.
+    like = value.new_empty((), dtype=torch.int64)
+    return torch.stack([torch.cat([like.new_full((1,), side) for side in pair]) for pair in sizes])
+
+
 def _sizes_and_starts(inputs: SamplingInputs) -> tuple[Tensor, Tensor]:
     """Return (H, W) of the maps, `[L, 2]`, and the place of their first pixels, `[L]`, both in int32."""
-    sizes = inputs.spatial_shapes
-    if not isinstance(sizes, Tensor):
-        # Filled, as a list of symbols would make constants of them.
-        like = inputs.value.new_empty((), dtype=torch.int64)
-        sizes = torch.stack([torch.cat([like.new_full((1,), side) for side in pair]) for pair in sizes])
+    sizes = sizes_tensor(inputs.spatial_shapes, inputs.value)
     areas = sizes[:, 0] * sizes[:, 1]
     return sizes.to(torch.int32), (areas.cumsum(0) - areas).to(torch.int32)
 

@@ -51,7 +51,8 @@ def to_onnx(
     """Write a model to a file of ONNX, with its deformable attention in the form that a runtime takes.
 
     The forms: `"gridsample"` (the operator GridSample, opset 18), `"gather"` (pixels by index, no axis beyond the
-    fifth), `"tensorrt"` (a node MultiscaleDeformableAttnPlugin_TRT) and `"mmdeploy"` (a node
+    fifth), `"native"` (a node of our own, for ONNX Runtime with the operators of `deform_attn.export.onnxruntime`),
+    `"tensorrt"` (a node MultiscaleDeformableAttnPlugin_TRT) and `"mmdeploy"` (a node
     MMCVMultiScaleDeformableAttention). docs/onnx.md says which runtime takes which. The file appears once it is whole
     and has passed; before that, and after an error, whatever lay at `path` is as it was. Until then the model is in
     evaluation mode.
@@ -66,9 +67,9 @@ def to_onnx(
             model leaves free, are free in the file. With "batch" only the first axis of each tensor is, for models that
             hold the sizes of images as numbers, as some of transformers do. An axis of size 1 in `example` stays so;
             its batch must be 2 or more.
-        verify: whether to try the file: plain forms are run by ONNX Runtime on another batch and other sizes and
-            compared with the model; nodes are checked against the interface of their plugin. A tuple is the example to
-            run; by default `example` is stretched.
+        verify: whether to try the file: plain forms and `native` are run by ONNX Runtime on another batch and other
+            sizes and compared with the model; nodes of plugins are checked against the interface of their plugin. A
+            tuple is the example to run; by default `example` is stretched.
         plugin_version: of the form `tensorrt`: 1, which every TensorRT with the plugin knows, or 2, from 10.11 on.
         half_node: of the form `tensorrt`: whether the node computes in float16 where value is float16. The plugin's
             coordinates are then float16, too, which is coarse; by default the node is float32.
@@ -124,7 +125,7 @@ def to_onnx(
             fail("dynamic", "a model that leaves its batch or sizes free", got, "Pass dynamic=False.")
         tried: dict[str, Shape] | None = None
         error = None
-        if not forms.FORMS[form].is_plain:
+        if not forms.FORMS[form].runs_here:
             assert (faults := interface.faults(graph)) == [], faults
         elif verify:
             other = verify if isinstance(verify, tuple) else verification.other_example(example, [*inputs.values()])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deform_attn.export.extra import onnx_extra
 from deform_attn.export.nested import mapped, tensors
+from deform_attn.export.onnxruntime import session_options
 from deform_attn.messages import fail
 
 Shape = Sequence[int | str]  # as a file says it: a name or a formula where the size is free
@@ -52,7 +53,7 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
 
     with torch.no_grad():
         expected = tensors(model(*example))
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, session_options(file), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     given = [tensor.detach().cpu().numpy() for tensor in tensors(example)]
     tried = f"inputs of {[tuple(each.shape) for each in given]}"

@@ -18,6 +18,7 @@ class NativeLibrary:
 
     def __init__(self, path: str) -> None:
         library_file.judge(path)
+        self.path = path
         library = ctypes.CDLL(path)
         for name in ("isa", "isas", "torch_schemas"):
             getattr(library, f"deform_attn_{name}").restype = ctypes.c_char_p
