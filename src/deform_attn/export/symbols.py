@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import SymInt, Tensor, nn
+from torch import SymFloat, SymInt, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deform_attn.export.free_axes import is_image
@@ -16,20 +16,20 @@ from deform_attn.export.nested import tensors
 
 @contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
-    """Within the block, keep the sizes that three calls in the model's code would fix to those of its example.
+    """Within the block, keep the sizes that some calls in the model's code would fix to those of its example.
 
-    These are `len` of a tensor, `torch_int` of transformers, and `torch.as_tensor` of sizes. Python lets nobody else
-    answer the first two, so their names mean something else meanwhile in the files that define the model's classes.
-    The masks of images have the images' sizes: with symbols of their own, those of every map would be formulas that
-    torch takes minutes to compare.
+    These are `torch.as_tensor` and `torch.linspace` of sizes, `len` of a tensor, and `torch_int` of transformers. No
+    mode of torch can answer the last two, so their names mean something else meanwhile in the files that define the
+    model's classes. The masks of images have the images' sizes: with symbols of their own, those of every map would be
+    formulas that torch takes minutes to compare.
     """
     names = {type(each).__module__ for each in model.modules()}
     with ExitStack() as stack:
-        for module in (vars(sys.modules[name]) for name in names if name.split(".")[0] != "torch"):
-            stack.enter_context(mock.patch.dict(module, {"len": _length}))
-            if "torch_int" in module:
-                stack.enter_context(mock.patch.dict(module, {"torch_int": _integer(module["torch_int"])}))
-        stack.enter_context(_Filled())
+        for module in (sys.modules[name] for name in names if name.split(".")[0] != "torch"):
+            stack.enter_context(mock.patch.object(module, "len", _length, create=True))
+            if (otherwise := getattr(module, "torch_int", None)) is not None:
+                stack.enter_context(mock.patch.object(module, "torch_int", _integer(otherwise)))
+        stack.enter_context(_Symbolic())
         hook = model.register_forward_pre_hook(lambda _, arguments: _unite(tensors(arguments)))
         stack.callback(hook.remove)
         yield
@@ -52,20 +52,30 @@ def _integer(otherwise: Any) -> Any:
     return lambda x: x if isinstance(x, SymInt) else otherwise(x)
 
 
-class _Filled(TorchFunctionMode):
-    """`torch.as_tensor` of symbols: filled one by one."""
+class _Symbolic(TorchFunctionMode):
+    """Functions of torch that make constants of symbols among their arguments, by others that do not."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.as_tensor and _has_symbols(args[0]):
-            return _filled(*args, **kwargs or {})
+        instead: Any = {torch.as_tensor: _filled, torch.linspace: _spaced}.get(func)
+        if instead is not None and _has_symbols(args):
+            return instead(*args, **kwargs or {})
         return func(*args, **kwargs or {})
 
 
 def _has_symbols(data: Any) -> bool:
-    return isinstance(data, SymInt) or (isinstance(data, list | tuple) and any(map(_has_symbols, data)))
+    if isinstance(data, list | tuple):
+        return any(map(_has_symbols, data))
+    return isinstance(data, SymInt | SymFloat)
 
 
 def _filled(data: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
     if isinstance(data, list | tuple):
         return torch.stack([_filled(each, dtype, device) for each in data])
     return torch.full((), data, dtype=dtype, device=device)
+
+
+def _spaced(start: Any, end: Any, steps: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    dtype = dtype or torch.get_default_dtype()
+    # Whole numbers times the span first: where a step is 1, as between pixels, each place is exact.
+    places = torch.arange(steps, dtype=dtype, device=device) * (end - start)
+    return places / torch.full((), steps - 1, dtype=dtype, device=device).clamp(min=1) + start
