@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench bench-research gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
+.PHONY: help demo bench bench-research bench-onnx gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
 	browser docs lint format clean
 
 help: ## list the targets
@@ -20,6 +20,9 @@ bench: .venv-bench/installed ## time the op against every rival (.venv-bench/; b
 bench-research: .venv-ecosystems/installed ## time models of research code, stock and patched (.venv-ecosystems/; benchmarks/results/research.json)
 	$(ECOSYSTEMS_ALONE) .venv-ecosystems/bin/python -m benchmarks.run --name research \
 		--only end_to_end --models original ultralytics rfdetr $(ARGS)
+
+bench-onnx: .venv-bench/installed ## time whole models as files of ONNX (.venv-bench/; benchmarks/results/onnx.json)
+	.venv-bench/bin/python -m benchmarks.run --name onnx --only onnx $(ARGS)
 
 # A worker for each core; one that is idle takes tests from the end of another's, so that neighbours stay together.
 WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks import runtimes
 from benchmarks.packages import not_installed
 from deform_attn.timing import Case, Op
 
@@ -76,23 +77,9 @@ class OnnxRuntime(Peer):
 
     def prepare(self, case: Case, threads: int) -> Op:
         """Return the call of a session."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Its idle threads would otherwise keep a core busy while the next rival is timed.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         with tempfile.TemporaryDirectory() as folder:
-            path = export_graph(case, Path(folder))
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [node.name for node in session.get_inputs()]
-
-        def run(*tensors: Tensor) -> Tensor:
-            arrays = dict(zip(names, (tensor.numpy() for tensor in tensors), strict=True))
-            return torch.from_numpy(session.run(None, arrays)[0])
-
-        return run
+            run = runtimes.onnxruntime(export_graph(case, Path(folder)), threads)
+        return lambda *tensors: run(*tensors)[0]
 
 
 class OpenVino(Peer):
@@ -104,28 +91,9 @@ class OpenVino(Peer):
 
     def prepare(self, case: Case, threads: int) -> Op:
         """Return the call of a compiled model that computes in float32."""
-        import openvino
-
-        core = openvino.Core()
         with tempfile.TemporaryDirectory() as folder:
-            graph = core.read_model(export_graph(case, Path(folder)))
-            model = core.compile_model(
-                graph,
-                "CPU",
-                {
-                    "INFERENCE_NUM_THREADS": threads,
-                    "NUM_STREAMS": 1,
-                    "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_PRECISION_HINT": "f32",
-                },
-            )
-        request = model.create_infer_request()
-
-        def run(*tensors: Tensor) -> Tensor:
-            arrays = [tensor.numpy() for tensor in tensors]
-            return torch.from_numpy(request.infer(arrays, share_inputs=True, share_outputs=True)[0])
-
-        return run
+            run = runtimes.openvino(export_graph(case, Path(folder)), threads)
+        return lambda *tensors: run(*tensors)[0]
 
 
 class TorchMsDeformAttn(Peer):

@@ -11,6 +11,7 @@ from benchmarks import stories
 from benchmarks.cases import BEYOND, CANONICAL, ENC640
 from benchmarks.markdown import table
 from benchmarks.models import MODELS, WholeModel
+from benchmarks.onnx import EXPORTED
 from benchmarks.peers import PEERS
 from benchmarks.research import RESEARCH
 
@@ -321,6 +322,19 @@ def detector_shares(result: Result) -> str:
     return table(("", *next(_sides(result))[1]["training"]["shares"]), rows)
 
 
+def onnx(result: Result) -> str:
+    """Return the times of whole models as files of ONNX, by runtime and form."""
+    sides = {"stock": "PyTorch, stock", "patched": "PyTorch, patched"}
+    rows, names = [], []
+    for name, row in result["onnx"].items():
+        times = row["times"]
+        names = [*times]
+        best = min(times, key=lambda side: times[side]["median_ms"])
+        cells = [f"**{_seconds(times[side])}**" if side == best else _seconds(times[side]) for side in names]
+        rows.append((EXPORTED[name].label, *cells))
+    return table(("one picture", *(sides.get(name, name) for name in names)), rows)
+
+
 def _sides(result: Result) -> Iterator[tuple[str, Result]]:
     return ((side, row) for side, row in result["detector"].items() if side.isdigit())
 
@@ -347,6 +361,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "research": research,
     "detector": detector,
     "detector_shares": detector_shares,
+    "onnx": onnx,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,
