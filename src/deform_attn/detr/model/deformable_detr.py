@@ -145,9 +145,10 @@ def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -
     """Pad to multiples of `stride`, so that every pixel of every map covers a whole square; without padding no mask."""
     height, width = images.shape[-2:]
     rest = (0, -width % stride, 0, -height % stride)
-    # A compiled model keeps a mask that it is given: it cannot look at numbers, nor ask anew for each size.
-    compiling = torch.compiler.is_compiling()
-    if (compiling and padding_mask is not None) or any(rest):
+    # A compiled model keeps a mask that it is given: it cannot look at numbers, nor ask anew for each size. One that
+    # torch.jit.trace records cannot ask whether there is padding at all.
+    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or (compiling and padding_mask is not None) or any(rest):
         if padding_mask is None:
             padding_mask = torch.zeros(images.shape[0], height, width, dtype=torch.bool, device=images.device)
         images, padding_mask = nn.functional.pad(images, rest), nn.functional.pad(padding_mask, rest, value=True)
