@@ -24,6 +24,24 @@ class Call(torch.nn.Module):
         return multi_scale_deformable_attention(value, [(2, 3)], locations, weights, **self.options)
 
 
+class Frozen(torch.nn.Module):
+    """The classic op, with sizes that its code turns into numbers."""
+
+    def forward(self, features, locations, weights):
+        H, W = (int(side) for side in features.shape[2:])
+        value = features.flatten(2).transpose(1, 2)[:, :, None]
+        return multi_scale_deformable_attention(value[:, : H * W], [(H, W)], locations, weights)
+
+
+class HiddenFrozen(torch.nn.Module):
+    """The same, where it is the size of a map inside."""
+
+    def forward(self, images, locations, weights):
+        features = images[..., ::2, ::2]
+        return Frozen()(features, locations, weights)
+
+
+IMAGES = torch.rand(2, 3, 4, 6), LOCATIONS, WEIGHTS
 WRONG = [
     ({"model": Call}, TypeError, "model: expected a torch.nn.Module, got type"),
     ({"example": [*EXAMPLE]}, TypeError, "example: expected a tuple, got list"),
@@ -31,8 +49,29 @@ WRONG = [
     ({"path": "model.pt2"}, ValueError, "path: expected a name that ends in .onnx"),
     ({"form": "onnx"}, ValueError, "form: expected one of 'gridsample', 'gather', 'tensorrt', 'mmdeploy', got 'onnx'"),
     ({"form": None}, ValueError, "form: expected one of"),
-    ({"dynamic": 1}, TypeError, "dynamic: expected True, False or"),
-    ({"example": tuple(each[:1] for each in EXAMPLE)}, ValueError, "example: expected a batch of 2 or more"),
+    ({"dynamic": 1}, TypeError, "dynamic: expected True, False, "),
+    ({"dynamic": {"values": (0,)}}, ValueError, "dynamic: expected names among ['value', 'locations', 'weights'], got"),
+    (
+        {"dynamic": {"value": (4,)}},
+        ValueError,
+        "dynamic: expected axes of value, counted from 0, got [4], but it h",
+    ),
+    ({"dynamic": {"value": (1,)}}, ValueError, "dynamic: expected a model that leaves axis 1 of value free, got one"),
+    (
+        {"example": tuple(each[:1] for each in EXAMPLE)},
+        ValueError,
+        "example: expected a size of 2 or more in axis 0",
+    ),
+    (
+        {"model": Frozen(), "example": IMAGES},
+        ValueError,
+        "dynamic: expected a model that leaves axis 2 of features free, got one that fixes it to 4. Pass dynamic=False",
+    ),
+    (
+        {"model": HiddenFrozen(), "example": IMAGES},
+        ValueError,
+        "dynamic: expected a model that takes inputs of [(3, 3, 5, 7), (3, 4, 1, 1, 3, 2), (3, 4, 1, 1, 3)], got o",
+    ),
     ({"plugin_version": 3}, ValueError, "plugin_version: expected 1 or 2, got 3"),
     ({"half_node": None}, TypeError, "half_node: expected True or False"),
     ({"plugin_version": 2}, ValueError, "form: expected 'tensorrt' beside plugin_version and half_node, got 'grid"),

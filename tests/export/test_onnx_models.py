@@ -1,5 +1,7 @@
 """Whole models as files of ONNX: ours, patched models of transformers, and torch's own exporter."""
 
+import json
+
 import pytest
 import torch
 
@@ -12,12 +14,15 @@ from onnx_cases import run_file  # noqa: E402
 import interop_cases  # noqa: E402
 from deform_attn import DeformableAttention, patch  # noqa: E402
 from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig  # noqa: E402
+from deform_attn.detr.data.base import Category  # noqa: E402
 from deform_attn.detr.model.deformable_detr import build_model  # noqa: E402
-from deform_attn.detr.prediction.export_model import LastLayer  # noqa: E402
-from deform_attn.export import to_onnx  # noqa: E402
+from deform_attn.detr.model.detector import Detector  # noqa: E402
+from deform_attn.detr.prediction.onnx_model import METADATA, write_onnx  # noqa: E402
+from deform_attn.export import forms, to_onnx  # noqa: E402
 
 slow = pytest.mark.slow
 PATCHED = ["rt_detr_v2"]
+FORMS = [*forms.FORMS]
 
 
 class Results(torch.nn.Module):
@@ -46,26 +51,27 @@ def test_a_patched_model_is_written_and_gives_the_same(name, form, tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("form", ["gridsample", "gather"])
-def test_the_detector_is_written_for_any_batch_and_size(form, tmp_path):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_detector_is_written_for_any_batch_and_size_with_what_it_detects(form, tmp_path):
     sizes = {"width": 16, "num_heads": 2, "num_points": 2, "feedforward_dim": 16, "num_queries": 5}
     transformer = TransformerConfig(**sizes, encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
-    model = LastLayer(
-        build_model(ModelConfig(3, backbone=BackboneConfig(channels=(8, 8, 16, 16)), transformer=transformer))
-    )
-    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
-    mask[1, 48:] = True
+    backbone = BackboneConfig(channels=(8, 8, 16, 16))
+    model = build_model(ModelConfig(1, exact_padding=form != "gather", backbone=backbone, transformer=transformer))
     file = tmp_path / "detector.onnx"
-    exported = to_onnx(model, (torch.rand(2, 3, 64, 96), mask), file, form=form, metadata={"classes": "a"})
+    exported = write_onnx(Detector(model, (Category(7, "ball"),), 640), file, form=form)
     images, padding = exported.inputs["images"], exported.inputs["padding_mask"]
-    assert all(isinstance(size, str) for size in (images[0], *images[2:], *padding))
-    assert {each.key: each.value for each in onnx.load(file).metadata_props}["classes"] == "a"
-    other = torch.rand(1, 3, 75, 101), torch.zeros(1, 75, 101, dtype=torch.bool)
-    with torch.no_grad():
-        expected = model.eval()(*other)
-    for actual, tensor in zip(run_file(file, other).values(), expected, strict=True):
-        torch.testing.assert_close(actual, tensor, rtol=1e-4, atol=1e-4)
+    assert padding == (images[0], *images[2:])
+    assert all(isinstance(size, str) for size in padding)
+    assert list(exported.outputs) == ["logits", "boxes"]
+    (said,) = [json.loads(each.value) for each in onnx.load(file).metadata_props if each.key == METADATA]
+    assert said == {"categories": [{"id": 7, "name": "ball"}], "max_size": 640, "stride": 32}
+    if forms.FORMS[form].is_plain:
+        other = torch.rand(1, 3, 75, 101), torch.zeros(1, 75, 101, dtype=torch.bool)
+        with torch.no_grad():
+            expected = model.eval()(*other)
+        for name, tensor in run_file(file, other).items():
+            torch.testing.assert_close(tensor, getattr(expected, name), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")

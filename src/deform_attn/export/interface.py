@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from deform_attn.export.nodes import MMDEPLOY, TENSORRT
+from deform_attn.messages import fail
 
 
 class Interface(NamedTuple):
@@ -20,6 +21,13 @@ INTERFACES = {
     TENSORRT: Interface(_RANKS, 4, frozenset({"plugin_version", "plugin_namespace"}), has_half=True),
     MMDEPLOY: Interface(_RANKS, 3, frozenset({"im2col_step"}), has_half=False),
 }
+
+
+def check(graph: Any) -> None:
+    """Judge that the nodes of a graph of ONNX are those that their plugins document."""
+    if found := faults(graph):
+        fix = "Nothing is written. Report it, with the versions of torch and onnxscript."
+        fail("model", "one whose nodes keep to the interface of their plugin", "; ".join(found), fix)
 
 
 def faults(graph: Any) -> list[str]:

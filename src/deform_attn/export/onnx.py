@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from deform_attn.export import forms, interface, verification
+from deform_attn.export import forms, free_axes, interface, symbols, verification
 from deform_attn.export.extra import onnx_extra
-from deform_attn.export.nested import mapped, named, tensors
-from deform_attn.export.verification import Shape
+from deform_attn.export.free_axes import Dynamic, Shape
+from deform_attn.export.nested import named, tensors
 from deform_attn.messages import fail, shown
 
 _OPSET = 18  # its GridSample is that of 16, the newest that the GPU kernels of ONNX Runtime have known for long
@@ -42,7 +42,7 @@ def to_onnx(
     path: str | os.PathLike[str],
     *,
     form: str = "gridsample",
-    dynamic: bool | str = True,
+    dynamic: Dynamic = True,
     verify: bool | tuple[Any, ...] = True,
     plugin_version: int = 1,
     half_node: bool = False,
@@ -63,9 +63,10 @@ def to_onnx(
         path: the file.
         form: see above.
         dynamic: whether the batch, the number of queries, the sizes of images and maps, and every other size that the
-            model leaves free, are free in the file. With "batch" only the first axis of each tensor is, for models that
-            hold the sizes of images as numbers, as some of transformers do. An axis of size 1 in `example` stays so;
-            its batch must be 2 or more.
+            model leaves free, are free in the file. A batch that the model fixes, and a height or width of RGB images
+            `[N, 3, H, W]`, is an error then. With "batch" only the first axis of each tensor is free, for models that
+            hold the sizes of images as numbers. The axes of each input by its name, as in `{"images": (0, 2, 3)}`, must
+            all be free. An axis of size 1 in `example` stays so; its batch must be 2 or more.
         verify: whether to try the file: plain forms are run by ONNX Runtime on another batch and other sizes and
             compared with the model; nodes are checked against the interface of their plugin. A tuple is the example to
             run; by default `example` is stretched.
@@ -92,25 +93,32 @@ def to_onnx(
         >>> example = torch.randn(2, 5, 32), torch.rand(2, 5, 2), maps
         >>> exported = to_onnx(attention, example, "attention.onnx")  # doctest: +SKIP
     """
-    _check(model, example, path, dynamic, verify)
+    _check(model, example, path, verify)
     forms.named(form)
     options = _check_options(form, plugin_version, half_node)
+    given = dict(named("", inspect.signature(model.forward).bind(*example).arguments))
+    free_axes.check(dynamic, given)
     with onnx_extra():
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter is made of it
     with _evaluating(model), _quiet(), _whole(Path(path)) as file:
         with torch.no_grad():
             outputs = [name for name, _ in named("", model(*example))]
-            program = torch.export.export(model, example, dynamic_shapes=_free(model, example, dynamic), strict=False)
+            free = free_axes.specification(model, example, dynamic)
+            with symbols.kept(model):
+                program = torch.export.export(model, example, dynamic_shapes=free, strict=False)
             forms.check(program, form)
+            shapes = free_axes.of_program(program, dynamic, given)
+            other = verification.other_example(example, shapes) if verify is True else verify or ()
+            if other:
+                verification.check_sizes(program, other)
             program = program.run_decompositions(forms.decompositions(form, **options))
         # An output may not have the name of an input.
         taken = {*program.graph_signature.user_inputs, ""}
         names = [f"{name}_output".lstrip("_") if name in taken else name for name in outputs]
-        written = torch.onnx.export(
+        written: Any = torch.onnx.export(
             program, (), dynamo=True, opset_version=_OPSET, output_names=names, optimize=False, verbose=False
         )
-        assert written is not None
         _fix_sizes(written.model)
         written.optimize()
         _strip(written.model)
@@ -118,22 +126,17 @@ def to_onnx(
         written.save(file)
         onnx.checker.check_model(file, full_check=True)
         graph = onnx.load(file, load_external_data=False).graph
-        inputs, results = _shapes(graph.input), _shapes(graph.output)
-        if dynamic and not any(isinstance(size, str) for shape in inputs.values() for size in shape):
-            got = f"one whose inputs are fixed to {[*inputs.values()]}"
-            fail("dynamic", "a model that leaves its batch or sizes free", got, "Pass dynamic=False.")
         tried: dict[str, Shape] | None = None
         error = None
         if not forms.FORMS[form].is_plain:
-            assert (faults := interface.faults(graph)) == [], faults
-        elif verify:
-            other = verify if isinstance(verify, tuple) else verification.other_example(example, [*inputs.values()])
+            interface.check(graph)
+        elif other:
             error = verification.error_of(model, other, file)
-            tried = dict(zip(inputs, [tuple(tensor.shape) for tensor in tensors(other)], strict=True))
-    return Exported(inputs, results, tried, error)
+            tried = {name: tuple(each.shape) for name, each in zip(given, tensors(other), strict=True)}
+    return Exported(_shapes(graph.input), _shapes(graph.output), tried, error)
 
 
-def _check(model: Any, example: Any, path: Any, dynamic: Any, verify: Any) -> None:
+def _check(model: Any, example: Any, path: Any, verify: Any) -> None:
     """Judge the arguments that have nothing to do with the form."""
     if not isinstance(model, nn.Module):
         fix = "Call the function in the forward of a module."
@@ -144,11 +147,6 @@ def _check(model: Any, example: Any, path: Any, dynamic: Any, verify: Any) -> No
             fail(name, "a tuple", type(arguments).__name__, fix, TypeError)
     if not str(path).endswith(".onnx"):
         fail("path", "a name that ends in .onnx", repr(str(path)), "Runtimes go by the suffix.")
-    if not isinstance(dynamic, bool) and dynamic != "batch":
-        fail("dynamic", 'True, False or "batch"', shown(dynamic), "Leave it out for True.", TypeError)
-    floats = [tensor for tensor in tensors(example) if tensor.is_floating_point() and tensor.ndim > 1]
-    if dynamic and floats and max(tensor.shape[0] for tensor in floats) < 2:
-        fail("example", "a batch of 2 or more, as torch takes 1 for a constant", "1", "Or pass dynamic=False.")
 
 
 def _check_options(form: str, plugin_version: Any, half_node: Any) -> dict[str, Any]:
@@ -164,21 +162,13 @@ def _check_options(form: str, plugin_version: Any, half_node: Any) -> dict[str, 
     return {}
 
 
-def _free(model: nn.Module, example: tuple[Any, ...], dynamic: bool | str) -> Any:
-    """Return for each tensor which of its axes are free: all whose size torch can leave so."""
-    if not dynamic:
-        return None
-    free = torch.export.Dim.AUTO
-    arguments = inspect.signature(model.forward).bind(*example).arguments
-    most = 1 if dynamic == "batch" else None
-    return mapped(arguments, lambda tensor: dict.fromkeys(range(tensor.ndim)[:most], free), lambda _: None)
-
-
 def _fix_sizes(model: Any) -> None:
     """Write sizes that torch has fixed as numbers, not as names, before the optimizer looks for constants."""
     for each in _values(model):
         if each.shape is not None:
-            each.shape = type(each.shape)([int(str(dim)) if str(dim).isdigit() else dim for dim in each.shape])
+            each.shape = type(each.shape)(
+                [dim if isinstance(of := free_axes.number_or_name(dim), str) else of for dim in each.shape]
+            )
 
 
 def _strip(model: Any) -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from deform_attn.export.extra import onnx_extra
+from deform_attn.export.free_axes import Shape
 from deform_attn.export.nested import mapped, tensors
 from deform_attn.messages import fail
-
-Shape = Sequence[int | str]  # as a file says it: a name or a formula where the size is free
 
 # Of an output's difference, as a share of its largest number or of 1. The two add the same numbers in another order,
 # and a deep model carries that on.
@@ -19,7 +18,7 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 
 def other_example(example: tuple[Any, ...], shapes: Sequence[Shape]) -> tuple[Any, ...]:
-    """Return an example stretched to other sizes wherever `shapes`, those of the file's inputs, leave them free.
+    """Return an example stretched to other sizes wherever `shapes`, those of its tensors, leave them free.
 
     Each tensor keeps its content, as the nearest entry, floats a tenth smaller. Where an integer tensor `[L, 2]` holds
     the sizes of maps, these grow by 1, and with them the axis that has all their pixels.
@@ -38,6 +37,20 @@ def other_example(example: tuple[Any, ...], shapes: Sequence[Shape]) -> tuple[An
                 numbers[name] = pixels[size]
     rest = iter(shapes)
     return mapped(example, lambda tensor: _stretched(tensor, _evaluated(next(rest), numbers)))
+
+
+def check_sizes(program: torch.export.ExportedProgram, example: tuple[Any, ...]) -> None:
+    """Judge that a program takes an example, which its own conditions on sizes may not allow.
+
+    Raises:
+        ValueError: it has fixed a size inside, such as that of a map.
+    """
+    try:
+        program.module()(*example)
+    except AssertionError as failure:
+        sizes = [tuple(tensor.shape) for tensor in tensors(example)]
+        fix = 'Pass dynamic="batch", or, in verify, an example of sizes that the model takes.'
+        fail("dynamic", f"a model that takes inputs of {sizes}", f"one that does not: {failure}", fix)
 
 
 def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:

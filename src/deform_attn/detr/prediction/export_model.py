@@ -76,14 +76,14 @@ def export_model(
         # torch 2.13 says so of weights in channels_last order, and saves them right all the same: they are compared.
         warnings.filterwarnings("ignore", "No complete tensor found in the group")
         # A batch of one, or a side of one, would be taken for a constant.
-        program = _export(module, _pictures(batch or 2, height, width), batch, size)
-        extra = {"detector.json": json.dumps(_description(detector))}
+        program = _export(module, pictures(batch or 2, height, width), batch, size)
+        extra = {"detector.json": json.dumps(description(detector))}
         content = io.BytesIO()  # torch's own writer says of a full disk where in its C++ it noticed
         torch.export.save(program, content, extra_files=extra)
         temporary.write_bytes(content.getbuffer())
         loaded = torch.export.load(temporary).module()
         tried = batch or 3, *(size or (3 * stride + 8, 2 * stride + 24))
-        arguments = _pictures(*tried)
+        arguments = pictures(*tried)
         expected, actual = module(*arguments), loaded(*arguments)
         error = max((a.double() - b.double()).abs().max().item() for a, b in zip(actual, expected, strict=True))
         if not error <= _TOLERANCE:
@@ -111,7 +111,7 @@ def _export(
     return program
 
 
-def _pictures(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+def pictures(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return random pictures with their mask, the last of them padded in both directions."""
     numbers = torch.Generator().manual_seed(0)
     mask = torch.zeros(batch, height, width, dtype=torch.bool)
@@ -120,5 +120,6 @@ def _pictures(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.rand(batch, 3, height, width, generator=numbers), mask
 
 
-def _description(detector: Detector) -> dict[str, object]:
+def description(detector: Detector) -> dict[str, object]:
+    """Return what a file says of its detector: the categories in the order of their labels, and the `max_size`."""
     return {"categories": coco_categories(detector.categories), "max_size": detector.max_size}
