@@ -41,7 +41,7 @@ def maps_of(spatial_shapes: Pairs | Tensor, num_points: Sequence[int], like: Ten
         possible = ((sizes >= 0) & (sizes <= MOST)).all(-1, keepdim=True)
         H, W = torch.where(possible, sizes, 0).unbind(-1)
         pixels = (H * W).clamp(max=MOST_NUMBERS)  # so that their sum is a number of 64 bits, too
-        columns: list[Sequence[Any]] = [*torch.stack((H, W, pixels.cumsum(0) - pixels)).unbind()]  # type: ignore[list-item]
+        columns: list[Sequence[Any]] = [each.unbind() for each in (H, W, pixels.cumsum(0) - pixels)]
     else:
         areas = [H * W for H, W in spatial_shapes]
         firsts = itertools.accumulate(areas[:-1], initial=0)

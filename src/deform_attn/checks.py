@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
+from deform_attn import tracing
 from deform_attn.messages import dtype_text, fail, shape_text, shown
-from deform_attn.shape_checks import Pairs, not_traceable, sizes_of
+from deform_attn.shape_checks import Pairs, sizes_of
 from deform_attn.tensor_checks import dense, float_tensor, same_device
 from deform_attn.whole_numbers import fit, is_int, is_list, plain
 
@@ -62,6 +63,17 @@ def sampling_inputs(
     padding_mode: str,
 ) -> SamplingInputs:
     """Judge the arguments of `multi_scale_deformable_attention`."""
+    if is_tracing():
+        sizes, counts = tracing.sizes(spatial_shapes), tracing.counts(num_points)
+        with tracing.paused():
+            judged = sampling_inputs(
+                value, sizes, sampling_locations, attention_weights, counts, interpolation, padding_mode
+            )
+        return judged._replace(
+            spatial_shapes=sizes if isinstance(sizes, Tensor) else judged.spatial_shapes,
+            sampling_locations=_flat(sampling_locations, 5),
+            attention_weights=_flat(attention_weights, 4),
+        )
     _value(value)
     shapes = sizes_of(spatial_shapes, value)
     locations, counts = _points("sampling_locations", sampling_locations, value, len(shapes), num_points)
@@ -93,6 +105,18 @@ def attention_inputs(
     padding_mode: str,
 ) -> AttentionInputs:
     """Judge the arguments of `deformable_attention`."""
+    if is_tracing():
+        sizes, counts = tracing.sizes(spatial_shapes), tracing.counts(num_points)
+        options = padding_mask, offset_scale, interpolation, padding_mode
+        with tracing.paused():
+            traced = attention_inputs(
+                value, sizes, reference_points, sampling_offsets, attention_logits, counts, *options
+            )
+        return traced._replace(
+            spatial_shapes=sizes if isinstance(sizes, Tensor) else traced.spatial_shapes,
+            reference_points=_with_levels(reference_points),
+            sampling_offsets=_flat(sampling_offsets, 5),
+        )
     _value(value)
     shapes = sizes_of(spatial_shapes, value)
     offsets, counts = _points("sampling_offsets", sampling_offsets, value, len(shapes), num_points)
@@ -152,8 +176,8 @@ def unmasked(padding_mask: Any) -> None:
 
 def by_position(function: str, names: str, others: Sequence[Any], fix: str) -> NoReturn:
     """Refuse the `others` that were passed to `function` by position after the arguments called `names`."""
-    if is_tracing():
-        not_traceable()  # torch.onnx.export with dynamo=False passes everything by position
+    if is_tracing() and torch.onnx.is_in_onnx_export():
+        tracing.not_for_onnx()  # with dynamo=False it passes everything by position
     count = len(names.split(", "))
     expected = f"{count} {'argument' if count == 1 else 'arguments'} by position ({names}) and all others by name"
     fail(function, expected, f"{count + len(others)} by position", fix, TypeError)
@@ -178,16 +202,10 @@ def backend_name(name: Any, known: Sequence[str]) -> None:
         fail("backend", "one of " + ", ".join(map(repr, known)), shown(name), fix)
 
 
-def traceable(backend: str, num_points: Sequence[int]) -> None:
-    """Judge whether torch.jit.trace, where it is at work, can record the backend called so.
-
-    torch cannot record the reference at all, nor a kernel whose counts it has read from a tensor, and it cannot write
-    a kernel to ONNX.
-    """
-    if is_tracing() and backend != "grid_sample":
-        plain = all(type(count) is int for count in num_points)
-        if backend == "reference" or not plain or torch.onnx.is_in_onnx_export():
-            not_traceable()
+def writable(backend: str) -> None:
+    """Judge whether torch.onnx.export(dynamo=False), if torch.jit.trace works for it, can write this backend."""
+    if backend != "grid_sample" and torch.onnx.is_in_onnx_export():
+        tracing.not_for_onnx()
 
 
 def _value(value: Any) -> None:
@@ -231,6 +249,10 @@ def _points(
 
 def references_of(reference_points: Any, offsets: Tensor, levels: int) -> Tensor:
     """Judge reference points beside judged offsets; return them with their level axis, `[N, Q, L or 1, 2 or 4]`."""
+    if is_tracing():
+        with tracing.paused():
+            references_of(reference_points, offsets, levels)
+        return _with_levels(reference_points)
     float_tensor("reference_points", reference_points)
     same_device("value", offsets, "reference_points", reference_points)  # offsets are where value is
     N, Q = offsets.shape[:2]
@@ -241,7 +263,17 @@ def references_of(reference_points: Any, offsets: Tensor, levels: int) -> Tensor
     if shape[0] != N or shape[1] != Q or (len(shape) == 4 and shape[2] not in (1, levels)):
         axis = f"{levels} or 1" if levels > 1 else "1"
         fail("reference_points", f"[N, Q, L or 1, 2 or 4] = [{N}, {Q}, {axis}, 2 or 4]", shape_text(shape), fix)
-    return reference_points if len(shape) == 4 else reference_points[:, :, None]
+    return _with_levels(reference_points)
+
+
+def _with_levels(reference_points: Tensor) -> Tensor:
+    """Return reference points with their level axis."""
+    return reference_points if reference_points.ndim == 4 else reference_points[:, :, None]
+
+
+def _flat(points: Tensor, axes: int) -> Tensor:
+    """Return what is `[N, Q, M, L, P, ...]`, or `[N, Q, M, T, ...]` of so many axes already, in the latter form."""
+    return points if points.ndim == axes else points.flatten(3, 4)
 
 
 def _mask(padding_mask: Any, value: Tensor) -> None:

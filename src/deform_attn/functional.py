@@ -7,8 +7,9 @@ from typing import Any, Never
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
-from deform_attn import checks
+from deform_attn import checks, tracing
 from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import Tensors
 from deform_attn.shape_checks import on_host
@@ -259,8 +260,12 @@ def explain(
 
 def _run(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, tensors: Tensors) -> Tensor:
     """Run a judged call by the backend that is chosen for it; one that has a key is remembered."""
-    chosen = registry.select(inputs, name)
-    checks.traceable(chosen.name, inputs.num_points)
+    if is_tracing():
+        with tracing.paused():
+            chosen = registry.select(inputs, name)
+            checks.writable(chosen.name)
+    else:
+        chosen = registry.select(inputs, name)
     if key is not None and chosen.is_registered and not chosen.only_by_name(inputs):
         return remembered.remember(key, inputs, tensors, chosen)
     return chosen.sample(inputs) if isinstance(inputs, checks.SamplingInputs) else chosen.attend(inputs)

@@ -1,10 +1,13 @@
 """Every error that a user can cause with a module: in its sizes, and in what its projections are given."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
+from deform_attn import tracing
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.shape_checks import Pairs, sizes_of, spatial_shapes_of
 from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
@@ -65,6 +68,9 @@ def place(device: Any, dtype: Any) -> None:
 
 def axes(name: str, tensor: Any, letters: str, sizes: dict[str, int]) -> None:
     """Judge a tensor given to a module: `letters` such as "N Q C" name its axes, `sizes` fix some of them."""
+    if is_tracing():
+        with tracing.paused():
+            return axes(name, tensor, letters, sizes)
     float_tensor(name, tensor)
     named = letters.split()
     fits = tensor.ndim == len(named) and all(
@@ -111,10 +117,20 @@ def redundant_shapes(spatial_shapes: Any, shapes: tuple[tuple[int, int], ...]) -
         fail("spatial_shapes", f"the sizes of the maps, {list(shapes)}", got, "Leave it out beside a list of maps.")
 
 
-def flat_mask(padding_mask: Any, shapes: Pairs | Tensor, batch: int) -> Any:
+def flat_mask(padding_mask: Any, shapes: Pairs | Tensor, query: Tensor) -> Any:
     """Return a module's padding mask as `[N, S]`, flattened if it came as a list of masks `[N, H, W]` beside maps."""
     if not is_list(padding_mask):
         return padding_mask  # judged with the rest of the call
+    if is_tracing():
+        with tracing.paused():
+            _masks(padding_mask, spatial_shapes_of(shapes), query.shape[0])
+    else:
+        _masks(padding_mask, shapes, query.shape[0])
+    return torch.cat([mask.flatten(1) for mask in padding_mask], dim=1)
+
+
+def _masks(padding_mask: Sequence[Any], shapes: Pairs | Tensor, batch: int) -> None:
+    """Judge a list of masks beside the sizes of the maps."""
     if isinstance(shapes, Tensor):
         fix = "Flatten the masks of the maps and concatenate them."
         fail("padding_mask", "a bool tensor [N, S] beside sizes in a tensor", "a list", fix, TypeError)
@@ -131,7 +147,6 @@ def flat_mask(padding_mask: Any, shapes: Pairs | Tensor, batch: int) -> Any:
         sizes = f"N = {batch} and (H, W) = {list(shapes)}"
         expected = f"a bool tensor [N, S], or a list of bool masks [N, H, W] with {sizes}"
         fail("padding_mask", expected, str(got), "Give one mask for each map; True marks padding.")
-    return torch.cat([mask.flatten(1) for mask in padding_mask], dim=1)
 
 
 def recordable(model: Any) -> dict[nn.Module, str]:

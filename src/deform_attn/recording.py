@@ -39,11 +39,11 @@ def sampling_of(
     `reference_points [N, Q, L or 1, 2 or 4]`, of which the level axis may be left out, `sampling_offsets
     [N, Q, M, T, 2]` and `attention_logits [N, Q, M, T]`.
     """
-    reference_points = checks.references_of(reference_points, sampling_offsets, len(spatial_shapes))
+    reference_points = checks.references_of(reference_points, sampling_offsets, len(num_points))
     points = reference_points, sampling_offsets, attention_logits
     locations, weights = reference.sampling(spatial_shapes, *points, num_points, offset_scale)
     if len(set(num_points)) == 1:
-        grid = (len(spatial_shapes), num_points[0])
+        grid = (len(num_points), num_points[0])
         locations, weights = locations.unflatten(3, grid), weights.unflatten(3, grid)
     return Sampling(locations, weights)
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deform_attn import tracing
 from deform_attn.cells import Maps, cells_of, maps_of
 from deform_attn.shape_checks import Pairs
 
@@ -121,7 +122,7 @@ def sampling(
     maps = maps_of(spatial_shapes, num_points, reference_points)
     offsets = sampling_offsets.to(dtype).masked_fill(maps.empty[:, None], 0)
     references = of_points(reference_points.to(dtype), num_points)  # [N, Q, 1, T, 2 or 4]
-    if references.shape[-1] == 2:
+    if tracing.fixed_size(references, -1) == 2:
         steps = offsets / torch.stack((maps.W, maps.H), -1).clamp(min=1)
     else:
         steps = _step_in_box(offsets / maps.P[:, None], references[..., 2:]) * offset_scale

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
-from deform_attn import torch_names
+from deform_attn import torch_names, tracing
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.tensor_checks import INT_DTYPES, dense, is_fake, same_device
 from deform_attn.whole_numbers import MOST_NUMBERS, fit, is_int, is_list, plain
@@ -56,8 +56,12 @@ def unread(sizes: Tensor, value: Tensor, levels: int | None = None) -> None:
 def spatial_shapes_of(spatial_shapes: Any, pixels: int | None = None) -> Pairs:
     """Return `spatial_shapes` as a tuple of int pairs (H, W), checked to add up to `pixels` (S) where that is given.
 
-    A tensor on another device is waited for.
+    A tensor on another device is waited for. Under torch.jit.trace they are those of the example.
     """
+    if is_tracing():
+        recorded = tracing.sizes(spatial_shapes)
+        with tracing.paused():
+            return spatial_shapes_of(recorded, pixels)
     if isinstance(spatial_shapes, Tensor):
         if torch.compiler.is_dynamo_compiling():
             from deform_attn import untraced
@@ -90,8 +94,6 @@ def _no_levels() -> NoReturn:
 def _pair(shape: Any) -> tuple[int, int]:
     fix = "Sizes are ints, rows first: (H, W)."
     if not is_list(shape) or len(shape) != 2 or not all(map(is_int, shape)):
-        if is_tracing():
-            not_traceable()
         fail("spatial_shapes", _EXPECTED, shown(shape), fix, TypeError)
     H, W = shape
     if H < 0 or W < 0:
@@ -101,7 +103,7 @@ def _pair(shape: Any) -> tuple[int, int]:
 
 def _is_readable(tensor: Tensor) -> bool:
     """Return whether the host may read the numbers of a tensor, without a wait."""
-    return tensor.is_cpu and not (_is_compiling() or is_fake(tensor))
+    return tensor.is_cpu and not (_is_compiling() or is_fake(tensor) or is_tracing())
 
 
 def _tensor(tensor: Tensor) -> None:
@@ -122,11 +124,11 @@ def _is_usual(tensor: Tensor) -> bool:
     return (
         type(tensor) is Tensor
         and (tensor.dtype is _int64 or tensor.dtype is _int32)
-        and tensor.ndim == 2
-        and tensor.size(1) == 2
         and tensor.is_cpu
         and tensor.layout is _strided
         and not (tensor.is_nested or _is_compiling() or is_tracing() or torch_names.is_wrapped(tensor))
+        and tensor.ndim == 2
+        and tensor.size(1) == 2
         and tensor.data_ptr() != 0
     )
 
@@ -137,16 +139,8 @@ def _read(tensor: Tensor) -> list[Any]:
     if _is_compiling():
         fail("spatial_shapes", _EXPECTED, "a tensor", f"{fix} Its numbers are not known while a graph is made.")
     _tensor(tensor)
-    if is_tracing():
-        not_traceable()  # it would take the numbers for constants
     if tensor.is_meta or is_fake(tensor):
         fail("spatial_shapes", _EXPECTED, f"a {'meta' if tensor.is_meta else 'fake'} tensor without numbers", fix)
     if type(tensor) is Tensor and not torch_names.is_wrapped(tensor) and not tensor.data_ptr():
         fail("spatial_shapes", _EXPECTED, "a tensor without memory", fix)
     return tensor.tolist()
-
-
-def not_traceable() -> NoReturn:
-    """Refuse what torch.jit.trace cannot record."""
-    fix = "Use torch.export; for ONNX use deform_attn.export.to_onnx, or torch.onnx.export with dynamo=True."
-    raise ValueError(f"torch.jit.trace and torch.onnx.export(dynamo=False) cannot record deformable attention. {fix}")

@@ -70,6 +70,9 @@ REMEMBERED = Group(
 DIRECT = Group("torch._C._autograd._profiler_enabled")
 """Whether a profiler wants to see an op. Without it a call on a GPU goes through torch's dispatcher."""
 
+TRACING = Group("torch._C._get_tracing_state", "torch._C._set_tracing_state")
+"""How torch.jit.trace is paused while a call is judged. Without them it is refused."""
+
 are_transforms_active = _found("torch._C._are_functorch_transforms_active")
 SingleLevelFunction: Any = _found("torch.autograd.function._SingleLevelFunction") or torch.autograd.Function
 get_single_level_allowed = _found("torch._C._functorch.get_single_level_autograd_function_allowed")
@@ -83,6 +86,8 @@ KeySet = _found("torch._C.DispatchKeySet")
 is_key_excluded = _found("torch._C._dispatch_tls_is_dispatch_key_excluded")
 included_keys = _found("torch._C._dispatch_tls_local_include_set")
 is_function_mode_on = _found("torch._C._is_torch_function_mode_enabled")
+get_tracing_state = _found("torch._C._get_tracing_state")
+set_tracing_state = _found("torch._C._set_tracing_state")
 
 is_profiler_on = _found("torch._C._autograd._profiler_enabled")
 

@@ -671,19 +671,6 @@ def test_the_op_on_meta_refuses_another_number_of_levels_than_num_points_has(lev
         op(*arguments(sizes, *[tensor.detach().to("meta") for tensor in tensors]))
 
 
-@FORMS
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning")
-def test_a_trace_of_torch_jit_which_cannot_record_the_sizes_is_refused(form, backend):
-    value, _, *others = valid(form).values()
-
-    def function(value, sizes, *others):
-        return ENTRY_POINTS[form](value, sizes, *others, backend=backend)
-
-    with pytest.raises(ValueError, match=r"^torch\.jit\.trace and .* cannot record"):
-        torch.jit.trace(function, (value, torch.tensor(SHAPES), *others))
-
-
 # What explain and record say.
 
 

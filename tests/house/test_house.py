@@ -24,6 +24,7 @@ FLOORS = [
         "module_checks",
         "shape_checks",
         "untraced",
+        "tracing",
         "cells",
         "reference",
     },

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 from torch.nn import functional as F
 
 from deform_attn import reference
@@ -62,15 +63,25 @@ def in_graph(inputs: SamplingInputs) -> Tensor:
             torch._check(W >= 1)
         torch._check(sum(H * W for H, W in pairs) == inputs.value.shape[1])
         inputs = inputs._replace(spatial_shapes=pairs)
-    return _read_levels(inputs)
+    return _read_levels(inputs, inputs.spatial_shapes)
+
+
+def _in_trace(inputs: SamplingInputs) -> Tensor:
+    """Return the output `[N, Q, M*D]` for finite numbers, as torch.jit.trace records it: free sizes are tensors."""
+    sizes: Any = inputs.spatial_shapes
+    if isinstance(sizes, Tensor):
+        sizes = [(sizes[level, 0], sizes[level, 1]) for level in range(len(inputs.num_points))]
+    return _read_levels(inputs, sizes)
 
 
 def _sample(inputs: SamplingInputs) -> Tensor:
     if is_written_to_onnx():
         return in_graph(inputs)
+    if is_tracing():
+        return _in_trace(inputs)
     read = _with_pairs(inputs)
     if read is not None and inputs.sampling_locations.isfinite().all():
-        output = _read_levels(read)
+        output = _read_levels(read, read.spatial_shapes)
         if output.isfinite().all():
             return output
     return reference.multi_scale_deformable_attention(*inputs)
@@ -102,19 +113,19 @@ def _attend(inputs: AttentionInputs) -> Tensor:
     return _sample(SamplingInputs(value, inputs.spatial_shapes, locations, weights, *options))
 
 
-def _read_levels(inputs: SamplingInputs) -> Tensor:
-    """Return the output `[N, Q, M*D]` for finite locations, on maps whose sizes are pairs."""
+def _read_levels(inputs: SamplingInputs, pairs: Any) -> Tensor:
+    """Return the output `[N, Q, M*D]` for finite locations, on maps of which `pairs` are the sizes."""
     value, shapes, locations, weights, num_points, interpolation, padding_mode = inputs
     dtype = reference.compute_dtype(value, locations, weights)
     N, _, M, D = value.shape
     Q = locations.shape[1]
-    maps = _levels(value.to(dtype), [H * W for H, W in shapes])
+    maps = _levels(value.to(dtype), [H * W for H, W in pairs])
     places = maps_of(shapes, num_points, value)
     grids = _grid(locations.to(dtype).transpose(1, 2), places, interpolation, padding_mode).split(list(num_points), 3)
     shares = weights.to(dtype).transpose(1, 2).split(list(num_points), dim=3)  # L x [N, M, Q, P]
     output = value.new_zeros((N * M, D, Q), dtype=dtype)
-    for (H, W), P, x, grid, share in zip(shapes, num_points, maps, grids, shares, strict=True):
-        if H * W * P == 0:
+    for (H, W), P, x, grid, share in zip(pairs, num_points, maps, grids, shares, strict=True):
+        if P == 0 or (not isinstance(H, Tensor) and H * W == 0):
             continue
         x = x.permute(0, 2, 3, 1).reshape(N * M, D, H, W)
         grid = grid.reshape(N * M, Q, P, 2)

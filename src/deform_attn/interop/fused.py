@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
+from deform_attn import tracing
 from deform_attn.functional import deformable_attention
 from deform_attn.recording import Sampling, sampling_of
 from deform_attn.shape_checks import Pairs, spatial_shapes_of
@@ -34,8 +36,11 @@ def attend(module: Any, call: Call, features: Tensor, padding_mask: Tensor | Non
 
 def read(call: Call, value: Tensor, offsets: Tensor, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
     """Return what each head found in `value [N, S, M, D]`, `[N, Q, M*D]`."""
-    if isinstance(padding_mask, Tensor) and padding_mask.ndim == 2 and padding_mask.shape[0] == 1:
-        padding_mask = padding_mask.expand(value.shape[0], -1)
+    if isinstance(padding_mask, Tensor) and padding_mask.ndim == 2:
+        if is_tracing():
+            padding_mask = tracing.expanded(padding_mask, value.shape[0])
+        elif padding_mask.shape[0] == 1:
+            padding_mask = padding_mask.expand(value.shape[0], -1)
     return deformable_attention(
         value,
         call.spatial_shapes,
@@ -70,7 +75,11 @@ def pairs_of(sizes: Any) -> Any:
 def _for_each_query(call: Call) -> Tensor:
     """Return the references with one entry for each image and query; stock modules broadcast those with one for all."""
     references = call.reference_points
-    if not isinstance(references, Tensor) or references.ndim < 2 or 1 not in references.shape[:2]:
-        return references  # as they are, or for the op to refuse
+    if not isinstance(references, Tensor) or references.ndim < 2:
+        return references  # for the op to refuse
+    if is_tracing():
+        return tracing.expanded(references, *call.queries.shape[:2])
+    if 1 not in references.shape[:2]:
+        return references
     sizes = [n if size == 1 else -1 for n, size in zip(call.queries.shape[:2], references.shape[:2], strict=True)]
     return references.expand(*sizes, *references.shape[2:])

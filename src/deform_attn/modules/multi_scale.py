@@ -5,9 +5,10 @@ from typing import Never
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 from torch.nn import functional as F
 
-from deform_attn import checks, module_checks, shape_checks
+from deform_attn import checks, module_checks, shape_checks, tracing
 from deform_attn.functional import deformable_attention
 from deform_attn.modules import judged, projections
 from deform_attn.recording import Sampling, sampling_of
@@ -145,7 +146,7 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets, logits = self._offsets_and_logits(query)
         value = projections.project(self.value_proj, features if isinstance(features, Tensor) else _flat(features))
         value = value.unflatten(-1, (self.num_heads, -1))  # [N, S, M, D]
-        mask = None if padding_mask is None else module_checks.flat_mask(padding_mask, shapes, query.shape[0])
+        mask = None if padding_mask is None else module_checks.flat_mask(padding_mask, shapes, query)
         heads = deformable_attention(
             value, shapes, reference_points, offsets, logits, num_points=self.num_points, padding_mask=mask
         )
@@ -168,6 +169,10 @@ class MultiScaleDeformableAttention(nn.Module):
         shapes = shape_checks.spatial_shapes_of(self._shapes(query, features, spatial_shapes))  # of a device it waits
         offsets, logits = self._offsets_and_logits(query)
         return sampling_of(shapes, reference_points, offsets, logits, self.num_points), shapes, self.num_points
+
+    def __prepare_scriptable__(self) -> Never:
+        """Refuse torch.jit.script, which asks here before it compiles a module."""
+        tracing.not_for_script(self)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -200,6 +205,13 @@ class MultiScaleDeformableAttention(nn.Module):
     def _judged_shapes(
         self, query: Tensor, features: Tensor | Sequence[Tensor], spatial_shapes: object
     ) -> Pairs | Tensor:
+        if is_tracing():
+            sizes = tracing.sizes(spatial_shapes)
+            with tracing.paused():
+                shapes = self._judged_shapes(query, features, sizes)
+            if not isinstance(features, Tensor):
+                sizes = tracing.sizes([x.shape[-2:] for x in features])
+            return sizes if isinstance(sizes, Tensor) else shapes
         module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
         projections.check_like_weight("query", query, self.sampling_offsets)
         batch = query.shape[0]

@@ -4,8 +4,9 @@ from typing import Never
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
-from deform_attn import checks, module_checks
+from deform_attn import checks, module_checks, tracing
 from deform_attn.functional import deformable_attention
 from deform_attn.modules import judged, projections
 from deform_attn.recording import Sampling, sampling_of
@@ -127,11 +128,18 @@ class DeformableAttention(nn.Module):
         num_points = (self.num_points,)
         return sampling_of(shapes, reference_points, offsets.flatten(3, 4), logits, num_points), shapes, num_points
 
+    def __prepare_scriptable__(self) -> Never:
+        """Refuse torch.jit.script, which asks here before it compiles a module."""
+        tracing.not_for_script(self)
+
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_points={self.num_points}"
 
     def _judge(self, query: Tensor, reference_points: Tensor, features: Tensor) -> bool:
+        if is_tracing():
+            with tracing.paused():
+                return self._judge(query, reference_points, features)
         module_checks.axes("query", query, "N Q C", {"C": self.embed_dim})
         projections.check_like_weight("query", query, self.query_proj)
         N, Q, _ = query.shape

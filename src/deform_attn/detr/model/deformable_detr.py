@@ -147,9 +147,10 @@ def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -
     # Not -width % stride, which a graph of any size would carry through the size of every map.
     below, right = ((side + stride - 1) // stride * stride - side for side in (height, width))
     rest = (0, right, 0, below)
-    # A compiled model keeps a mask that it is given: it cannot look at numbers, nor ask anew for each size.
-    compiling = torch.compiler.is_compiling()
-    if (compiling and padding_mask is not None) or any(rest):
+    # A compiled model keeps a mask that it is given: it cannot look at numbers, nor ask anew for each size. One that
+    # torch.jit.trace records cannot ask whether there is padding at all.
+    compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or (compiling and padding_mask is not None) or any(rest):
         if padding_mask is None:
             padding_mask = torch.zeros(images.shape[0], height, width, dtype=torch.bool, device=images.device)
         images, padding_mask = nn.functional.pad(images, rest), nn.functional.pad(padding_mask, rest, value=True)

@@ -1,6 +1,7 @@
 """Proposals: the encoder's own guess at the objects, from which a two-stage detector takes its queries."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Proposals(nn.Module):
         scores = self.class_head(projected).max(-1).values.detach()  # [N, S]
         if pyramid.padding_mask is not None:
             scores = scores.masked_fill(pyramid.padding_mask, -math.inf)
-        best = scores.topk(min(self.num_queries, scores.shape[1])).indices  # [N, Q]
+        best = scores.topk(_at_most(self.num_queries, scores.shape[1])).indices  # [N, Q]
         chosen = _take(projected, best)
         anchors = _take(_anchors(pyramid, self.size), best)
         prediction = Prediction(self.class_head(chosen), self.box_head(chosen, anchors))
@@ -58,7 +59,7 @@ class FixedProposals(nn.Module):
             blank = blank | pyramid.padding_mask[..., None]
         projected = self.project(features.masked_fill(blank, 0))
         scores = self.class_head(projected)[..., 0].detach()  # [N, S]
-        best = scores.topk(min(config.num_queries, scores.shape[1])).indices  # [N, Q]
+        best = scores.topk(_at_most(config.num_queries, scores.shape[1])).indices  # [N, Q]
         chosen = _take(projected, best)
         logits = _take(anchors.logit().masked_fill(blank, math.inf), best)
         prediction = Prediction(self.class_head(chosen)[..., :1], (self.box_head.mlp(chosen) + logits).sigmoid())
@@ -80,3 +81,8 @@ def _take(tensor: Tensor, indices: Tensor) -> Tensor:
     """Return the rows `indices [N, Q]` of `tensor [N or 1, S, C]`: `[N, Q, C]`."""
     tensor = tensor.expand(indices.shape[0], -1, -1)
     return tensor.gather(1, indices[..., None].expand(-1, -1, tensor.shape[-1]))
+
+
+def _at_most(count: int, size: int | Tensor) -> Any:
+    """Return the smaller one; torch.jit.trace has the size as a tensor."""
+    return size.clamp(max=count) if isinstance(size, Tensor) else min(count, size)

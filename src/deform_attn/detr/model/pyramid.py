@@ -28,7 +28,7 @@ class Pyramid:
 
     def per_pixel(self, per_level: Tensor) -> Tensor:
         """Return `per_level [L, ...]` repeated for each pixel of its level: `[S, ...]`."""
-        levels = zip(per_level, self.spatial_shapes, strict=True)
+        levels = zip(per_level.unbind(), self.spatial_shapes, strict=True)
         return torch.cat([row.expand(height * width, *row.shape) for row, (height, width) in levels])
 
     def references(self, points: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _counted(
     """
     centres, encoded, ratios = [], [], []
     for level, (height, width) in enumerate(shapes):
-        size = torch.tensor([width, height], dtype=dtype, device=device)
+        size = _size(width, height).to(dtype=dtype, device=device)
         y, x = (torch.arange(side, dtype=dtype, device=device) + 0.5 for side in (height, width))
         pixels = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
         count = size[None, None]  # [1, 1, 2]
@@ -111,3 +111,10 @@ def _counted(
         encoded.append(pixels / (count + 1e-6))
         ratios.append(count / size)
     return torch.cat(centres, 1), torch.cat(encoded, 1), torch.cat(ratios, 1) if masks else None
+
+
+def _size(width: int | Tensor, height: int | Tensor) -> Tensor:
+    """Return the size of a map, `[2]`; torch.jit.trace has its sides as tensors."""
+    if isinstance(width, Tensor) and isinstance(height, Tensor):
+        return torch.stack((width, height))
+    return torch.tensor([width, height])

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
+from deform_attn import tracing
 from deform_attn.functional import deformable_attention
 from deform_attn.interop import errors
 from deform_attn.interop.transformers.attention_weights import attention_weights, weights_asked_for
@@ -113,13 +115,15 @@ def _sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
     if spatial_shapes_list is None:
         return spatial_shapes
     pairs = [(H, W) for H, W in spatial_shapes_list]
-    if pairs and isinstance(pairs[0][0], Tensor):
+    if pairs and isinstance(pairs[0][0], Tensor) and not is_tracing():
         return [(H.item(), W.item()) for H, W in pairs]
     return pairs
 
 
 def _for_each_image(tensor: Tensor, images: int) -> Tensor:
     """Return a tensor that may hold one entry for all images with one for each, without a copy."""
+    if is_tracing():
+        return tracing.expanded(tensor, images)
     return tensor if tensor.shape[0] != 1 or images == 1 else tensor.expand(images, *tensor.shape[1:])
 
 
@@ -130,7 +134,12 @@ def _offsets_and_logits(module: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
 
 def _half_a_pixel_on(references: Tensor, spatial_shapes: Any) -> Tensor:
     """Return `references [N, Q, L or 1, 2 or 4]` half a pixel of their level to the right and down."""
-    pairs = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    sizes = tracing.sizes(spatial_shapes) if is_tracing() else spatial_shapes
     references = references.to(torch.promote_types(references.dtype, torch.float32))
-    half = 0.5 / references.new_tensor([(max(W, 1), max(H, 1)) for H, W in pairs])  # [L, 2]
-    return torch.cat((references[..., :2] + half, references[..., 2:].expand(-1, -1, len(pairs), -1)), dim=-1)
+    if isinstance(sizes, Tensor) and is_tracing():
+        columns = sizes.flip(-1).clamp(min=1).to(references)  # [L, 2]
+    else:
+        pairs = sizes.tolist() if isinstance(sizes, Tensor) else sizes
+        columns = references.new_tensor([(max(W, 1), max(H, 1)) for H, W in pairs])  # [L, 2]
+    centres = references[..., :2] + 0.5 / columns  # [N, Q, L, 2]
+    return torch.cat((centres, references[..., 2:].expand(*centres.shape[:3], -1)), dim=-1)
