@@ -1,7 +1,8 @@
 """The browser of the tests: where there is none, tests are skipped, but not where one is required."""
 
-import browser
 import pytest
+
+import browser
 
 
 def test_without_a_browser_tests_are_skipped_or_fail_where_one_is_required(monkeypatch):
