@@ -48,17 +48,17 @@ def deformable_attention(
         value: the projected maps of all L levels, one after the other, `[N, S, M, D]`, S = sum of H*W.
         spatial_shapes: L pairs (H, W) of ints, or an integer tensor `[L, 2]`, on the CPU or where value is. On the CPU
             a tensor is read and judged on every call; elsewhere, and in graphs, nothing waits for its numbers.
-        reference_points: `[N, Q, L or 1, 2]` as (x, y), or `[N, Q, L or 1, 4]` as boxes (cx, cy, w, h), both as
+        reference_points: `[N, Q, L or 1, 2]` as (x, y), or `[N, Q, L or 1, 4]` as boxes (cx, cy, w, h). Both are
             fractions of the map's width and height: [0, 1] spans it. The level axis may be left out.
-        sampling_offsets: `[N, Q, M, L, P, 2]` in (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. Beside 2-d
-            references in pixels of their level: location = reference + offset / (W, H). Beside boxes relative to them:
-            location = (cx, cy) + offset / P_l * (w, h) * offset_scale.
+        sampling_offsets: `[N, Q, M, L, P, 2]` in (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. With 2-d
+            references they are pixels of their level: location = reference + offset / (W, H). With boxes they are
+            relative to the box: location = (cx, cy) + offset / P_l * (w, h) * offset_scale.
         attention_logits: `[N, Q, M, T]`, always flat, level by level; any range.
         num_points: points of each level (T is their sum), or one int for all levels.
         padding_mask: `[N, S]` bool, True = padding: such a pixel reads 0, whatever it holds. Weights stay as they are.
-        offset_scale: see `sampling_offsets`; used beside boxes only.
-        interpolation: "bilinear", or "nearest", the pixel that the location lies in.
-        padding_mode: off the map lies 0 ("zeros") or the nearest pixel of the map ("border").
+        offset_scale: see `sampling_offsets`; used with boxes only.
+        interpolation: "bilinear", or "nearest", the pixel that contains the location.
+        padding_mode: what is read off the map: 0 ("zeros") or the nearest pixel of the map ("border").
         backend: name of the backend that must run; by default the first that can (see `explain`).
 
     Returns:
@@ -125,11 +125,11 @@ def multi_scale_deformable_attention(
         spatial_shapes: L pairs (H, W) of ints, or an integer tensor `[L, 2]`, on the CPU or where value is. On the CPU
             a tensor is read and judged on every call; elsewhere, and in graphs, nothing waits for its numbers.
         sampling_locations: `[N, Q, M, L, P, 2]` as (x, y), or flat `[N, Q, M, T, 2]` with `num_points`. [0, 1] spans
-            the map, the centre of pixel i is (i + 0.5) / W; outside is allowed.
+            the map. The centre of pixel i is at (i + 0.5) / W. Locations off the map are allowed.
         attention_weights: `[N, Q, M, L, P]`, or flat `[N, Q, M, T]`; any range, used as they are.
         num_points: points of each level (T is their sum), or one int for all levels.
-        interpolation: "bilinear", or "nearest", the pixel that the location lies in.
-        padding_mode: off the map lies 0 ("zeros") or the nearest pixel of the map ("border").
+        interpolation: "bilinear", or "nearest", the pixel that contains the location.
+        padding_mode: what is read off the map: 0 ("zeros") or the nearest pixel of the map ("border").
         backend: name of the backend that must run; by default the first that can (see `explain`).
 
     Returns:
@@ -167,9 +167,9 @@ def multi_scale_deformable_attention(
 def use_backend(name: str) -> Iterator[None]:
     """Let the backend called `name` run every call inside the block; one that it cannot run raises.
 
-    A call's own `backend` argument goes first. The choice holds for the current thread (or asynchronous task) only, and
-    for what is called inside the block: code compiled by torch.compile keeps the backend that it was traced with, and
-    under activation checkpointing the backward pass must run inside the block, too.
+    A call's own `backend` argument overrides it. The choice holds for the current thread or asynchronous task only, and
+    for what is called inside the block. Code compiled by torch.compile keeps the backend that it was traced with. Under
+    activation checkpointing the backward pass must run inside the block, too.
 
     Args:
         name: a name that `explain()` lists.

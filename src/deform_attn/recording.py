@@ -52,9 +52,9 @@ def sampling_of(
 class Record:
     """One call of one module.
 
-    `name` is the module's dotted name inside the model, `locations` and `weights` are as in `Sampling` (detached),
-    `reference_points` as the module received them, `spatial_shapes` the sizes (H, W) of its maps, `num_points` how many
-    points a head has on each level.
+    `name` is the module's dotted name inside the model. `locations` and `weights` are as in `Sampling`, detached.
+    `reference_points` are as the module received them. `spatial_shapes` are the sizes (H, W) of its maps, and
+    `num_points` is how many points a head has on each level.
     """
 
     name: str

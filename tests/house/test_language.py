@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 from pages import pages_of
 
+import deform_attn
+from deform_attn import explore
+from deform_attn.backends.registry import Explanation
 from deform_attn.cli import build_parser
 from deform_attn.detr.config import detector
 from deform_attn.detr.config.base import Config
 from deform_attn.detr.config.run import DataConfig, Settings
+from deform_attn.interop.report import Report, Row
+from deform_attn.recording import Record, Sampling
 
 ROOT = Path(__file__).parents[2]
 MOST_WORDS = 25  # of a sentence
@@ -110,6 +115,24 @@ def test_the_texts_on_the_page_of_settings_say_it_in_short_sentences_and_common_
     texts = {kind.__name__: inspect.getdoc(kind) for kind in (*configs, DataConfig, Settings)}
     assert len(texts) > 7
     assert {n: found for n, text in texts.items() if (found := [s for p in paragraphs(text) for s in wrong(p)])} == {}
+
+
+def docstring_paragraphs(thing):
+    """Yield the texts of a docstring, without its examples, formulas and tables."""
+    text = re.sub(r"^ *(?:>>>|\.\.\. ).*$", "\n", inspect.getdoc(thing), flags=re.MULTILINE)
+    text = re.sub(r"^\.\. math::.*?(?=^\S|\Z)|^=+ .*^=+ .*?$", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r":math:`[^`]+`", "code", text)
+    yield from paragraphs(re.sub(r"^    (?=\S)", "\n    ", text, flags=re.MULTILINE))
+
+
+def test_the_docstrings_of_the_public_names_say_it_in_short_sentences_and_common_words():
+    modules = deform_attn.MultiScaleDeformableAttention, deform_attn.DeformableAttention
+    things = [getattr(deform_attn, name) for name in deform_attn.__all__] + [module.forward for module in modules]
+    things += [getattr(explore, name) for name in explore.__all__]
+    things += [Report, Row, Record, Sampling, Explanation]
+    found = {thing.__qualname__: [w for p in docstring_paragraphs(thing) for w in wrong(p)] for thing in things}
+    assert {name: said for name, said in found.items() if said} == {}
+    assert sum(len(list(docstring_paragraphs(thing))) for thing in things) > 100
 
 
 def test_what_the_rules_forbid_is_found():

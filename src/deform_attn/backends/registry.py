@@ -27,9 +27,9 @@ _BEST_ON = {"cpu": NATIVE, "cuda": TRITON}
 class Explanation:
     """Which backend runs, and why each other one does not; `str()` gives a table.
 
-    `backend` is the name of the one that runs (None where the one that was asked for cannot, or where no call was
-    given), `reasons` maps each name, in order of preference, to what speaks against it (an empty list: nothing).
-    `notes` says what else is slower here than it could be.
+    `backend` is the name of the one that runs, or None where the required one cannot or where no call was given.
+    `reasons` maps each name, in order of preference, to what prevents it from running; an empty list means that it
+    can. `notes` says what else is slower here than it could be.
     """
 
     backend: str | None

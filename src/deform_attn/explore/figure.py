@@ -38,7 +38,7 @@ def plot_sampling(
 ) -> "Figure":
     """Return a figure of where one query looks: a panel a level, with the level's pixels as a grid on the picture.
 
-    A point's shape tells its head, its colour and size its attention weight. Points off the picture are drawn beside
+    A point's shape shows its head, its colour and size its attention weight. Points off the picture are drawn beside
     it, those more than a quarter of the picture away at that distance.
 
     Args:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class Scene:
     """What `write_page` and `plot_sampling` show.
 
-    A record whose queries are the pixels of its maps, in their order and with their centres as reference points, is
-    that of an encoder's layer; the others are of a decoder.
+    A record is an encoder's if its queries are the pixels of its maps, in their order, with their centres as reference
+    points. The others are of a decoder.
 
     Args:
         image: what the model saw: a Pillow image, or RGB `[3, H, W]` in [0, 1].
         records: what `deform_attn.record` collected while the model looked at it, at least one.
         detections: what was found, in the order to list it.
-        frame: (H, W) of what the maps span, in pixels of `image`; larger than it if the model's input was padded at the
+        frame: (H, W) of what the maps span, in pixels of `image`. It is larger if the model's input was padded at the
             right and the bottom. Default: the image's own.
         picture: which picture of the recorded batch it is, from 0.
 

@@ -23,11 +23,11 @@ _LIKELY_NAME = re.compile("deformable_?attention|ms_?deform_?attn", re.IGNORECAS
 def patch(model: nn.Module) -> Report:
     """Let `deform_attn.deformable_attention` compute every deformable attention inside `model` that a rule knows.
 
-    Each such module keeps its class, instance, parameters, buffers, state dict and hooks; only its `forward` is set
-    on the instance, so that it survives `copy.deepcopy`, pickling and `torch.save`. Attention weights are returned
-    where a caller passes `output_attentions=True` or a forward hook looks at them, and are `None` otherwise; where only
-    a part of the model around the attention is told, that part's `forward` is set, too. Patching a second time changes
-    nothing. The families: docs/interop.md.
+    Each such module keeps its class, instance, parameters, buffers, state dict and hooks. Only its `forward` is set on
+    the instance, so that it survives `copy.deepcopy`, pickling and `torch.save`. Attention weights are returned where a
+    caller passes `output_attentions=True` or a forward hook looks at them. Otherwise they are `None`. In some models
+    only a part around the attention knows whether they are wanted; that part's `forward` is set, too. Patching a second
+    time changes nothing. The families: docs/reference/families.md.
 
     Args:
         model: a built model, or a part of one; wrappers such as DistributedDataParallel are looked into.
@@ -90,7 +90,7 @@ def unpatch(model: nn.Module) -> None:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: another tool has since replaced a forward that `patch` had set; nothing is changed then.
+        ValueError: another tool has since replaced a forward that `patch` had set; the model stays as it is.
 
     Example:
         >>> from deform_attn import patch, unpatch

@@ -7,8 +7,9 @@ from types import TracebackType
 
 @dataclass(frozen=True)
 class Row:
-    """One deformable attention: its dotted name in the model, its class, its rule if one knows it, and what speaks
-    against replacing it (None: it was replaced).
+    """One deformable attention: its dotted name in the model, its class, and its rule if one knows it.
+
+    `reason` is why it was left, or None where it was replaced.
     """
 
     name: str

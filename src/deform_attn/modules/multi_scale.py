@@ -123,11 +123,11 @@ class MultiScaleDeformableAttention(nn.Module):
 
         Args:
             query: `[N, Q, C]`.
-            reference_points: `[N, Q, L or 1, 2]` as (x, y) or `[N, Q, L or 1, 4]` as (cx, cy, w, h), as fractions of
-                the map, in [0, 1]; the level axis may be left out. Offsets are pixels of their level beside points, and
-                relative to the size of the box beside boxes (see `deformable_attention`).
+            reference_points: `[N, Q, L or 1, 2]` as (x, y) or `[N, Q, L or 1, 4]` as (cx, cy, w, h). Both are
+                fractions of the map, in [0, 1]. The level axis may be left out. With points, offsets are pixels of
+                their level. With boxes they are relative to the size of the box (see `deformable_attention`).
             features: `[N, S, C_v]`, the maps one after the other, or a list of L maps `[N, C_v, H, W]`.
-            spatial_shapes: L pairs (H, W), or an integer tensor `[L, 2]`; needed beside flat features.
+            spatial_shapes: L pairs (H, W), or an integer tensor `[L, 2]`; needed with flat features.
             padding_mask: `[N, S]` bool, True = padding; or a list of masks `[N, H, W]`.
             return_sampling: whether to return where it looked, too.
 

@@ -40,8 +40,8 @@ class DeformableAttention(nn.Module):
     projections have biases. At the start all offsets of a head point in its own direction, k pixels far, and all
     weights are 1/K.
 
-    Unlike the published multi-scale modules, whose offsets and weights come from two linear maps, this one follows the
-    paper's text to the letter with one.
+    In the published multi-scale modules offsets and weights come from two linear maps. This module follows the text of
+    the paper exactly, with one.
 
     Args:
         embed_dim: C, channels of query, features and output; a multiple of num_heads.
