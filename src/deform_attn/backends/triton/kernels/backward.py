@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from deform_attn.backends.triton.kernels.careful import careful_rows
+from deform_attn.backends.triton.kernels.careful import careful_program
 from deform_attn.backends.triton.kernels.geometry import (
     axis,
     coded,
@@ -16,9 +16,10 @@ from deform_attn.backends.triton.kernels.geometry import (
     unmasked,
 )
 from deform_attn.backends.triton.kernels.levels import first_level, level_size, next_level
-from deform_attn.backends.triton.kernels.points import locations_of, references_of, softmax_terms, weights_of
-from deform_attn.backends.triton.kernels.reads import channels_of, read_pixels
-from deform_attn.backends.triton.kernels.rows import offset_of, rows_of
+from deform_attn.backends.triton.kernels.points import locations_of, references_of, weights_of
+from deform_attn.backends.triton.kernels.program import begin
+from deform_attn.backends.triton.kernels.reads import dot, read_pixels
+from deform_attn.backends.triton.kernels.rows import offset_of
 
 
 @triton.jit
@@ -32,7 +33,7 @@ def pull_corner(
         part = decoded(code)[:, None] * pull
         tl.atomic_add(grad_value, part, mask=read & channels, sem="relaxed")
     if WANT_DOTS:
-        return tl.sum(read_pixels(value, read & read_channels, pull.shape[0], pull.shape[1], pull.dtype) * pull, 1)
+        return dot(read_pixels(value, read & read_channels, pull.shape[0], pull.shape[1], pull.dtype), pull)
     else:
         return decoded(code)
 
@@ -149,34 +150,19 @@ def backward_kernel(
     L: tl.constexpr = len(COUNTS)
     WANT_DOTS: tl.constexpr = WANT_POINTS or WANT_WEIGHTS or REFERENCE_LEVELS > 0
     sizes = (h0, w0, h1, w1, h2, w2, h3, w3, h4, w4, h5, w5, h6, w6, h7, w7)
-    m = tl.program_id(1)
-    n = tl.program_id(2).to(tl.int64)
-    q, there = rows_of(tl.program_id(0), Q, sizes, table, L, B, BY_TABLE, STRIPS)
+    (
+        m, n, there, row, pull, pixels, read_channels, of_points, points_at, of_weights, weights_at, of_references,
+        references_at, of_mask, most, rescale,
+    ) = begin(
+        0, grad_output, value, points, weights, references, mask, table, Q, S, points_n, points_q, weights_n, weights_q,
+        references_n, references_q, sizes, M, D, L, FUSED, MASKED, BY_TABLE, STRIPS, WIDE, PAIRS, T, TP, B, BD, F,
+    )  # fmt: skip
     d = tl.arange(0, BD)[None, :]
     channels = d < D
-    pull = tl.load(
-        grad_output + (n * Q * M + m) * D + offset_of(q, STEP, WIDE)[:, None] + d,
-        mask=there[:, None] & channels,
-        other=0.0,
-    ).to(F)
-    value, read_channels = channels_of(value + n * S * STEP + m * D, D, BD, PAIRS)
     if WANT_VALUE:
         grad_value += n * S * STEP + m * D + d
     else:
-        grad_value = value
-    points += n * points_n + m * (2 * T)
-    weights += n * weights_n + m * T
-    mask = mask + n * S if MASKED else mask
-    points_at = offset_of(q, points_q, WIDE)
-    weights_at = offset_of(q, weights_q, WIDE)
-    row = (n * Q * M + m).to(tl.int64) + q.to(tl.int64) * M
-    most = tl.zeros([B], F)
-    rescale = tl.zeros([B], F)
-    references_at = q
-    if FUSED:
-        references += n * references_n
-        references_at = offset_of(q, references_q, WIDE)
-        most, rescale = softmax_terms(weights, weights_at, there, T, TP, F)
+        grad_value = pixels
     first = first_level(BY_TABLE)
     done: tl.constexpr = 0
     shares = ()
@@ -194,13 +180,13 @@ def backward_kernel(
         rw = most
         rh = most
         if FUSED:
-            rx, ry, rw, rh = references_of(references, references_at + l * references_l, there, FUSED, F)
+            rx, ry, rw, rh = references_of(of_references, references_at + l * references_l, there, FUSED, F)
         for k in tl.static_range((COUNTS[l] + 3) // 4):
             j = k * 4 + tl.arange(0, 4)
             ok = there[:, None] & (j < COUNTS[l])[None, :]
             t = (done + j)[None, :]
             x, y, raw_x, raw_y = locations_of(
-                points,
+                of_points,
                 points_at[:, None] + 2 * t,
                 ok,
                 rx,
@@ -215,46 +201,46 @@ def backward_kernel(
                 NEAREST,
                 F,
             )
-            a = weights_of(weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
+            a = weights_of(of_weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
             c, u, moves_x = axis(x, W, BORDER)
             r, v, moves_y = axis(y, H, BORDER)
             pixel, on00, on01, on10, on11 = corners_of(c, r, ok, H, W, first, S)
             s00, s01, s10, s11 = four_shares(u, v)
             if NEAREST:
                 s00 = s00 * 0 + 1
-            c00 = coded(a * s00, unmasked(on00, mask, pixel) if MASKED else on00)
+            c00 = coded(a * s00, unmasked(on00, of_mask, pixel) if MASKED else on00)
             c01 = c00
             c10 = c00
             c11 = c00
             if not NEAREST:
-                c01 = coded(a * s01, unmasked(on01, mask, pixel + 1) if MASKED else on01)
-                c10 = coded(a * s10, unmasked(on10, mask, pixel + W) if MASKED else on10)
-                c11 = coded(a * s11, unmasked(on11, mask, pixel + W + 1) if MASKED else on11)
+                c01 = coded(a * s01, unmasked(on01, of_mask, pixel + 1) if MASKED else on01)
+                c10 = coded(a * s10, unmasked(on10, of_mask, pixel + W) if MASKED else on10)
+                c11 = coded(a * s11, unmasked(on11, of_mask, pixel + W + 1) if MASKED else on11)
             p0, p1, p2, p3 = split4(pixel, B)
             e0, e1, e2, e3 = split4(c00, B)
             f0, f1, f2, f3 = split4(c01, B)
             g0, g1, g2, g3 = split4(c10, B)
             i0, i1, i2, i3 = split4(c11, B)
             a00, a01, a10, a11 = pull_point(
-                pull, value, grad_value, p0, e0, f0, g0, i0, W, read_channels, channels,
+                pull, pixels, grad_value, p0, e0, f0, g0, i0, W, read_channels, channels,
                 VALUE_STEP, STEP, NEAREST, WIDE, WANT_VALUE, WANT_DOTS,
             )  # fmt: skip
             b00, b01, b10, b11 = a00, a01, a10, a11
             if k * 4 + 1 < COUNTS[l]:
                 b00, b01, b10, b11 = pull_point(
-                    pull, value, grad_value, p1, e1, f1, g1, i1, W, read_channels, channels,
+                    pull, pixels, grad_value, p1, e1, f1, g1, i1, W, read_channels, channels,
                     VALUE_STEP, STEP, NEAREST, WIDE, WANT_VALUE, WANT_DOTS,
                 )  # fmt: skip
             q00, q01, q10, q11 = a00, a01, a10, a11
             if k * 4 + 2 < COUNTS[l]:
                 q00, q01, q10, q11 = pull_point(
-                    pull, value, grad_value, p2, e2, f2, g2, i2, W, read_channels, channels,
+                    pull, pixels, grad_value, p2, e2, f2, g2, i2, W, read_channels, channels,
                     VALUE_STEP, STEP, NEAREST, WIDE, WANT_VALUE, WANT_DOTS,
                 )  # fmt: skip
             z00, z01, z10, z11 = a00, a01, a10, a11
             if k * 4 + 3 < COUNTS[l]:
                 z00, z01, z10, z11 = pull_point(
-                    pull, value, grad_value, p3, e3, f3, g3, i3, W, read_channels, channels,
+                    pull, pixels, grad_value, p3, e3, f3, g3, i3, W, read_channels, channels,
                     VALUE_STEP, STEP, NEAREST, WIDE, WANT_VALUE, WANT_DOTS,
                 )  # fmt: skip
             if WANT_DOTS:
@@ -328,10 +314,11 @@ def backward_kernel(
     if WANT_DOTS and CAREFUL:
         # In most programs no row is bad. Bits of the others stay what they are.
         spoilt = tl.sum(bad, 1) + tl.sum(bad_places, 1) != 0
-        if tl.max((spoilt & there).to(tl.int32), 0) > 0:
-            careful_rows(
-                spoilt & there, row, pull, value, read_channels, points, points_at, weights, weights_at, references,
-                references_at, references_l, mask, table, sizes, most, rescale, tl.cast(scale, F), grad_points,
-                grad_weights, grad_references, S, COUNTS, FUSED, NEAREST, BORDER, MASKED, BY_TABLE, WIDE, WANT_POINTS,
-                WANT_WEIGHTS, REFERENCE_LEVELS, VALUE_STEP, T, F,
+        found = tl.max((spoilt & there).to(tl.int32), 0)
+        if found > 0:
+            careful_program(
+                found - 1, spoilt, grad_output, value, points, weights, references, mask, table, grad_points,
+                grad_weights, grad_references, Q, S, points_n, points_q, weights_n, weights_q, references_n,
+                references_q, references_l, tl.cast(scale, F), sizes, M, D, COUNTS, FUSED, NEAREST, BORDER, MASKED,
+                BY_TABLE, STRIPS, WIDE, PAIRS, WANT_POINTS, WANT_WEIGHTS, REFERENCE_LEVELS, T, TP, B, BD, F,
             )  # fmt: skip

@@ -9,6 +9,7 @@ import triton.language as tl
 from deform_attn.backends.triton.kernels.geometry import axis, corners_of, four_shares, unmasked
 from deform_attn.backends.triton.kernels.levels import first_level, level_size, next_level
 from deform_attn.backends.triton.kernels.points import locations_of, references_of, weights_of
+from deform_attn.backends.triton.kernels.program import begin
 from deform_attn.backends.triton.kernels.reads import read_pixels
 from deform_attn.backends.triton.kernels.rows import offset_of
 
@@ -54,6 +55,32 @@ def point_gradients(
     by_weight += tl.sum(pull * 0.0, 1)[:, None]
     by_weight = tl.where((x != x) | (y != y), float("nan"), by_weight)
     return tl.where(ok & (H > 0) & (W > 0), by_weight, 0.0), by_x, by_y
+
+
+@triton.jit
+def careful_program(
+    zero, bad, grad_output, value, points, weights, references, mask, table, grad_points, grad_weights, grad_references,
+    Q, S, points_n, points_q, weights_n, weights_q, references_n, references_q, references_l, scale, sizes,
+    M: tl.constexpr, D: tl.constexpr, COUNTS: tl.constexpr, FUSED: tl.constexpr, NEAREST: tl.constexpr,
+    BORDER: tl.constexpr, MASKED: tl.constexpr, BY_TABLE: tl.constexpr, STRIPS: tl.constexpr, WIDE: tl.constexpr,
+    PAIRS: tl.constexpr, WANT_POINTS: tl.constexpr, WANT_WEIGHTS: tl.constexpr, REFERENCE_LEVELS: tl.constexpr,
+    T: tl.constexpr, TP: tl.constexpr, B: tl.constexpr, BD: tl.constexpr, F: tl.constexpr,
+):  # fmt: skip
+    """Begin a program once more, and do its rows that are `bad [B]` with care."""
+    (
+        _m, _n, there, row, pull, value, channels, points, points_at, weights, weights_at, references, references_at,
+        mask, most, rescale,
+    ) = begin(
+        zero, grad_output, value, points, weights, references, mask, table, Q, S, points_n, points_q, weights_n,
+        weights_q, references_n, references_q, sizes, M, D, len(COUNTS), FUSED, MASKED, BY_TABLE, STRIPS, WIDE, PAIRS,
+        T, TP, B, BD, F,
+    )  # fmt: skip
+    careful_rows(
+        bad & there, row, pull, value, channels, points, points_at, weights, weights_at, references, references_at,
+        references_l, mask, table, sizes, most, rescale, scale, grad_points, grad_weights, grad_references, S, COUNTS,
+        FUSED, NEAREST, BORDER, MASKED, BY_TABLE, WIDE, WANT_POINTS, WANT_WEIGHTS, REFERENCE_LEVELS,
+        M * D // 2 if PAIRS else M * D, T, F,
+    )  # fmt: skip
 
 
 @triton.jit
