@@ -70,9 +70,10 @@ test-gpu-kernels: .venv/installed-dev ## run the GPU kernels in Triton's interpr
 # The variables keep the packages from the network, from installing anything, and from writing outside of the repository.
 ECOSYSTEMS_ALONE = HF_HUB_OFFLINE=1 YOLO_OFFLINE=1 YOLO_AUTOINSTALL=0 YOLO_CONFIG_DIR=.venv-ecosystems/settings
 
-test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, rfdetr, mmdet and groundingdino, patched (.venv-ecosystems/)
+test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, rfdetr, mmdet, groundingdino and the newest transformers, patched (.venv-ecosystems/)
 	DEFORM_ATTN_ECOSYSTEMS=1 $(ECOSYSTEMS_ALONE) \
-		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems
+		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems \
+		tests/interop/test_interop_families.py
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one, FILES=1: files for ONNX Runtime)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \

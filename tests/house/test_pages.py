@@ -68,12 +68,10 @@ def test_the_readme_shows_about_ten_lines_of_code_first():
 
 
 def test_the_first_screen_says_what_a_gpu_gains_and_quotes_the_committed_gains():
-    first, code, _ = (ROOT / "README.md").read_text().partition("from deform_attn import MultiScaleDeformableAttention")
-    assert code
-    assert "`grid_sample`" in first.partition("**On a GPU there is no gain yet.**")[2]
-    result = json.loads((ROOT / "benchmarks" / "results" / "epyc-zen3-2.json").read_text())["end_to_end"]
-    gains = [result["deformable_detr"][what]["times"]["stock"]["ratio"] for what in ("inference", "training")]
-    assert re.findall(r"(\d+\.\d+)x", first) == [f"{gain:.2f}" for gain in gains]
+    first, heading, _ = (ROOT / "README.md").read_text().partition("## Install")
+    assert heading
+    assert "`grid_sample`" in first.partition("**On a GPU there is no measured gain yet.**")[2]
+    assert len(re.findall(r"\d+\.\d+x", first)) == 6  # those of the next test
 
 
 def test_the_links_of_all_pages_lead_to_files_that_exist():
@@ -152,9 +150,10 @@ def test_the_figures_that_a_page_quotes_are_those_of_the_benchmarks(folder):
     assert {name: figures - known for name, figures in quoted.items() if figures - known} == {}
 
 
-def test_the_gains_on_the_home_page_are_the_committed_ones():
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_gains_on_the_first_pages_are_the_committed_ones(page):
     result = json.loads((ROOT / "benchmarks" / "results" / "epyc-zen3-2.json").read_text())["end_to_end"]
-    lines = (ROOT / "docs" / "index.md").read_text().splitlines()
+    lines = (ROOT / page).read_text().splitlines()
     for name, label in (("deformable_detr", "Deformable DETR"), ("mask2former", "Mask2Former"), ("rt_detr", "RT-DETR")):
         gains = [result[name][what]["times"]["stock"]["ratio"] for what in ("inference", "training")]
         (row,) = [line for line in lines if line.startswith(f"| {label}, ")]
