@@ -67,7 +67,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, capsys):
     assert error_line(capsys).startswith(f"deform-attn: error: {tmp_path / 'run'}: no such directory")
 
 
-@pytest.mark.parametrize("options", [["--size", "640"], ["--size", "0x9"], ["--batch", "0"], ["--out", "model.onnx"]])
+@pytest.mark.parametrize("options", [["--size", "640"], ["--size", "0x9"], ["--batch", "0"], ["--out", "model.pt"]])
 def test_wrong_sizes_and_names_are_wrong_usage(options, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["export", "run", "--out", "model.pt2", *options])

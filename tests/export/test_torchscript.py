@@ -12,6 +12,7 @@ from deform_attn import (
     encoder_reference_points,
     multi_scale_deformable_attention,
     record,
+    torch_names,
     use_backend,
 )
 from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
@@ -313,6 +314,15 @@ def test_record_inside_a_trace_sees_the_example():
     expected, actual = records
     assert (actual.name, actual.spatial_shapes) == ("several", SHAPES)
     torch.testing.assert_close(actual.locations, expected.locations)
+
+
+def test_a_torch_without_the_names_that_pause_a_trace_is_named(monkeypatch):
+    monkeypatch.setattr(torch_names.TRACING, "missing", ["torch._C._set_tracing_state"])
+    module, names, _ = calls()["module, maps"]
+    with pytest.raises(
+        RuntimeError, match=r"torch\.jit\.trace cannot .* has no torch\._C\._set_tracing_state\. Use torch"
+    ):
+        torch.jit.trace(module, draw(names))
 
 
 def test_torch_jit_script_of_a_module_is_refused_with_what_to_do():

@@ -38,6 +38,7 @@ def packages(code):
     return {name.split(".")[0] for name in names} | {name for room in ours for name in OF_ROOMS.get(room, ())}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")  # of docs/torchscript.md
 @pytest.mark.parametrize("code", list(blocks()))
 def test_the_python_code_of_the_pages_runs(code, tmp_path, monkeypatch):
     for package in sorted(packages(code)):

@@ -1,33 +1,55 @@
-"""The verb `export`: a checkpoint as a program of torch.export."""
+"""The verb `export`: a checkpoint as a program of torch.export, or as a file of ONNX."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deform_attn.cli.common import CHECKPOINT_HELP, positive
+from deform_attn.export.forms import FORMS
 
-NAME, SUMMARY = "export", "write a checkpoint as a program of torch.export, and check it against the model"
+if TYPE_CHECKING:
+    from deform_attn.detr.model.detector import Detector
+
+NAME = "export"
+SUMMARY = "write a checkpoint as a program of torch.export or as a file of ONNX, and check it against the model"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    verb.add_argument("--out", type=_program, required=True, metavar="FILE.pt2", help="file to write")
+    verb.add_argument(
+        "--out", type=_file, required=True, metavar="FILE", help="file to write, a name that ends in .pt2 or .onnx"
+    )
+    verb.add_argument(
+        "--form",
+        choices=list(FORMS),
+        help="form of the attention in a file of ONNX, by the runtime: docs/onnx.md (default: gridsample)",
+    )
     verb.add_argument("--size", type=_size, metavar="HxW", help="height and width in pixels (default: any)")
     verb.add_argument("--batch", type=_batch, metavar="N", help="pictures a call (default: free, that is, any number)")
+    verb.set_defaults(fail=verb.error)
 
 
 def run(options: argparse.Namespace) -> None:
     """Export, and print what was checked and how to use the file."""
+    is_onnx = options.out.suffix == ".onnx"
+    if options.form is not None and not is_onnx:
+        return options.fail("argument --form: a form of ONNX needs --out with a name that ends in .onnx")
+
     from deform_attn.detr.checkpoints import starting
-    from deform_attn.detr.prediction.export_model import export_model
 
     detector = starting.load(options.checkpoint)
     print(f"exporting {options.checkpoint}, and trying the file", flush=True)  # it takes a while
+    (_write_onnx if is_onnx else _write_program)(detector, options)
+
+
+def _write_program(detector: "Detector", options: argparse.Namespace) -> None:
+    """Write a program of torch.export, and say how to use it."""
+    from deform_attn.detr.prediction.export_model import export_model
+
     exported = export_model(detector, options.out, batch=options.batch, size=options.size)
     tried, height, width = exported.tried
-    count = "any number of pictures" if exported.batch is None else f"{exported.batch} pictures a call"
-    size = "any size" if exported.size is None else "{} x {} pixels".format(*exported.size)
-    print(f"wrote {options.out}: {count}, {size}")
+    print(f"wrote {options.out}: {_taken(options)}")
     where = f"on {tried} pictures of {height} x {width}"
     print(f"checked: read back, it differs from the model by at most {exported.error:.1e} {where}")
     print("to use it, in Python:")
@@ -35,10 +57,34 @@ def run(options: argparse.Namespace) -> None:
     print(f"    logits, boxes = torch.export.load({str(options.out)!r}).module()(images, padding_mask)")
 
 
-def _program(text: str) -> Path:
-    """Return the path of a file that torch.export writes."""
-    if not text.endswith(".pt2"):
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .pt2, got {text!r}")
+def _write_onnx(detector: "Detector", options: argparse.Namespace) -> None:
+    """Write a file of ONNX, and say how to use it."""
+    from deform_attn.detr.prediction.onnx_model import write_onnx
+
+    form = options.form or "gridsample"
+    exported = write_onnx(detector, options.out, form=form, batch=options.batch, size=options.size)
+    print(f"wrote {options.out}: form {form}, {_taken(options)}")
+    if exported.tried is None:
+        print("checked: the graph and its nodes; ONNX Runtime cannot run this form (docs/onnx.md)")
+        return
+    tried, _, height, width = exported.tried["images"]
+    error = f"at most {exported.error:.1e} of the largest number"
+    print(f"checked: ONNX Runtime differs from the model by {error} on {tried} pictures of {height} x {width}")
+    print("to use it:")
+    print(f"    deform-attn predict --onnx {options.out} IMAGE --out FOLDER")
+
+
+def _taken(options: argparse.Namespace) -> str:
+    """Return in words what the file takes."""
+    count = "any number of pictures" if options.batch is None else f"{options.batch} pictures a call"
+    size = "any size" if options.size is None else "{} x {} pixels".format(*options.size)
+    return f"{count}, {size}"
+
+
+def _file(text: str) -> Path:
+    """Return the path of a file, whose suffix says what it is."""
+    if not text.endswith((".pt2", ".onnx")):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .pt2 or .onnx, got {text!r}")
     return Path(text)
 
 

@@ -2,33 +2,43 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting, add_device, say
+
+if TYPE_CHECKING:
+    from deform_attn.detr.prediction.predict import AnyDetector
 
 NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("checkpoint", help=f"{CHECKPOINT_HELP}; or a file of ONNX that export wrote")
     verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
     verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
+    verb.add_argument(
+        "--onnx",
+        action="store_true",
+        help="the checkpoint is a file of ONNX, for ONNX Runtime on the CPU (default: if its name ends in .onnx)",
+    )
     add_detecting(verb, "shown")
     add_device(verb)
     verb.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read, and list them")
+    verb.set_defaults(fail=verb.error)
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict, and print what was written."""
-    from deform_attn.detr.checkpoints import starting
-    from deform_attn.detr.device import choose_device
+    is_onnx = options.onnx or options.checkpoint.endswith(".onnx")
+    if is_onnx and options.device is not None:
+        return options.fail("argument --device: a file of ONNX runs on the CPU; leave it out")
+
     from deform_attn.detr.prediction.predict import find_pictures, predict
     from deform_attn.detr.training.progress import picture_bar
 
-    device = choose_device(options.device)
     pictures = find_pictures(options.pictures)
-    detector = starting.load(options.checkpoint)
-    detector.model.to(device)
+    detector = _read_onnx(options.checkpoint) if is_onnx else _load(options.checkpoint, options.device)
     with picture_bar() as on_picture:
         result = predict(
             detector,
@@ -45,3 +55,20 @@ def run(options: argparse.Namespace) -> None:
     found = len(result.coco["annotations"])
     print(f"images: {len(result.coco['images'])}, objects found: {found}, images skipped: {len(result.skipped)}")
     print(f"wrote {result.files[-1]}, and the images beside it")
+
+
+def _load(checkpoint: str, device_name: str | None) -> "AnyDetector":
+    """Return the detector of a checkpoint, on the device of this name or the default one."""
+    from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.device import choose_device
+
+    device = choose_device(device_name)
+    detector = starting.load(checkpoint)
+    detector.model.to(device)
+    return detector
+
+
+def _read_onnx(file: str) -> "AnyDetector":
+    from deform_attn.detr.prediction.onnx_file import read_onnx
+
+    return read_onnx(file)

@@ -6,20 +6,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from deform_attn.detr.config.detector import MAX_PIXELS
-from deform_attn.detr.data.base import coco_categories
-from deform_attn.detr.data.batch import Sample, collate
+from deform_attn.detr.data.base import Category, coco_categories
+from deform_attn.detr.data.batch import Batch, Sample, collate
 from deform_attn.detr.data.brightness import warn_if_dark
 from deform_attn.detr.data.picture_file import Picture, picture_tensor, read_picture_file
 from deform_attn.detr.drawing.annotated import annotate
 from deform_attn.detr.errors import DataError
 from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model.detections import Detections
-from deform_attn.detr.model.detector import Detector
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +33,29 @@ _KEPT_SUFFIXES = (".jpeg", ".jpg", ".png")  # an annotated picture of another ki
 _MOST_PIXELS = 2**22  # of the pictures in one batch, unless there is only one
 
 OnPicture = Callable[[int, int], None]
+
+
+class Model(Protocol):
+    """What detects: a `DeformableDetr`, or a file of ONNX."""
+
+    def detect(self, batch: Batch, limit: int | None = None) -> list[Detections]:
+        """Return the `limit` most certain detections of each picture, in pixels of its original size."""
+
+
+class AnyDetector(Protocol):
+    """What predicts: a `Detector`, or an `OnnxDetector` (onnx_file.py)."""
+
+    @property
+    def model(self) -> Model:
+        """What detects."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes in order of their labels."""
+
+    @property
+    def max_size(self) -> int | None:
+        """The longer side in pixels to which pictures are scaled, None to leave them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def predict(
-    detector: Detector,
+    detector: AnyDetector,
     pictures: Sequence[Path],
     out: str | os.PathLike[str],
     *,
