@@ -108,6 +108,13 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def until(self, script):
+        """Wait until a piece of JavaScript is true, on this page or on the one that it leads to."""
+        deadline = time.monotonic() + PATIENCE
+        while self.run(script) is not True:  # not a promise: it would end with the page
+            assert time.monotonic() < deadline, f"it does not become true: {script}"
+            time.sleep(0.05)
+
     def settle(self):
         """Wait until what was set off is drawn."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")

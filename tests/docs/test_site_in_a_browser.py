@@ -2,28 +2,12 @@
 
 import json
 
-import pytest
-
 PHONE, DESK = 390, 1280
 
 
-@pytest.fixture
-def click(browser):
-    """Return a function that clicks what a selector finds, and waits for the page that follows."""
-
-    def click(selector):
-        browser.run(f"document.querySelector({json.dumps(selector)}).click()")
-        browser.settle()
-
-    return click
-
-
-def wait_for(browser, script):
-    """Wait until a piece of JavaScript is true."""
-    browser.run(
-        f"new Promise((done, fail) => {{ const end = Date.now() + 60000; (function look() {{ "
-        f"if ({script}) done(1); else if (Date.now() > end) fail('not true'); else setTimeout(look, 50) }})() }})"
-    )
+def click(browser, selector):
+    """Click what a selector finds."""
+    browser.run(f"document.querySelector({json.dumps(selector)}).click()")
 
 
 def requested_elsewhere(browser):
@@ -32,13 +16,13 @@ def requested_elsewhere(browser):
     return [url for url in sent if not url.startswith(("file:", "data:", "blob:"))]
 
 
-def test_a_reader_clicks_from_the_home_page_through_the_navigation_to_a_name(site, browser, click):
+def test_a_reader_clicks_from_the_home_page_through_the_navigation_to_a_name(site, browser):
     browser.open(site / "index.html", DESK)
     assert browser.run("document.querySelector('h1').textContent").startswith("deform-attn")
-    click(".sidebar-tree a[href='reference/api.html']")
-    wait_for(browser, "document.title.startsWith('Python API')")
-    click("article a[href='functions.html']")
-    wait_for(browser, "document.title.startsWith('Functions') && document.readyState == 'complete'")
+    click(browser, ".sidebar-tree a[href='reference/api.html']")
+    browser.until("document.title.startsWith('Python API') && document.readyState == 'complete'")
+    click(browser, "article a[href='functions.html']")
+    browser.until("document.title.startsWith('Functions') && document.readyState == 'complete'")
     assert browser.run("document.getElementById('deform_attn.deformable_attention') !== null")
     assert requested_elsewhere(browser) == []
 
@@ -47,9 +31,8 @@ def test_a_search_finds_the_message_that_a_reader_sees(site, browser):
     browser.open(site / "index.html", DESK)
     browser.run("document.querySelector('.sidebar-search').value = 'im2col_step'")
     browser.run("document.querySelector('.sidebar-search-container').submit()")
-    wait_for(browser, "document.querySelectorAll('#search-results li a').length > 0")
-    found = browser.run("[...document.querySelectorAll('#search-results li a')].map((a) => a.getAttribute('href'))")
-    assert any(address.startswith("help/faq.html") for address in found)
+    found = "[...document.querySelectorAll('#search-results li a')].map((a) => a.getAttribute('href'))"
+    browser.until(f"{found}.some((address) => address.startsWith('help/faq.html'))")
     assert requested_elsewhere(browser) == []
 
 
