@@ -5,7 +5,8 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench bench-research gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
+.PHONY: help demo bench bench-research gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems \
+	test-onnxruntime fuzz sanitize \
 	browser lint format clean
 
 help: ## list the targets
@@ -69,6 +70,11 @@ ECOSYSTEMS_ALONE = HF_HUB_OFFLINE=1 YOLO_OFFLINE=1 YOLO_AUTOINSTALL=0 YOLO_CONFI
 test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, rfdetr, mmdet and groundingdino, patched (.venv-ecosystems/)
 	DEFORM_ATTN_ECOSYSTEMS=1 $(ECOSYSTEMS_ALONE) \
 		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems
+
+# 1.17, the oldest that has what the operators call, knows numpy 1 only.
+test-onnxruntime: .venv/installed-dev ## run the operators in the oldest ONNX Runtime that knows numpy 2 (build/onnxruntime/)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/onnxruntime --upgrade --no-deps onnxruntime==1.19.0
+	PYTHONPATH=build/onnxruntime $(PYTEST) tests/export/test_onnxruntime_operators.py tests/export/test_onnxruntime_faults.py
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one, FILES=1: files for ONNX Runtime)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \

@@ -321,6 +321,15 @@ def detector_shares(result: Result) -> str:
     return table(("", *next(_sides(result))[1]["training"]["shares"]), rows)
 
 
+def operators(result: Result) -> str:
+    """Return the times of the op in ONNX Runtime, as our operator and as GridSample, beside that in PyTorch."""
+    rows, sides = [], []
+    for name, row in result["operators"].items():
+        sides = [*row["times"]]
+        rows.append((name, *(f"{_ms(each)} ({_ratio(each['ratio'])})" for each in row["times"].values())))
+    return table(("", *sides), rows)
+
+
 def _sides(result: Result) -> Iterator[tuple[str, Result]]:
     return ((side, row) for side, row in result["detector"].items() if side.isdigit())
 
@@ -347,6 +356,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "research": research,
     "detector": detector,
     "detector_shares": detector_shares,
+    "operators": operators,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,

@@ -26,6 +26,7 @@ from benchmarks.detector import whole_detector
 from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
+from benchmarks.operators import operators
 from benchmarks.packages import versions
 from benchmarks.peers import PEERS
 from benchmarks.research import RESEARCH
@@ -44,6 +45,7 @@ SECTIONS = (
     "overhead",
     "end_to_end",
     "detector",
+    "operators",
 )
 
 WHOLE_MODELS = {**MODELS, **RESEARCH}
@@ -120,6 +122,7 @@ def run(options: argparse.Namespace) -> Path:
                 "overhead": lambda: series.overhead(seconds, wait),
                 "compiled": lambda: series.compiled(seconds, wait),
                 "detector": lambda: whole_detector(seconds, _say),
+                "operators": lambda: operators(options.threads, seconds, wait, _say),
             }
             result[section] = measures[section]()
         result.setdefault("measured", {})[section] = datetime.date.today().isoformat()
