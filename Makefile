@@ -5,8 +5,8 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench bench-research bench-onnx gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems fuzz sanitize \
-	browser docs lint format clean
+.PHONY: help demo bench bench-research bench-onnx gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems \
+	test-onnxruntime fuzz sanitize browser docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -74,6 +74,11 @@ test-ecosystems: .venv-ecosystems/installed ## run real models of ultralytics, r
 	DEFORM_ATTN_ECOSYSTEMS=1 $(ECOSYSTEMS_ALONE) \
 		.venv-ecosystems/bin/python -m pytest --override-ini filterwarnings=default --disable-warnings tests/ecosystems \
 		tests/interop/test_interop_families.py
+
+# 1.17, the oldest that has what the operators call, knows numpy 1 only.
+test-onnxruntime: .venv/installed-dev ## run the operators in the oldest ONNX Runtime that knows numpy 2 (build/onnxruntime/)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/onnxruntime --upgrade --no-deps onnxruntime==1.19.0
+	PYTHONPATH=build/onnxruntime $(PYTEST) tests/export/test_onnxruntime_operators.py tests/export/test_onnxruntime_faults.py
 
 fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECONDS=60 SEED=..., CASES=1 repeats one, FILES=1: files for ONNX Runtime)
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \

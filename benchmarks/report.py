@@ -335,6 +335,15 @@ def onnx(result: Result) -> str:
     return table(("one picture", *(sides.get(name, name) for name in names)), rows)
 
 
+def operators(result: Result) -> str:
+    """Return the times of the op in ONNX Runtime, as our operator and as GridSample, beside that in PyTorch."""
+    rows, sides = [], []
+    for name, row in result["operators"].items():
+        sides = [*row["times"]]
+        rows.append((name, *(f"{_ms(each)} ({_ratio(each['ratio'])})" for each in row["times"].values())))
+    return table(("", *sides), rows)
+
+
 def _sides(result: Result) -> Iterator[tuple[str, Result]]:
     return ((side, row) for side, row in result["detector"].items() if side.isdigit())
 
@@ -362,6 +371,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "detector": detector,
     "detector_shares": detector_shares,
     "onnx": onnx,
+    "operators": operators,
     "memory": memory,
     "map_sizes": map_sizes,
     "query_counts": query_counts,

@@ -26,6 +26,7 @@ from benchmarks.end_to_end import compare_patched
 from benchmarks.measure import QUIET, compare
 from benchmarks.models import MODELS
 from benchmarks.onnx import exported_models
+from benchmarks.operators import operators
 from benchmarks.packages import versions
 from benchmarks.peers import PEERS
 from benchmarks.research import RESEARCH
@@ -46,6 +47,7 @@ SECTIONS = (
     "end_to_end",
     "detector",
     "onnx",
+    "operators",
 )
 
 WHOLE_MODELS = {**MODELS, **RESEARCH}
@@ -123,6 +125,7 @@ def run(options: argparse.Namespace) -> Path:
                 "compiled": lambda: series.compiled(seconds, wait),
                 "detector": lambda: whole_detector(seconds, _say),
                 "onnx": lambda: exported_models(options.threads, seconds, wait, _say),
+                "operators": lambda: operators(options.threads, seconds, wait, _say),
             }
             result[section] = measures[section]()
         result.setdefault("measured", {})[section] = datetime.date.today().isoformat()

@@ -111,16 +111,15 @@ private:
         if (!taken.numbers.resize(2 * axes)) return no_memory("axes", axes);
         int64_t *const sizes = taken.numbers.begin(), *const strides = sizes + axes;
         if (rank && !done(api_.get_sizes(shape, sizes, rank))) return false;
-        int64_t step = 1;
-        bool empty = false;
-        for (int64_t axis = axes - 1; axis >= 0; --axis) {
-            strides[axis] = empty ? 0 : step;  // of a tensor without numbers the sizes may be anything
-            empty |= sizes[axis] == 0;
-            if (!empty) step *= sizes[axis];
-        }
         taken.array.rank = axes;
         taken.array.sizes = sizes;
         taken.array.strides = strides;
+        // The other sizes of a tensor without numbers may be anything, and cannot be multiplied.
+        int64_t step = taken.array.empty() ? 0 : 1;
+        for (int64_t axis = axes - 1; axis >= 0; --axis) {
+            strides[axis] = step;
+            step *= sizes[axis];
+        }
         return true;
     }
 

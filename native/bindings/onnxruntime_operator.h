@@ -92,7 +92,9 @@ public:
         float single = 0;
         if (!api_.done(api_.get_float(info_, name, &single))) return missing(name, "a float");
         *number = single;
-        return true;
+        if (__builtin_isfinite(single)) return true;
+        fault_.add("%s: expected a finite number, got %g. The published models use 0.5.", name, *number);
+        return false;
     }
 
     // An attribute of another type has no ints.

@@ -17,8 +17,8 @@ ATTRIBUTES_OF_PLUGINS = {TENSORRT: {"plugin_version": "1", "plugin_namespace": "
 def write(operator, inputs, attributes=None, *, brain=False, shaped=True):
     """Return a file whose inputs are those of one node, `[domain]::[name]`, by name, and whose output is `out`.
 
-    Every size is free in it, unless nothing is known of the shapes. With `brain` the node computes in bfloat16: its
-    floats are cast, and its output is cast back.
+    Every size is free in it and has a name; or it is "fixed", or unknown where `shaped` is False. With `brain` the node
+    computes in bfloat16: its floats are cast, and its output is cast back.
     """
     from onnx import TensorProto, ValueInfoProto, helper
 
@@ -26,7 +26,9 @@ def write(operator, inputs, attributes=None, *, brain=False, shaped=True):
     nodes, taken, given = [], [], []
     for key, array in inputs.items():
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        sizes = [f"{key}_{axis}" for axis in range(array.ndim)] if shaped else None
+        sizes = (
+            array.shape if shaped == "fixed" else [f"{key}_{axis}" for axis in range(array.ndim)] if shaped else None
+        )
         given.append(helper.make_tensor_value_info(key, kind, sizes))
         taken.append(key)
         if brain and array.dtype == numpy.float32:
@@ -40,14 +42,14 @@ def write(operator, inputs, attributes=None, *, brain=False, shaped=True):
     return helper.make_model(graph, opset_imports=domains, ir_version=9).SerializeToString()
 
 
-def session(data, threads=1):
+def session(data, threads=1, severity=4):
     """Return a session of ONNX Runtime with the operators, for a file, on so many threads."""
     import onnxruntime
 
     from deform_attn.export.onnxruntime import register
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a fault is raised, and need not be printed, too
+    options.log_severity_level = severity  # a fault is raised, and need not be printed, too
     options.intra_op_num_threads = threads
     register(options)
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

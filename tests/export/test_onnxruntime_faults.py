@@ -156,6 +156,7 @@ def without(name):
             "padding_mode: expected one of 'zeros', 'border', got another text",
         ),
         (without("offset_scale"), "offset_scale: expected a float, got no such attribute"),
+        (ATTENDED | {"offset_scale": float("nan")}, "offset_scale: expected a finite number, got nan. The published"),
         (ATTENDED | {"offset_scale": "1"}, "offset_scale: expected a float, got no such attribute"),
     ],
     ids=str,

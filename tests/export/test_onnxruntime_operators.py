@@ -117,19 +117,30 @@ def test_the_shape_of_the_output_follows_from_those_of_the_inputs():
     value, shapes, locations, weights = plugin_case()
     plugin = plugin_inputs(value, shapes, locations, weights)
     own = own_inputs(value, shapes, locations.flatten(3, 4), weights.flatten(3))
-    attributes = own_attributes([3] * 3)
     for operator, inputs, points, rank in (
         (PLUGINS[0], plugin, "sampling_locations", 4),
         (PLUGINS[-1], plugin, "sampling_locations", 3),
         (SAMPLE, own, "input_2", 3),
     ):
-        first = next(iter(inputs))
-        (known,) = session(write(operator, inputs, attributes)).get_outputs()
-        rest = [f"{first}_2", f"{first}_3"] if rank == 4 else [None]
-        assert [size if isinstance(size, str) else None for size in known.shape] == [f"{first}_0", f"{points}_1", *rest]
+        first, attributes = next(iter(inputs)), own_attributes([3] * 3)
+        (named,) = session(write(operator, inputs, attributes)).get_outputs()
+        assert named.shape[:2] == [f"{first}_0", f"{points}_1"]
+        if rank == 4:
+            assert named.shape[2:] == [f"{first}_2", f"{first}_3"]
+        (fixed,) = session(write(operator, inputs, attributes, shaped="fixed")).get_outputs()
+        assert fixed.shape == ([3, 5, 2, 4] if rank == 4 else [3, 5, 8])
         (unknown,) = session(write(operator, inputs, attributes, shaped=False)).get_outputs()
-        assert len(unknown.shape) == rank
-        assert unknown.type == known.type == "tensor(float)"
+        assert unknown.type == fixed.type == named.type == "tensor(float)"
+        # Free sizes of which nothing is known have names of their own, lest others be taken to be the same.
+        assert len({*unknown.shape, *named.shape}) == rank + len(named.shape)
+
+
+def test_a_run_prints_no_warning_whatever_is_known_of_its_shapes(capfd):
+    value, shapes, locations, weights = plugin_case()
+    inputs = plugin_inputs(value, shapes, locations, weights)
+    for operator, shaped in itertools.product((PLUGINS[0], PLUGINS[-1]), (True, False, "fixed")):
+        session(write(operator, inputs, shaped=shaped), severity=2).run(None, inputs)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_file_that_says_no_shapes_runs_in_its_type():
