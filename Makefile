@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-research bench-onnx gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems \
-	test-onnxruntime fuzz sanitize browser docs lint format clean
+	test-onnxruntime fuzz sanitize sdist wheel test-package versions browser docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -90,6 +90,29 @@ sanitize: ## run the CPU kernels under the address and undefined behaviour sanit
 	cmake --build build/sanitize --parallel 2
 	for program in build/sanitize/sanitized-*; do $$program || exit 1; done
 
+# Built with what is in the environment, and dated by the last commit, so that two builds have the same bytes. The wheel is
+# built from the sdist, in a folder of its own, and gets the tag of what it needs of the system.
+DIST ?= dist
+sdist wheel: export SOURCE_DATE_EPOCH = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+BUILD = PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/python -m build --no-isolation
+
+sdist: .venv-package/installed ## make the sdist (dist/)
+	rm -rf $(DIST)/*.tar.gz
+	$(BUILD) --sdist --outdir $(DIST)
+
+wheel: .venv-package/installed ## make the sdist, and from it the wheel for this Linux (dist/)
+	rm -rf $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/built
+	$(BUILD) --outdir $(DIST)/built
+	PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
+	mv $(DIST)/built/*.tar.gz $(DIST)
+	rm -r $(DIST)/built
+
+test-package: wheel ## try the sdist and the wheel, and compile the kernels for other systems
+	DEFORM_ATTN_PACKAGE=1 .venv-package/bin/python -m pytest --confcutdir tests/package tests/package
+
+versions: wheel ## try the oldest, the usual and the newest torch and transformers (.venv-versions/; gigabytes; ARGS="torch==2.10.*")
+	$(PYTHON) tests/package/versions.py $(ARGS)
+
 browser: ## install Chromium, which tests of the page of `explore` need (as root)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
@@ -110,7 +133,7 @@ format: .venv/installed-dev ## rewrite the sources in the house's style
 	$(BIN)/ruff format
 
 clean: ## remove what the other targets made, runs/ excepted
-	rm -rf .venv .venv-bench .venv-core .venv-ecosystems build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build
+	rm -rf .venv .venv-bench .venv-core .venv-ecosystems .venv-package .venv-versions build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -129,6 +152,11 @@ clean: ## remove what the other targets made, runs/ excepted
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch pytest pytest-xdist
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv-package/installed: tests/package/requirements.txt
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/package/requirements.txt
 	touch $@
 
 # Nothing but what the file names, which holds all dependencies: so torch is the build that it names, and OpenCV the one

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 
 #if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN  // without the macros `small` and the like
+#define NOMINMAX
 #include <windows.h>
 #else
 #include <dlfcn.h>
@@ -76,7 +78,11 @@ void (*delete_stable_ivalue)(StableIValue *value) = nullptr;
 #if defined(_WIN32)
 using Module = HMODULE;
 inline void *symbol(Module module, const char *name) { return reinterpret_cast<void *>(GetProcAddress(module, name)); }
-inline Module module_at(const char *path) { return path ? LoadLibraryA(path) : GetModuleHandleA("torch_cpu.dll"); }
+inline Module module_at(const char *path) {
+    if (!path) return GetModuleHandleA("torch_cpu.dll");
+    wchar_t wide[1024];  // the path is in UTF-8, as Python encodes it
+    return MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024) ? LoadLibraryW(wide) : nullptr;
+}
 #else
 using Module = void *;
 inline void *symbol(Module module, const char *name) { return dlsym(module, name); }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "machine.h"
 
 // The kernels of each row of CMakeLists.txt's table of instruction sets.
 #define INSTRUCTION_SET(table, name, on_this_machine) extern "C" const Kernels table;
@@ -24,8 +25,8 @@ struct Choice {
 };
 
 Choice choose() {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_cpu_init();
+#if defined(__x86_64__)
+    const Machine machine;
 #endif
 #define INSTRUCTION_SET(table, name, on_this_machine) {name, on_this_machine, &table},
     const InstructionSet sets[] = {

@@ -67,11 +67,16 @@ class Op:
         self.without_queries = tuple(i for i in self.tensors if not arguments[i].has_queries and i != SIZES)
         taken = ", ".join(f"{argument.type} {argument.name}" for argument in arguments)
         given = ", ".join(["Tensor"] * len(self.gradients))
-        LIBRARY.define(f"{self.name}({taken}) -> Tensor")
-        LIBRARY.define(f"{self.backward_name}(Tensor grad_output, {taken}, bool[] wanted) -> ({given})")
+        self.schemas = [
+            f"{self.name}({taken}) -> Tensor",
+            f"{self.backward_name}(Tensor grad_output, {taken}, bool[] wanted) -> ({given})",
+        ]
         if overload == "default":
             tensors = ", ".join(f"{each.type} {each.name}" for each in arguments if each not in (_INTS, *_OPTIONS))
-            LIBRARY.define(f"{name}.judged({tensors}, int[] call) -> Tensor")
+            self.schemas.append(f"{name}.judged({tensors}, int[] call) -> Tensor")
+        for text in self.schemas:
+            LIBRARY.define(text)
+        if overload == "default":
             LIBRARY.impl(f"{name}.judged", torch.library.fallthrough_kernel, "Autograd")
             self.judged = getattr(torch.ops.deform_attn, name).judged
         torch.library.register_fake(f"deform_attn::{self.name}", self._fake, lib=LIBRARY)
@@ -128,6 +133,11 @@ OPS = SAMPLES + ATTENDS
 _SAMPLE_FIELDS = tuple(map(SamplingInputs._fields.index, SAMPLE.names))
 _ATTEND_FIELDS = tuple(map(AttentionInputs._fields.index, ATTEND.names))
 _SCALE = ATTEND.names.index("offset_scale")
+
+
+def schemas() -> list[str]:
+    """Return the schemas of all ops, as torch has them, without the name of their library."""
+    return [text for op in OPS for text in op.schemas]
 
 
 def run(inputs: Inputs) -> Tensor:

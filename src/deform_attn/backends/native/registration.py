@@ -8,6 +8,8 @@ from deform_attn.torch_ops import schema
 _library, _reasons = library.load()
 if torch_names.OPS.missing:
     _library, _reasons = None, [torch_names.OPS.verdict]
+elif _library is not None and sorted(_library.torch_schemas) != sorted(schema.schemas()):
+    _library, _reasons = None, ["the CPU kernels are of another version of deform-attn. Install deform-attn again"]
 
 _in_the_way = None if _library is None else _library.register()
 if _library is not None and _in_the_way is not None:
