@@ -36,7 +36,7 @@ def fixed_size(tensor: Tensor, axis: int) -> int:
     return tensor.shape[axis]
 
 
-def expanded(tensor: Tensor, *leading: int) -> Tensor:
+def expanded(tensor: Tensor, *leading: Any) -> Tensor:
     """Return a tensor with its first axes, of which each may have one entry for all, as long as `leading`.
 
     Where they do not fit it is returned as it is.

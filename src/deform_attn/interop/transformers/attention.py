@@ -120,9 +120,9 @@ def _sizes(spatial_shapes_list: Any, spatial_shapes: Tensor | None) -> Any:
     return pairs
 
 
-def _for_each_image(tensor: Tensor, images: int) -> Tensor:
+def _for_each_image(tensor: Tensor, images: Any) -> Tensor:
     """Return a tensor that may hold one entry for all images with one for each, without a copy."""
-    if is_tracing():
+    if isinstance(images, Tensor):  # as torch.jit.trace has sizes
         return tracing.expanded(tensor, images)
     return tensor if tensor.shape[0] != 1 or images == 1 else tensor.expand(images, *tensor.shape[1:])
 
