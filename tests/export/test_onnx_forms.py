@@ -56,7 +56,7 @@ def test_a_plain_form_is_the_op_in_every_mode_and_for_sizes_in_ints_or_a_tensor(
                     assert_close(by_tensor, each, dtype)
 
 
-@pytest.fixture(scope="module", params=["gridsample", pytest.param("gather", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in PLAIN])
 def written(request, tmp_path_factory):
     """Return the name of a form, a file of `Calls` in it, and what `to_onnx` says of it."""
     file = tmp_path_factory.mktemp(request.param) / "calls.onnx"

@@ -21,43 +21,61 @@ from deform_attn.detr.prediction.onnx_model import METADATA, write_onnx  # noqa:
 from deform_attn.export import forms, to_onnx  # noqa: E402
 
 slow = pytest.mark.slow
-PATCHED = ["rt_detr_v2"]
-FORMS = [*forms.FORMS]
 
 
 class Results(torch.nn.Module):
-    """A model of transformers with those of its outputs that depend on the op."""
+    """A patched model of transformers with those of its outputs that depend on the op."""
 
     def __init__(self, name):
         super().__init__()
         self.model = interop_cases.build(name)
-        self.names, self.arguments = interop_cases.CASES[name].outputs, list(interop_cases.CASES[name].inputs())
+        self.names = interop_cases.CASES[name].outputs
         patch(self.model)
 
-    def forward(self, *inputs):
-        output = self.model(**dict(zip(self.arguments, inputs, strict=True)))
+    def forward(self, pixel_values):
+        output = self.model(pixel_values=pixel_values)
         return {name: output[name] for name in self.names}
 
 
+class Masked(Results):
+    """The same for padded images."""
+
+    def forward(self, pixel_values, pixel_mask):
+        output = self.model(pixel_values=pixel_values, pixel_mask=pixel_mask)
+        return {name: output[name] for name in self.names}
+
+
+class PixelDecoder(Results):
+    """The part of Mask2Former that has its deformable attention."""
+
+    def forward(self, pixel_values):
+        output = self.model.model.pixel_level_module(pixel_values)
+        return {"masks": output.decoder_last_hidden_state}
+
+
 @slow
-@pytest.mark.parametrize("form", ["gridsample"])
-@pytest.mark.parametrize("name", PATCHED)
-def test_a_patched_model_is_written_and_gives_the_same(name, form, tmp_path):
-    file = tmp_path / "model.onnx"
-    inputs = tuple(interop_cases.CASES[name].inputs().values())
-    exported = to_onnx(Results(name), inputs, file, form=form, dynamic=False)
-    assert list(exported.outputs) == list(interop_cases.CASES[name].outputs)
+@pytest.mark.parametrize(
+    ("name", "kind", "dynamic"),
+    [("deformable_detr", Masked, True), ("rt_detr_v2", Results, True), ("mask2former", PixelDecoder, "batch")],
+)
+def test_a_patched_model_is_written_and_gives_the_same(name, kind, dynamic, tmp_path):
+    inputs = interop_cases.CASES[name].inputs()
+    example = tuple(inputs.values()) if kind is Masked else (inputs["pixel_values"],)
+    exported = to_onnx(kind(name), example, tmp_path / "model.onnx", dynamic=dynamic)
     assert exported.error < 1e-4
+    N, _, *sides = exported.inputs["pixel_values"]
+    assert isinstance(N, str)
+    assert {type(side) for side in sides} == {int if dynamic == "batch" else str}
 
 
 @slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["gridsample", "tensorrt"])
 def test_the_detector_is_written_for_any_batch_and_size_with_what_it_detects(form, tmp_path):
     sizes = {"width": 16, "num_heads": 2, "num_points": 2, "feedforward_dim": 16, "num_queries": 5}
     transformer = TransformerConfig(**sizes, encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
     backbone = BackboneConfig(channels=(8, 8, 16, 16))
-    model = build_model(ModelConfig(1, exact_padding=form != "gather", backbone=backbone, transformer=transformer))
+    model = build_model(ModelConfig(1, exact_padding=form != "tensorrt", backbone=backbone, transformer=transformer))
     file = tmp_path / "detector.onnx"
     exported = write_onnx(Detector(model, (Category(7, "ball"),), 640), file, form=form)
     images, padding = exported.inputs["images"], exported.inputs["padding_mask"]

@@ -11,7 +11,7 @@ for package in ("onnxscript", "onnxruntime"):
 from onnx_cases import EXAMPLE, LARGE, ODD, Calls, doubled, draw, run_file  # noqa: E402
 from plugin import function  # noqa: E402
 
-from deform_attn import use_backend  # noqa: E402
+from deform_attn import DeformableAttention, use_backend  # noqa: E402
 from deform_attn.export import interface, nodes, to_onnx  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
@@ -20,7 +20,7 @@ slow = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")
 
 
-@pytest.fixture(scope="module", params=["tensorrt", pytest.param("mmdeploy", marks=slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=slow) for name in FORMS])
 def written(request, tmp_path_factory):
     """Return the name of a form, and a file of `Calls` in it."""
     file = tmp_path_factory.mktemp(request.param) / "calls.onnx"
@@ -68,8 +68,22 @@ def test_a_node_that_its_plugin_would_refuse_is_found(written):
     assert lacks == f"{node.op_type} has attributes [], not {sorted(interface.INTERFACES[FORMS[form][0]].attributes)}"
 
 
-def test_a_graph_without_a_node_is_found():
-    assert interface.faults(onnx.GraphProto()) == ["no node of a plugin"]
+def test_a_graph_without_a_node_is_found_and_refused():
+    graph = onnx.GraphProto()
+    assert interface.faults(graph) == ["no node of a plugin"]
+    with pytest.raises(ValueError, match=r"^model: expected one whose nodes keep to .*, got no node of a plugin"):
+        interface.check(graph)
+
+
+def test_an_attention_is_one_node_whose_batch_and_sizes_are_free(tmp_path):
+    attention = DeformableAttention(8, num_heads=2, num_points=3)
+    arguments = torch.randn(2, 5, 8), torch.rand(2, 5, 2), torch.randn(2, 8, 4, 6)
+    exported = to_onnx(attention, arguments, tmp_path / "attention.onnx", form="tensorrt")
+    graph = onnx.load(tmp_path / "attention.onnx").graph
+    assert len([node for node in graph.node if node.domain]) == 1
+    assert interface.faults(graph) == []
+    assert exported.error is None
+    assert [isinstance(size, str) for size in exported.inputs["features"]] == [True, False, True, True]
 
 
 @slow

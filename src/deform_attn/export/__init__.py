@@ -1,5 +1,5 @@
 """Export: models with deformable attention as files of ONNX, in the form that a runtime takes."""
 
-from deform_attn.export.onnx import to_onnx
+from deform_attn.export.onnx import Exported, to_onnx
 
-__all__ = ["to_onnx"]
+__all__ = ["Exported", "to_onnx"]

@@ -1,11 +1,12 @@
 """The forms that deformable attention takes in a file: what each can express, and how a graph's calls become it."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from deform_attn import reference
 from deform_attn.backends import grid_sample
@@ -15,6 +16,7 @@ from deform_attn.messages import fail, shown
 from deform_attn.torch_ops import schema
 
 Table = dict[Any, Callable[..., Tensor]]
+_OPS = {op.forward: op for op in schema.OPS}
 
 
 class Form(NamedTuple):
@@ -66,29 +68,39 @@ def named(name: Any) -> Form:
     return FORMS[name]
 
 
-def check(program: torch.export.ExportedProgram, name: str) -> None:
-    """Judge that the form of this name can express every deformable attention of a program, and that it has one."""
-    form, calls = FORMS[name], list(_calls(program.graph_module))
-    if not calls:
-        expected = "a model that calls deform_attn, or one that deform_attn.patch has changed"
-        fix = "Call deform_attn.patch(model) first, and export outside of use_backend."
-        fail("model", expected, "one whose graph has no such call", fix)
-    for op, args in calls:
-        tensors = [arg.meta["val"] for arg in args if isinstance(arg, fx.Node)]
-        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-        options = op.option("interpolation", args), op.option("padding_mode", args)
-        if reasons := form.reasons_against(*options, dtypes):
-            plain = " or ".join(repr(other) for other, of in FORMS.items() if of.is_plain)
-            fail("form", f"one that can express {' and '.join(reasons)}", repr(name), f"Use {plain}.")
+class Writing(TorchFunctionMode):
+    """Within the block, a call of the ops that is traced becomes what the form of this name writes instead.
+
+    Raises:
+        ValueError: in a call that the form cannot express.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__()
+        self.name, self.table, self.calls = name, decompositions(name, **options), 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (op := _OPS.get(func)) is None:
+            return func(*args, **kwargs or {})
+        _judge(self.name, op, args)
+        self.calls += 1
+        return self.table[func](*args)
+
+    def check(self) -> None:
+        """Judge that there was a call."""
+        if not self.calls:
+            expected = "a model that calls deform_attn, or one that deform_attn.patch has changed"
+            fix = "Call deform_attn.patch(model) first, and export outside of use_backend."
+            fail("model", expected, "one whose graph has no such call", fix)
 
 
-def _calls(module: fx.GraphModule) -> Iterator[tuple[schema.Op, Sequence[Any]]]:
-    """Yield the op and the arguments of each call in a graph and those inside it."""
-    ops = {op.forward: op for op in schema.OPS}
-    for each in module.modules():
-        for node in each.graph.nodes if isinstance(each, fx.GraphModule) else ():
-            if node.op == "call_function" and node.target in ops:
-                yield ops[node.target], node.args
+def _judge(name: str, op: schema.Op, args: Sequence[Any]) -> None:
+    form = FORMS[name]
+    dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()}
+    options = op.option("interpolation", args), op.option("padding_mode", args)
+    if reasons := form.reasons_against(*options, dtypes):
+        plain = " or ".join(repr(other) for other, of in FORMS.items() if of.is_plain)
+        fail("form", f"one that can express {' and '.join(reasons)}", repr(name), f"Use {plain}.")
 
 
 def decompositions(name: str, **options: Any) -> Table:

@@ -106,14 +106,13 @@ def to_onnx(
         with torch.no_grad():
             outputs = [name for name, _ in named("", model(*example))]
             free = free_axes.specification(model, example, dynamic)
-            with symbols.kept(model):
+            with symbols.kept(model), forms.Writing(form, **options) as writing:
                 program = torch.export.export(model, example, dynamic_shapes=free, strict=False)
-            forms.check(program, form)
+            writing.check()
             shapes = free_axes.of_program(program, dynamic, given)
             other = verification.other_example(example, shapes) if verify is True else verify or ()
             if other:
                 verification.check_sizes(program, other)
-            program = program.run_decompositions(forms.decompositions(form, **options))
         # An output may not have the name of an input.
         taken = {*program.graph_signature.user_inputs, ""}
         names = [f"{name}_output".lstrip("_") if name in taken else name for name in outputs]

@@ -11,7 +11,7 @@ from deform_attn.detr.files import naming
 from deform_attn.detr.model.deformable_detr import DeformableDetr
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.prediction.export_model import LastLayer, description, pictures
-from deform_attn.export.onnx import Exported, to_onnx
+from deform_attn.export import Exported, to_onnx
 
 METADATA = "deform_attn.detector"
 """The key in the file's metadata, of a JSON object. Its entries:
