@@ -4,7 +4,8 @@ import pytest
 from direct_calls import gpu
 from interpreted import bands, launches
 from launch_count import every_launch_counted, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
-from no_device import active_driver, forget
+
+from benchmarks.gpu.no_device import active_driver, forget
 
 __all__ = [
     "bands",

@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
-from no_device import MAPS, call, forget
 
+from benchmarks.gpu.no_device import MAPS, call, forget
 from deform_attn.backends.triton import compiled, ops, prepared, toolchain
 from deform_attn.backends.triton import launch as launching
 from deform_attn.torch_ops import schema
