@@ -1,0 +1,81 @@
+"""Which versions of torch and transformers pass: `make versions`, by hand, since each gets an environment of its own.
+
+python tests/package/versions.py torch==2.10.* transformers==5.0.*    # these alone
+
+Of torch the suites of the core run, each value of each parameter once; of transformers those of the patched models. The
+rest is as in constraints.txt, and the package is the wheel in dist/.
+"""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PLACE = ROOT / ".venv-versions"
+# The oldest that pyproject.toml allows, those that are tested against, and the newest.
+WANTED = [
+    "torch==2.10.*",
+    "torch==2.13.*",
+    "torch==2.14.1",
+    "transformers==5.0.*",
+    "transformers==5.23.*",
+    "transformers",
+]
+SUITES = {
+    "torch": [
+        "tests/core",
+        "tests/backends",
+        "tests/torch_ops",
+        "--ignore",
+        "tests/backends/native",
+        "--each-value-once",
+    ],
+    "transformers": ["tests/interop", "tests/explore/test_transformers_models.py"],
+}
+# What the suites themselves import.
+TOOLS = {"torch": ["pytest", "pytest-xdist"], "transformers": ["pytest", "pytest-xdist", "hypothesis"]}
+
+
+def constraints(package: str) -> Path:
+    """Write constraints.txt without `package` and what comes with it, and return that file."""
+    brought = {package} | ({"triton", "sympy", "mpmath"} if package == "torch" else {"huggingface_hub", "tokenizers"})
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    file = PLACE / f"constraints-{package}.txt"
+    file.write_text("\n".join(line for line in lines if line.partition("==")[0] not in brought))
+    return file
+
+
+def try_version(wanted: str) -> tuple[str, bool]:
+    """Install one version and run its suites; return what is to be said of it, and whether all passed."""
+    package = wanted.partition("=")[0]
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    folder = PLACE / wanted.replace("=", "").replace("*", "x")
+    venv.create(folder, clear=True, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", constraints(package)]
+    extra = "" if package == "torch" else "[detr,explore]"
+    done = subprocess.run([*install, wanted, *TOOLS[package], f"{wheel}{extra}"], cwd=ROOT, check=False)
+    if done.returncode:
+        return "cannot be installed here", False
+    version = f"from importlib.metadata import version; print(version({package!r}))"
+    shown = subprocess.run([python, "-I", "-c", version], capture_output=True, text=True, check=True).stdout.strip()
+    tests = [python, "-m", "pytest", "-q", "-n", "2", "-m", "not slow", "--override-ini", "filterwarnings=default"]
+    done = subprocess.run([*tests, *SUITES[package]], cwd=ROOT, capture_output=True, text=True, check=False)
+    (PLACE / f"{folder.name}.log").write_text(done.stdout + done.stderr)
+    lines = done.stdout.splitlines()
+    return f"{shown}: {lines[-1] if lines else 'no test ran'}", done.returncode == 0
+
+
+def main(wanted: list[str]) -> int:
+    """Try versions one after the other, and print a line for each."""
+    PLACE.mkdir(exist_ok=True)
+    results = {}
+    for each in wanted:
+        said, results[each] = try_version(each)
+        print(f"{'passed' if results[each] else 'FAILED'}  {each:<22} {said}", flush=True)
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or WANTED))
