@@ -76,7 +76,7 @@ def compare_operators(case: Case, fused: bool, threads: int, seconds: float, wai
 def _in_onnxruntime(file: Path, threads: int) -> Op:
     import onnxruntime
 
-    options = session_options(file)
+    options = session_options()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Its idle threads would otherwise keep a core busy while the next side is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -176,10 +176,14 @@ def test_without_the_extra_it_is_said_how_to_install_it(tmp_path, exported, pict
 
 
 @pytest.mark.slow
-def test_a_form_of_nodes_says_that_it_was_checked_as_a_graph(tmp_path, capsys):
+def test_a_form_of_nodes_says_that_it_was_checked_as_a_graph_and_predicts_on_our_kernels(tmp_path, pictures, capsys):
     write_checkpoint(tmp_path / "run")
     file = tmp_path / "model.onnx"
     options = ["--form", "tensorrt", "--batch", "2", "--size", "64x96"]
     assert main(["export", str(tmp_path / "run"), "--out", str(file), *options]) == 0
     assert "checked: the graph and its nodes" in capsys.readouterr().out
     assert "MultiscaleDeformableAttnPlugin_TRT" in {node.op_type for node in onnx.load(file).graph.node}
+    detect = [str(pictures), "--threshold", "0", "--max-size", "64", "--out"]
+    assert main(["predict", str(file), *detect, str(tmp_path / "out")]) == 0
+    assert main(["predict", str(tmp_path / "run"), *detect, str(tmp_path / "expected")]) == 0
+    check_same(predictions(tmp_path / "out"), predictions(tmp_path / "expected"))

@@ -77,7 +77,7 @@ def run_file(file, arguments):
 
     from deform_attn.export.onnxruntime import session_options
 
-    session = onnxruntime.InferenceSession(file, session_options(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
     given = zip(session.get_inputs(), tensors(arguments), strict=True)
     results = session.run(None, {each.name: tensor.numpy() for each, tensor in given})
     names = [each.name for each in session.get_outputs()]

@@ -15,7 +15,7 @@ from onnx_cases import EXAMPLE, LARGE, ODD, Calls, doubled, draw, run_file  # no
 
 from deform_attn.backends.native import registration  # noqa: E402
 from deform_attn.export import to_onnx  # noqa: E402
-from deform_attn.export.onnxruntime import session_options  # noqa: E402
+from deform_attn.export.onnxruntime import register, session_options  # noqa: E402
 
 pytestmark = pytest.mark.skipif(registration._library is None, reason="the CPU kernels are not built")
 
@@ -69,35 +69,17 @@ def test_a_file_of_another_dtype_is_right_too(dtype, tmp_path):
             assert_close(tensor, expected[name], dtype)
 
 
-def test_only_a_file_that_needs_the_operators_is_given_them(written, tmp_path, monkeypatch):
-    file, _ = written
-    calls = []
-    monkeypatch.setattr("deform_attn.export.onnxruntime.register", calls.append)
-    session_options(file)
-    assert len(calls) == 1
-    plain = tmp_path / "plain.onnx"
-    node = onnx.helper.make_node("GridSample", ["a", "b"], ["c"])
-    plain.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([node], "plain", [], [])).SerializeToString())
-    session_options(plain)
-    assert len(calls) == 1
-    inner = onnx.helper.make_node("MultiscaleDeformableAttnPlugin_TRT", ["a"] * 5, ["b"])
-    branch = onnx.helper.make_graph([inner], "branch", [], [])
-    outer = onnx.helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch)
-    graph = onnx.helper.make_graph([outer], "outer", [], [])
-    (tmp_path / "nested.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    session_options(tmp_path / "nested.onnx")
-    assert len(calls) == 2
-
-
 def test_without_the_operators_a_file_is_refused_by_onnx_runtime(written):
     file, _ = written
     with pytest.raises(Exception, match=r"deform_attn:.*is not a registered function/op"):
         onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
-def test_without_the_library_the_reason_is_said(written, monkeypatch):
+def test_without_the_library_options_lack_the_operators_and_registering_them_says_why(written, monkeypatch):
     file, _ = written
     monkeypatch.setattr(registration, "_library", None)
     monkeypatch.setattr(registration, "_reasons", ["the CPU kernels are not built"])
+    with pytest.raises(Exception, match=r"deform_attn:.*is not a registered function/op"):
+        onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
     with pytest.raises(RuntimeError, match="deform_attn: the CPU kernels are not built"):
-        session_options(file)
+        register(onnxruntime.SessionOptions())

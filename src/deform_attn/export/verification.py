@@ -68,7 +68,7 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
 
     with torch.no_grad():
         expected = tensors(model(*example))
-    session = onnxruntime.InferenceSession(file, session_options(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     given = [tensor.detach().cpu().numpy() for tensor in tensors(example)]
     tried = f"inputs of {[tuple(each.shape) for each in given]}"

@@ -17,6 +17,7 @@ from deform_attn.detr.model.deformable_detr import Output, postprocess
 from deform_attn.detr.model.detections import Detections
 from deform_attn.detr.prediction.onnx_model import METADATA
 from deform_attn.export.extra import onnx_extra
+from deform_attn.export.onnxruntime import session_options
 
 
 class OnnxModel:
@@ -91,12 +92,10 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxDetector:
 
     refused = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except (*refused, state.RuntimeException) as error:
         said = one_line(error)[-200:]
-        raise CheckpointError(
-            f"{path}: ONNX Runtime does not run it ({said}); export with --form gridsample or gather"
-        ) from error
+        raise CheckpointError(f"{path}: ONNX Runtime does not run it ({said}); export it again") from error
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
         raise CheckpointError(
