@@ -100,7 +100,6 @@ def ms_deform_attn_backward(
     Raises:
         ValueError, TypeError: an argument does not fit; the message names it.
     """
-    dense("grad_output", grad_output)
     given = grad_value, grad_sampling_loc, grad_attn_weight
     if not isinstance(grad_value, Tensor) and im2col_step is None:
         given = None, grad_sampling_loc, grad_attn_weight  # what came was the original's im2col_step
@@ -112,6 +111,7 @@ def ms_deform_attn_backward(
     if torch.compiler.is_compiling():
         inputs = _judged_before(value, spatial_shapes, sampling_loc, attn_weight)
     else:
+        dense("grad_output", grad_output)
         sizes = judged_sizes(spatial_shapes, level_start_index)
         inputs = checks.sampling_inputs(value, sizes, sampling_loc, attn_weight, None, "bilinear", "zeros")
     shapes = value.shape, sampling_loc.shape, attn_weight.shape

@@ -7,7 +7,7 @@ from deform_attn.functional import multi_scale_deformable_attention
 from deform_attn.messages import fail, shape_text
 from deform_attn.stand_ins.level_starts import judged_sizes
 from deform_attn.stand_ins.ops import in_own_dtype
-from deform_attn.tensor_checks import float_tensor
+from deform_attn.tensor_checks import dense, float_tensor
 
 _OFF = -2.0  # a location that reads nothing on a map of any size
 
@@ -52,7 +52,8 @@ def deformable_aggregation_function(
     """
     _judge(feature_maps, spatial_shape, sampling_location, weights)
     N, Q, P, V, L, G = weights.shape
-    sizes = judged_sizes(spatial_shape.flatten(0, 1), scale_start_index, "scale_start_index")
+    dense("scale_start_index", scale_start_index)
+    sizes = judged_sizes(spatial_shape.flatten(0, 1), scale_start_index.flatten(), "scale_start_index")
     value = feature_maps.unflatten(-1, (G, -1))  # [N, S, G, D]
     value = value if value.dtype == torch.float64 else value.float()
     beyond = ((sampling_location <= 0) | (sampling_location >= 1)).any(-1, keepdim=True)
