@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "deform-attn"
 author = "The deform-attn developers"
+copyright = author  # furo shows the line in any case
 version = release = installed("deform-attn")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "option_tables", "setting_tables"]
 exclude_patterns = ["_build", "extensions"]
