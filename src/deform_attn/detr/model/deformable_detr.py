@@ -144,9 +144,7 @@ class DeformableDetr(nn.Module):
 def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -> tuple[Tensor, Tensor | None]:
     """Pad to multiples of `stride`, so that every pixel of every map covers a whole square; without padding no mask."""
     height, width = images.shape[-2:]
-    # Not -width % stride, which a graph of any size would carry through the size of every map.
-    below, right = ((side + stride - 1) // stride * stride - side for side in (height, width))
-    rest = (0, right, 0, below)
+    rest = (0, -width % stride, 0, -height % stride)
     # A compiled model keeps a mask that it is given: it cannot look at numbers, nor ask anew for each size. One that
     # torch.jit.trace records cannot ask whether there is padding at all.
     compiling, tracing = torch.compiler.is_compiling(), torch.jit.is_tracing()  # type: ignore[attr-defined]

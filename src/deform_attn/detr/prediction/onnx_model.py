@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deform_attn.detr.errors import ExportError
 from deform_attn.detr.files import naming
@@ -27,9 +28,15 @@ class _Named(nn.Module):
     def __init__(self, model: DeformableDetr) -> None:
         super().__init__()
         self.last_layer = LastLayer(model)
+        self.stride = model.config.levels[-1] if model.config.exact_padding else 1
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> dict[str, Tensor]:
         """Return `logits` and `boxes` as `LastLayer` does."""
+        # The model pads so by -H % stride, which a graph of any size would carry through the size of every map. A
+        # division of negative numbers is rounded the other way in ONNX.
+        below, right = ((side + self.stride - 1) // self.stride * self.stride - side for side in images.shape[2:])
+        images = functional.pad(images, (0, right, 0, below))
+        padding_mask = functional.pad(padding_mask, (0, right, 0, below), value=True)
         return dict(zip(("logits", "boxes"), self.last_layer(images, padding_mask), strict=True))
 
 
