@@ -15,7 +15,7 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(deform_attn.__path__, "deform_attn.")
     if m.name != "deform_attn._native" and not m.name.startswith(KERNELS)
 )
-OF_EXTRAS = {"interop", "detr", "explore", "cli", "__main__"}
+OF_EXTRAS = {"interop", "export", "detr", "explore", "cli", "__main__"}
 
 
 def failing(names):
@@ -31,7 +31,7 @@ def test_the_examples_of_the_core_run():
 
 
 def test_the_examples_of_the_rooms_that_need_an_extra_run():
-    for package in ("numpy", "PIL", "matplotlib", "transformers"):
+    for package in ("numpy", "PIL", "matplotlib", "transformers", "onnxruntime"):
         pytest.importorskip(package)
     names = [name for name in MODULES if name.split(".")[1] in OF_EXTRAS]
     assert len(names) > 80
