@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from deform_attn import deformable_attention, multi_scale_deformable_attention
+from deform_attn import deformable_attention, multi_scale_deformable_attention, use_backend
 from deform_attn.export.nested import tensors
+from tolerances import assert_close
 
 M, D, COUNTS = 2, 3, (3, 1)
 EXAMPLE, ODD, LARGE = ((4, 6), (2, 5)), ((5, 3), (1, 7)), ((9, 4), (6, 11))  # sizes of maps
@@ -82,3 +83,15 @@ def run_file(file, arguments):
     results = session.run(None, {each.name: tensor.numpy() for each, tensor in given})
     names = [each.name for each in session.get_outputs()]
     return {name: torch.from_numpy(result) for name, result in zip(names, results, strict=True)}
+
+
+def assert_right_for_any_sizes(file):
+    """Judge a file of `Calls` in float32 by the reference in float64, for other batches, queries and sizes of maps."""
+    for shapes, batch, queries in ((EXAMPLE, 2, 5), (ODD, 1, 7), (LARGE, 3, 1)):
+        arguments = draw(shapes, batch, queries)
+        with use_backend("reference"):
+            expected = Calls()(*doubled(arguments))
+        actual = run_file(file, arguments)
+        assert actual.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert_close(actual[name], tensor, torch.float32)

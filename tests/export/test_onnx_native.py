@@ -11,7 +11,7 @@ for package in ("onnxscript", "onnxruntime"):
     pytest.importorskip(package)
 
 import onnxruntime  # noqa: E402
-from onnx_cases import EXAMPLE, LARGE, ODD, Calls, doubled, draw, run_file  # noqa: E402
+from onnx_cases import EXAMPLE, ODD, Calls, assert_right_for_any_sizes, doubled, draw, run_file  # noqa: E402
 
 from deform_attn.backends.native import registration  # noqa: E402
 from deform_attn.export import to_onnx  # noqa: E402
@@ -29,14 +29,7 @@ def written(tmp_path_factory):
 
 def test_a_file_is_right_for_any_batch_queries_and_sizes(written):
     file, _ = written
-    for shapes, batch, queries in ((EXAMPLE, 2, 5), (ODD, 1, 7), (LARGE, 3, 1)):
-        arguments = draw(shapes, batch, queries)
-        with use_backend("reference"):
-            expected = Calls()(*doubled(arguments))
-        actual = run_file(file, arguments)
-        assert actual.keys() == expected.keys()
-        for name, tensor in expected.items():
-            assert_close(actual[name], tensor, torch.float32)
+    assert_right_for_any_sizes(file)
 
 
 def test_a_file_has_one_node_a_call_and_was_tried(written):
