@@ -21,8 +21,8 @@ bench-research: .venv-ecosystems/installed ## time models of research code, stoc
 	$(ECOSYSTEMS_ALONE) .venv-ecosystems/bin/python -m benchmarks.run --name research \
 		--only end_to_end --models original ultralytics rfdetr $(ARGS)
 
-bench-onnx: .venv-bench/installed ## time whole models as files of ONNX (.venv-bench/; benchmarks/results/onnx.json)
-	.venv-bench/bin/python -m benchmarks.run --name onnx --only onnx $(ARGS)
+bench-onnx: .venv-bench/installed ## time whole models and the op as files of ONNX (.venv-bench/; benchmarks/results/onnx.json)
+	.venv-bench/bin/python -m benchmarks.run --name onnx --only onnx operators $(ARGS)
 
 # A worker for each core; one that is idle takes tests from the end of another's, so that neighbours stay together.
 WORKSTEAL = -m pytest --numprocesses $(or $(WORKERS),auto) --dist worksteal

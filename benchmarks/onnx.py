@@ -1,4 +1,4 @@
-"""Whole models as files of ONNX: each plain form in each runtime, beside PyTorch as the model comes and patched.
+"""Whole models as files of ONNX: each form in each runtime that takes it, beside PyTorch, stock and patched.
 
 All sides stand in one process, with the same weights and threads, and take turns. `python -m benchmarks.run --only
 onnx` runs it. Files have the size of the one picture that is timed.
@@ -8,6 +8,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,14 +17,19 @@ from torch import Tensor, nn
 from benchmarks.measure import DisagreementError, timed
 from benchmarks.models import MODELS
 from benchmarks.packages import not_installed
-from benchmarks.runtimes import RUNTIMES
+from benchmarks.runtimes import RUNTIMES, onnxruntime
 from deform_attn import patch, use_backend
 from deform_attn.detr.config.detector import ModelConfig
 from deform_attn.detr.model.deformable_detr import build_model
 from deform_attn.export import to_onnx
 from deform_attn.timing import Call
 
-FORMS = "gridsample", "gather"
+# The form `native` is our operator in the file, which ONNX Runtime alone can be given.
+FORMS = {
+    "gridsample": RUNTIMES,
+    "gather": RUNTIMES,
+    "native": {"ONNX Runtime": partial(onnxruntime, ours=True)},
+}
 PACKAGES = "transformers", "onnx", "onnxscript", "onnxruntime", "openvino"
 # Of a query: how far its logits and box may be from the nearest of the other side's, as a share of their norm. Rounding
 # grows through dozens of layers, and moves the order of proposals that are nearly alike.
@@ -117,11 +123,11 @@ def compare_exported(
     images = torch.rand(1, 3, *case.pixels, generator=torch.Generator().manual_seed(1))
     calls: dict[str, Call] = {name: _call(model, images) for name, model in sides.items()}
     with tempfile.TemporaryDirectory() as folder:
-        for form in FORMS:
+        for form, takers in FORMS.items():
             file = Path(folder) / f"{form}.onnx"
             # It is judged below, with all others.
             to_onnx(sides["patched"], (images,), file, form=form, dynamic=False, verify=False)
-            for name, runtime in RUNTIMES.items():
+            for name, runtime in takers.items():
                 run = runtime(file, threads)
                 calls[f"{name}, {form}"] = lambda run=run: run(images)[0]
         stock = calls["stock"]()

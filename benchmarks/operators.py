@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks import report
+from benchmarks import report, runtimes
 from benchmarks.measure import TOLERANCES, DisagreementError, Judge, timed
 from benchmarks.packages import not_installed
 from deform_attn.export import to_onnx
-from deform_attn.export.onnxruntime import session_options
 from deform_attn.timing import DEC300, ENC640, Case, Op
 
 CASES = ENC640, DEC300
@@ -64,27 +63,11 @@ def compare_operators(case: Case, fused: bool, threads: int, seconds: float, wai
         for form, side in FORMS.items():
             file = Path(folder) / f"{form}.onnx"
             to_onnx(OfCase(ops["PyTorch"]), judge.tensors, file, form=form, dynamic=False, verify=False)
-            ops[side] = _in_onnxruntime(file, threads)
+            run = runtimes.onnxruntime(file, threads, ours=form == "native")
+            ops[side] = lambda *tensors, run=run: run(*tensors)[0]
         errors = {side: judge.output_error(op) for side, op in ops.items()}
         if wrong := {side: error for side, error in errors.items() if not error <= TOLERANCES[case.dtype]}:
             raise DisagreementError(f"{case.name}: {wrong}")
         calls = {side: lambda op=op: op(*judge.tensors) for side, op in ops.items()}
         rows, busy = timed(calls, seconds, "PyTorch", wait)
     return {"times": rows, "relative_error": errors, "busy_elsewhere": busy}
-
-
-def _in_onnxruntime(file: Path, threads: int) -> Op:
-    import onnxruntime
-
-    options = session_options()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Its idle threads would otherwise keep a core busy while the next side is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def op(*tensors: Tensor) -> Tensor:
-        given = zip(names, tensors, strict=True)
-        return torch.from_numpy(session.run(None, {name: tensor.numpy() for name, tensor in given})[0])
-
-    return op

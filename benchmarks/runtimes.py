@@ -6,14 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deform_attn.export.onnxruntime import register
+
 Run = Callable[..., list[Tensor]]  # from the tensors of the inputs to those of the outputs, in the file's order
 
 
-def onnxruntime(path: str | Path, threads: int) -> Run:
-    """Return the call of a session of ONNX Runtime."""
+def onnxruntime(path: str | Path, threads: int, *, ours: bool = False) -> Run:
+    """Return the call of a session of ONNX Runtime, which knows our operators where `ours` is true."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if ours:
+        register(options)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Its idle threads would otherwise keep a core busy while the next rival is timed.

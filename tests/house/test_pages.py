@@ -160,6 +160,26 @@ def test_the_gains_on_the_first_pages_are_the_committed_ones(page):
         assert row.endswith("| " + " | ".join(f"{gain:.2f}x" for gain in gains) + " |")
 
 
+def test_the_page_of_other_projects_quotes_the_committed_gains():
+    results = {
+        name: json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["end_to_end"]
+        for name in ("epyc-zen3-2", "research")
+    }
+    lines = (ROOT / "docs" / "interop.md").read_text().splitlines()
+    for label, name, model, side in (
+        ("a model of transformers", "epyc-zen3-2", "deformable_detr", "patched"),
+        ("a model of transformers", "epyc-zen3-2", "rt_detr", "patched"),
+        ("the repository of Deformable DETR", "research", "original", "patched"),
+        ("the same, and its extension", "research", "original", "stand-in"),
+        ("RT-DETR of ultralytics", "research", "ultralytics", "patched"),
+        ("RF-DETR of the package", "research", "rfdetr", "patched"),
+    ):
+        times = [results[name][model][what]["times"] for what in ("inference", "training")]
+        inference, training = (f"{each['stock']['ratio'] / each[side]['ratio']:.2f}x" for each in times)
+        (row,) = [line for line in lines if line.startswith(f"| {label}")]
+        assert f"{inference} and {training}" in row
+
+
 def test_the_tutorial_quotes_the_committed_figures_of_the_demo():
     result = json.loads((ROOT / "benchmarks" / "results" / "demo-native.json").read_text())
     text = (ROOT / "docs" / "start" / "first-detector.md").read_text()
