@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 for package in ("onnxscript", "onnxruntime"):
     pytest.importorskip(package)
 
-from onnx_cases import EXAMPLE, ODD, Calls, assert_right_for_any_sizes, doubled, draw  # noqa: E402
+from onnx_cases import EXAMPLE, ODD, Calls, assert_right_for_any_sizes, doubled, draw, run_file  # noqa: E402
 
 from deform_attn.export import to_onnx  # noqa: E402
 
@@ -110,3 +110,16 @@ def test_a_file_says_nothing_of_the_machine_that_wrote_it(written):
     content = file.read_bytes()
     assert b'File "' not in content
     assert b".py" not in content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("gridsample", torch.float16), ("gather", torch.float16), ("gather", torch.float64)]
+)
+def test_a_file_of_another_dtype_is_right_too(form, dtype, tmp_path):
+    to_onnx(Calls(), draw(EXAMPLE, dtype=dtype), tmp_path / "calls.onnx", form=form)
+    arguments = draw(ODD, 1, 7, dtype)
+    with use_backend("reference"):
+        expected = Calls()(*doubled(arguments))
+    for name, tensor in run_file(tmp_path / "calls.onnx", arguments).items():
+        assert_close(tensor, expected[name], dtype)

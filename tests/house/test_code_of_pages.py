@@ -8,7 +8,8 @@ import pytest
 from pages import pages_of
 
 ROOT = Path(__file__).parents[2]
-LARGE = {"published_weights.md", "explore.md"}  # their code builds models in the sizes that are published
+SLOW = {"published_weights.md", "explore.md"}  # their code builds models in the sizes that are published
+SLOW |= {"onnx.md", "guides/deploy.md"}  # theirs writes a file for each form
 # What our own rooms import when they are used.
 OF_ROOMS = {
     "detr": ("transformers", "PIL", "matplotlib"),
@@ -22,7 +23,7 @@ def blocks():
     for page in pages_of(ROOT):
         for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
             name = str(page.relative_to(ROOT).as_posix()).removeprefix("docs/")
-            marks = [pytest.mark.slow] if name in LARGE else []
+            marks = [pytest.mark.slow] if name in SLOW else []
             yield pytest.param(code, id=f"{name}-{i}", marks=marks)
 
 
