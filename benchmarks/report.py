@@ -1,4 +1,4 @@
-"""Tables made of results: everything that docs/benchmarks.md says in numbers is written here, out of the JSON."""
+"""Tables made of results: what docs/benchmarks.md and other pages say in numbers is written here, out of the JSON."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from benchmarks.research import RESEARCH
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("docs/benchmarks.md", "README.md", "docs/trees.md", "docs/evidence.md")
+PAGES = ("docs/benchmarks.md", "README.md", "docs/trees.md", "docs/evidence.md", "docs/contributing/measurements.md")
 DOCUMENTS = tuple(ROOT / page for page in PAGES)
 BLOCK = re.compile(r"(<!-- (?P<table>\w+) of (?P<result>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 

@@ -18,7 +18,7 @@ def test_the_exported_file_takes_any_batch_and_size_in_a_fresh_process_as_the_pr
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "model.pt2"), "--batch", "free"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert "any number of pictures, any size\n" in printed.out
+    assert "any number of images, any size\n" in printed.out
     assert "checked: read back, it differs" in printed.out
     first, second = (line.strip() for line in printed.out.splitlines()[-2:])
     inputs = []
@@ -42,7 +42,7 @@ def test_a_fixed_batch_and_size_are_exported_as_asked(tmp_path, capsys):
     write_checkpoint(tmp_path / "run")
     file = tmp_path / "model.pt2"
     assert main(["export", str(tmp_path / "run"), "--out", str(file), "--batch", "1", "--size", "50x70"]) == 0
-    assert "1 pictures a call, 50 x 70 pixels" in capsys.readouterr().out
+    assert "1 images per call, 50 x 70 pixels" in capsys.readouterr().out
     extra = {"detector.json": ""}
     program = torch.export.load(file, extra_files=extra).module()
     logits, boxes = program(torch.rand(1, 3, 50, 70), torch.zeros(1, 50, 70, dtype=torch.bool))

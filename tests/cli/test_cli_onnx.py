@@ -53,7 +53,7 @@ def test_a_file_predicts_what_its_checkpoint_does_and_builds_no_model(tmp_path, 
     assert main(["export", str(tmp_path / "run"), "--out", str(file)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert f"wrote {file}: form gridsample, any number of pictures, any size\n" in printed.out
+    assert f"wrote {file}: form gridsample, any number of images, any size\n" in printed.out
     assert "checked: ONNX Runtime differs from the model by at most" in printed.out
     options = ["--threshold", "0", "--out"]
     assert main(["predict", str(tmp_path / "run"), str(pictures), *options, str(tmp_path / "expected")]) == 0
@@ -127,10 +127,10 @@ def test_files_that_are_no_detector_are_one_line_each(tmp_path, exported, pictur
     )
     onnx.save(plugin, tmp_path / "plugin.onnx")
     for name, said in {
-        "stranger.onnx": f"not a detector of deform-attn (no {METADATA} in its metadata); pass what",
+        "stranger.onnx": f"not a detector of deform-attn (no {METADATA} in its metadata); pass a file of",
         "text.onnx": "ONNX Runtime does not run it (",
         "plugin.onnx": "ONNX Runtime does not run it (",
-        "missing.onnx": "no such file; pass what `deform-attn export` wrote",
+        "missing.onnx": "no such file; pass a file of `deform-attn export",
     }.items():
         given = tmp_path / name
         assert main(["predict", "--onnx", str(given), str(pictures), "--out", str(tmp_path / "out")]) == 1

@@ -99,7 +99,7 @@ def test_without_a_validation_split_training_says_that_nothing_is_evaluated(fold
     (folder / "val.json").unlink()
     assert train(folder, "--queries", "5") == 0
     printed = capsys.readouterr()
-    assert f"deform-attn: {folder}: there is no val split, so nothing is evaluated; looked for val.json" in printed.err
+    assert f"deform-attn: {folder}: there is no val split, so there are no metrics; looked for val.json" in printed.err
     assert printed.out.startswith("loss ")
     assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 1
     assert f"{folder}: there is no val split; looked for val.json, " in error_line(capsys)
@@ -133,7 +133,7 @@ def test_a_hold_out_of_everything_in_a_config_file_is_one_line(tmp_path, capsys)
 def test_a_validation_split_is_validated_on_and_nothing_held_out(folder, capsys):
     assert train(folder, "--queries", "5", "--hold-out", "0.5") == 0
     printed = capsys.readouterr()
-    assert f"{folder}: there is a val split, so nothing is held out of the train split" in printed.err
+    assert f"{folder}: there is a val split, so no image of the train split is held out" in printed.err
     evaluate = ["evaluate", str(folder / "run"), "--data", str(folder)]
     assert main(evaluate) == 0
     metrics = capsys.readouterr().out
@@ -141,14 +141,14 @@ def test_a_validation_split_is_validated_on_and_nothing_held_out(folder, capsys)
     assert main([*evaluate, "--hold-out", "0.5"]) == 0  # would be images that were trained on
     again = capsys.readouterr()
     assert again.out == metrics
-    assert f"{folder}: there is a val split, so nothing is held out of the train split" in again.err
+    assert f"{folder}: there is a val split, so no image of the train split is held out" in again.err
 
 
 def test_without_a_training_split_there_is_one_line_that_says_what_was_looked_for(folder, capsys):
     (folder / "train.json").unlink()
     assert train(folder) == 1
     looked_for = "train.json, annotations/instances_train*.json, train/_annotations.coco.json, a single json file"
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
+    cure = "put the annotations there, exported as COCO JSON, and pass the folder that holds them and the images"
     line = f"deform-attn: error: {folder}: there is no train split; looked for {looked_for}; {cure}"
     assert error_line(capsys) == line
 
@@ -178,7 +178,7 @@ def test_training_starts_from_the_weights_of_a_checkpoint(folder, capsys, monkey
 def test_categories_that_the_starting_weights_do_not_know_are_named(folder, capsys):
     write_checkpoint(folder / "start", ("ball",))
     assert train(folder, "--from", str(folder / "start"), "--max-size", "40") == 0
-    assert "new, learnt from nothing: block; all other weights are kept" in capsys.readouterr().out
+    assert "new, trained from scratch: block; all other weights are kept" in capsys.readouterr().out
     assert load_model(folder / "run").max_size == 40
     assert train(folder, "--from", str(folder / "start"), "--max-size", "40", "--resume") == 0
 
@@ -187,9 +187,9 @@ def test_starting_weights_that_are_not_there_or_come_with_a_model_are_one_line(f
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
     for verb in (["train", "--data", str(folder), "--out", str(folder / "run"), "--from"], ["evaluate", "--data", "x"]):
         assert main([*verb, "somebody/cats"]) == 1
-        assert "`hf download somebody/cats` (nothing is downloaded from here)" in error_line(capsys)
+        assert "`hf download somebody/cats` (deform-attn downloads nothing)" in error_line(capsys)
     assert train(folder, "--from", str(folder / "start"), "--queries", "5") == 1
-    assert "bring their own; leave the one or the other" in error_line(capsys)
+    assert "have a model of their own; leave one of the two out" in error_line(capsys)
     assert train(folder, "--backbone", "somebody/resnet") == 1
     assert "`hf download somebody/resnet`" in error_line(capsys)
 

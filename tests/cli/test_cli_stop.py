@@ -39,7 +39,7 @@ def test_ctrl_c_says_which_epoch_is_kept_and_that_one_can_go_on(folder, capsys, 
         patches.setattr(owner, name, until_the_last)
         assert train(folder, *options) == 130
     assert error_line(capsys) == (
-        f"deform-attn: stopped with epoch 2 of 3 kept in {folder / 'run'}; go on from there with --resume"
+        f"deform-attn: stopped with epoch 2 of 3 kept in {folder / 'run'}; continue with --resume"
     )
     assert train(folder, *options, "--resume") == 0
 
@@ -48,7 +48,7 @@ def test_ctrl_c_after_the_last_epoch_of_the_demo_says_that_it_is_kept(tmp_path, 
     monkeypatch.setattr(demo, "evaluate_model", interrupt)
     monkeypatch.setattr(demo, "DigitScenes", lambda split, length, seed=0: DigitScenes(split, 4, seed=seed))
     assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 130
-    assert f"stopped with epoch 1 of 1 kept in {tmp_path / 'checkpoint'}; go on" in error_line(capsys)
+    assert f"stopped with epoch 1 of 1 kept in {tmp_path / 'checkpoint'}; continue with" in error_line(capsys)
 
 
 def test_ctrl_c_elsewhere_is_one_line(folder, capsys, monkeypatch):
@@ -71,5 +71,5 @@ def test_ctrl_c_within_an_epoch_says_how_many_of_its_steps_are_kept(folder, caps
         patches.setattr(engine.checkpoints, "save", save_and_stop)
         assert train(folder, *options) == 130
     what = f"1 step of epoch 1 of 2 kept in {folder / 'run'}"
-    assert error_line(capsys) == f"deform-attn: stopped with {what}; go on from there with --resume"
+    assert error_line(capsys) == f"deform-attn: stopped with {what}; continue with --resume"
     assert train(folder, *options, "--resume") == 0

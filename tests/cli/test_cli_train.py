@@ -47,7 +47,7 @@ def test_training_again_needs_to_be_told_what_to_do_with_the_earlier_one(folder,
     assert train(folder, "--queries", "5") == 0
     capsys.readouterr()
     assert train(folder, "--queries", "5") == 1
-    ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
+    ways = "resume it (--resume), replace it (--overwrite), or choose another folder (--out)"
     # All that is printed: no progress bar either.
     assert capsys.readouterr() == ("", f"deform-attn: error: {folder / 'run'}: holds a training; {ways}\n")
     assert train(folder, "--queries", "5", "--overwrite") == 0

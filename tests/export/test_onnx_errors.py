@@ -78,7 +78,7 @@ WRONG = [
     ),
     ({"plugin_version": 3}, ValueError, "plugin_version: expected 1 or 2, got 3"),
     ({"half_node": None}, TypeError, "half_node: expected True or False"),
-    ({"plugin_version": 2}, ValueError, "form: expected 'tensorrt' beside plugin_version and half_node, got 'grid"),
+    ({"plugin_version": 2}, ValueError, "form: expected 'tensorrt' with plugin_version or half_node, got 'grid"),
     (
         {"model": torch.nn.Linear(2, 2), "example": (VALUE,)},
         ValueError,
@@ -114,7 +114,7 @@ def test_a_file_that_differs_from_its_model_leaves_the_older_one_and_the_models_
     file = tmp_path / "model.onnx"
     file.write_text("older")
     model = Call().train()
-    with pytest.raises(ValueError, match=r"^verify: expected output within .* of the model's, .*, got .*\. Nothing is"):
+    with pytest.raises(ValueError, match=r"^verify: expected output within .* of the model's, .*, got .*\. No file is"):
         to_onnx(model, EXAMPLE, file)
     assert file.read_text() == "older"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -3,11 +3,13 @@
 import ast
 import functools
 import importlib.util
+import re
 from pathlib import Path
 
 import deform_attn
 
 PACKAGE = Path(deform_attn.__file__).parent
+ROOT = Path(__file__).parents[2]
 EXTRAS = {"accelerate", "huggingface_hub", "matplotlib", "mpl_toolkits", "numpy", "onnx", "onnxruntime"} | {
     "onnxscript", "PIL", "pycocotools", "safetensors", "scipy", "sklearn", "tensorboard", "tomlkit", "tqdm",
     "transformers",
@@ -272,3 +274,16 @@ def test_a_file_says_in_its_first_line_what_it_is_and_stays_small():
             long[str(module)] = lines
     assert silent == set()
     assert long == {}
+
+
+def test_the_layout_in_contributing_is_that_of_the_imports():
+    """Each part has a row, in the order of the floors, and no row allows an import from a later one."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("| part | owns | may import |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| ([^|]*) \| [^|]* \| ([^|]*) \|$", text, re.MULTILINE)
+    parts, allowed = ([re.findall(r"`(\w+)(?:/|\.py)`", row[i]) for row in rows] for i in (0, 1))
+    floors = [{floor(name) for name in names} for names in parts]
+    assert all(len(of_row) == 1 for of_row in floors)
+    order = [min(of_row) for of_row in floors]
+    assert order == sorted(order)
+    assert {name for names in parts for name in names} == set().union(*FLOORS) - {"__main__"}
+    assert all(floor(name) <= own for own, names in zip(order, allowed, strict=True) for name in names)

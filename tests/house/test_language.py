@@ -1,7 +1,9 @@
-"""The language of the README, the documentation and the command's help: short sentences, and words that all know."""
+"""The language of the pages, the command's help and the public docstrings: short sentences, and words that all know."""
 
 import argparse
+import ast
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 
@@ -9,19 +11,15 @@ import pytest
 from pages import pages_of
 
 import deform_attn
-from deform_attn import explore
-from deform_attn.backends.registry import Explanation
 from deform_attn.cli import build_parser
 from deform_attn.detr.config import detector
 from deform_attn.detr.config.base import Config
 from deform_attn.detr.config.run import DataConfig, Settings
-from deform_attn.interop.report import Report, Row
-from deform_attn.recording import Record, Sampling
 
 ROOT = Path(__file__).parents[2]
 MOST_WORDS = 25  # of a sentence
 MOST_SEMICOLONS = 1  # of a paragraph
-FOR_USERS = {"README.md", "SECURITY.md"}
+LOG = "CHANGELOG.md"  # a list of what changed, of many hands
 NOT_SAID = [
     r"(?<!there )is no\b(?! longer)",
     r"belongs? to no\b",
@@ -47,9 +45,8 @@ SAID = re.compile(r"\b(?:" + "|".join(NOT_SAID) + r")\b", re.IGNORECASE)
 
 
 def pages():
-    """Return the pages that users read, by their names from the root."""
-    ours = {str(path.relative_to(ROOT).as_posix()): path for path in pages_of(ROOT)}
-    return {name: path for name, path in ours.items() if re.match("docs/(?!contributing/)", name) or name in FOR_USERS}
+    """Return the pages, by their names from the root."""
+    return {name: path for path in pages_of(ROOT) if (name := path.relative_to(ROOT).as_posix()) != LOG}
 
 
 def paragraphs(markdown):
@@ -88,9 +85,28 @@ def wrong(paragraph):
 
 
 def helps():
-    """Return the help of each argument of each verb."""
-    verbs = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-    return {f"{name} {action.dest}": action.help for name, verb in verbs.items() for action in verb._actions}
+    """Return the summary of each command, and the help of each of its arguments."""
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    texts = {f"{name} {action.dest}": action.help for name, command in commands.items() for action in command._actions}
+    return texts | {name: command.description for name, command in commands.items()}
+
+
+def error_texts(source):
+    """Return the texts of a file that may end up in an error."""
+    strings = []
+    for node in ast.walk(ast.parse(source)):
+        names = node.targets if isinstance(node, ast.Assign) else [node.func] if isinstance(node, ast.Call) else []
+        named = {getattr(name, "id", getattr(name, "attr", "")) for name in names}
+        if isinstance(node, ast.Raise) or named & {"fail", "require", "fix", "advice", "cure", "message"}:
+            strings += [string for string in ast.walk(node) if isinstance(string, ast.JoinedStr | ast.Constant)]
+    inner = {part for string in strings if isinstance(string, ast.JoinedStr) for part in string.values}
+    return [text_of(string) for string in strings if string not in inner]
+
+
+def text_of(string):
+    """Return the text of a string in a source; what is computed in it is one word."""
+    parts = string.values if isinstance(string, ast.JoinedStr) else [string]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "code" for part in parts)
 
 
 @pytest.mark.parametrize("name", sorted(pages()))
@@ -119,14 +135,54 @@ def docstring_paragraphs(thing):
     yield from paragraphs(re.sub(r"^    (?=\S)", "\n    ", text, flags=re.MULTILINE))
 
 
-def test_the_docstrings_of_the_public_names_say_it_in_short_sentences_and_common_words():
-    modules = deform_attn.MultiScaleDeformableAttention, deform_attn.DeformableAttention
-    things = [getattr(deform_attn, name) for name in deform_attn.__all__] + [module.forward for module in modules]
-    things += [getattr(explore, name) for name in explore.__all__]
-    things += [Report, Row, Record, Sampling, Explanation]
-    found = {thing.__qualname__: [w for p in docstring_paragraphs(thing) for w in wrong(p)] for thing in things}
-    assert {name: said for name, said in found.items() if said} == {}
-    assert sum(len(list(docstring_paragraphs(thing))) for thing in things) > 100
+def documented():
+    """Return the names that the reference documents by their docstrings, those of members included."""
+    names = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for name, options in re.findall(r"^\.\. auto\w+:: (\S+)\n((?:   :.*\n)*)", page.read_text(), re.MULTILINE):
+            names.add(name)
+            listed = {key: given.replace(",", " ").split() for key, given in re.findall(r":([\w-]+):(.*)", options)}
+            if "members" in listed:
+                members = set(listed["members"] or own_members(pkgutil.resolve_name(name)))
+                names |= {f"{name}.{member}" for member in members - set(listed.get("exclude-members", ()))}
+    return sorted(names)
+
+
+def own_members(cls):
+    """Return the names of the public methods and properties that a class itself has."""
+    things = vars(cls).items()
+    return [name for name, it in things if name[0] != "_" and (inspect.isroutine(it) or isinstance(it, property))]
+
+
+DOCUMENTED = documented()
+
+
+def test_the_reference_documents_every_public_name():
+    assert {f"deform_attn.{name}" for name in deform_attn.__all__} <= set(DOCUMENTED)
+    assert {"deform_attn.export.to_onnx", "deform_attn.explore.Scene.query"} <= set(DOCUMENTED)
+    assert len(DOCUMENTED) > 60
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_public_docstring_says_it_in_short_sentences_and_common_words(name):
+    said = [*docstring_paragraphs(pkgutil.resolve_name(name))]
+    assert said
+    assert [found for paragraph in said for found in wrong(paragraph)] == []
+
+
+@pytest.mark.parametrize("room", ["detr", "export", "cli"])
+def test_an_error_says_it_in_common_words(room):
+    files = sorted((ROOT / "src" / "deform_attn" / room).rglob("*.py"))
+    texts = [(path.name, text) for path in files for text in error_texts(path.read_text())]
+    assert len(texts) > 5
+    assert [(name, text) for name, text in texts if SAID.search(text)] == []
+
+
+def test_the_texts_of_errors_are_found():
+    source = 'raise ValueError(f"{name}: is no file")\nfail("form", got, "Nothing is written.")\n'
+    source += 'f("lies")\nfix = "Told."\n'
+    found = {text for text in error_texts(source) if SAID.search(text)}
+    assert found == {"code: is no file", "Nothing is written.", "Told."}
 
 
 def test_what_the_rules_forbid_is_found():

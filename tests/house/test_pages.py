@@ -38,18 +38,40 @@ def test_zeroed_pixels_are_for_the_classic_op_what_a_mask_is_for_the_others():
     torch.testing.assert_close(actual, expected)
 
 
-def test_the_folders_and_files_that_contributing_names_exist():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    missing = {
-        name
-        for name in re.findall(r"`([\w/.]+(?:/|\.py))`", text)
-        if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "deform_attn", ROOT / "tests"))
-    }
-    assert missing == set()
-    (order,) = re.findall(r"^    (.* -> .*)$", text, re.MULTILINE)
-    for name in re.findall(r"\w+", order):
-        paths = (ROOT / name, *(ROOT / "src" / "deform_attn" / path for path in (name, f"{name}.py")))
-        assert any(path.exists() for path in paths), name
+CONTRIBUTORS = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "contributing").glob("*.md"))]
+FOLDERS = [ROOT, ROOT / "src" / "deform_attn", ROOT / "tests"]
+
+
+def found_below(name, folders):
+    """Return the path of a file or folder that a page names, or None."""
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
+@pytest.mark.parametrize("page", CONTRIBUTORS, ids=lambda page: page.stem)
+def test_the_folders_and_files_that_a_page_for_contributors_names_exist(page):
+    folders = [*FOLDERS, ROOT / "tests" / "torch_ops"] if page.stem == "pytorch" else FOLDERS
+    named = re.findall(r"`([\w/.-]+(?:/|\.(?:py|h|cpp|md|toml|txt|yml)))`", page.read_text())
+    assert [name for name in named if found_below(name, folders) is None] == []
+
+
+def defines(source, name):
+    """Return whether a file of Python or C++ defines what is called `name`; a method is `Class.method`."""
+    definition = r"^ *(?!return |else )(?:[\w:<>]+ )+[*&]*{0}[(:]|^{0} = "
+    return all(re.search(definition.format(part), source, re.MULTILINE) for part in name.split("."))
+
+
+def test_the_tour_names_files_and_what_they_define():
+    text = (ROOT / "docs" / "contributing" / "tour.md").read_text()
+    rows = re.findall(r"^\| `([\w/.]+)` \| `([\w.]+)` \|", text, re.MULTILINE)
+    assert len(rows) > 40
+    assert [row for row in rows if not defines(found_below(row[0], FOLDERS).read_text(), row[1])] == []
+
+
+def test_a_call_of_a_function_is_not_its_definition():
+    for source in ("    def name(self):", "class name:", "inline bool name(int x) {", "name = 1"):
+        assert defines(source, "name")
+    for source in ("def other(): name()", "    return name(1);", "x = name(1)"):
+        assert not defines(source, "name")
 
 
 def test_the_verbs_of_the_command_that_a_page_names_exist(capsys):

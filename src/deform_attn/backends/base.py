@@ -72,4 +72,4 @@ def is_written_to_onnx() -> bool:
 
 
 class SlowBackendWarning(UserWarning):
-    """The fast backend for this device is not available; `deform_attn.explain()` says why."""
+    """The fast backend of a device is not available; `deform_attn.explain()` says why."""

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OccupiedError as error:
-        ways = "go on with it (--resume), replace it (--overwrite), or choose another folder (--out)"
+        ways = "resume it (--resume), replace it (--overwrite), or choose another folder (--out)"
         say(f"error: {error.path}: holds a training; {ways}")
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -103,7 +103,7 @@ def _kept(stop: TrainingStopped) -> str:
     if stop.kept or stop.steps:
         steps = "1 step" if stop.steps == 1 else f"{stop.steps} steps"
         last = f"{steps} of epoch {stop.kept + 1}" if stop.steps else f"epoch {stop.kept}"
-        return f"with {last} of {stop.epochs} kept in {stop.path}; go on from there with --resume"
+        return f"with {last} of {stop.epochs} kept in {stop.path}; continue with --resume"
     earlier = f"; {stop.path} still holds the earlier one" if checkpoint.exists(stop.path) else ""
     return f"in the first epoch; nothing of this training is kept{earlier}"
 
@@ -111,10 +111,10 @@ def _kept(stop: TrainingStopped) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
-        prog="deform-attn", description="Deformable attention: a detector, and what is here."
+        prog="deform-attn", description="Train, evaluate, use and export a detector with deformable attention."
     )
     parser.add_argument("--version", action="version", version=f"deform-attn {version('deform-attn')}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in VERBS:
         description = f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}."
         verb = verbs.add_parser(module.NAME, help=module.SUMMARY, description=description)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from deform_attn.detr.model.detector import Detector
 
 NAME = "export"
-SUMMARY = "write a checkpoint as a program of torch.export or as a file of ONNX, and check it against the model"
+SUMMARY = "write a checkpoint as a torch.export program or an ONNX file, and compare it with the model"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--form",
         choices=list(FORMS),
-        help="form of the attention in a file of ONNX, by the runtime: docs/onnx.md (default: gridsample)",
+        help="form of the attention in an ONNX file; docs/onnx.md says which runtime takes which (default: gridsample)",
     )
     verb.add_argument("--size", type=_size, metavar="HxW", help="height and width in pixels (default: any)")
-    verb.add_argument("--batch", type=_batch, metavar="N", help="pictures a call (default: free, that is, any number)")
+    verb.add_argument("--batch", type=_batch, metavar="N", help="images per call (default: free, that is, any number)")
     verb.set_defaults(fail=verb.error)
 
 
@@ -50,7 +50,7 @@ def _write_program(detector: "Detector", options: argparse.Namespace) -> None:
     exported = export_model(detector, options.out, batch=options.batch, size=options.size)
     tried, height, width = exported.tried
     print(f"wrote {options.out}: {_taken(options)}")
-    where = f"on {tried} pictures of {height} x {width}"
+    where = f"on {tried} images of {height} x {width}"
     print(f"checked: read back, it differs from the model by at most {exported.error:.1e} {where}")
     print("to use it, in Python:")
     print("    import torch, deform_attn")
@@ -69,14 +69,14 @@ def _write_onnx(detector: "Detector", options: argparse.Namespace) -> None:
         return
     tried, _, height, width = exported.tried["images"]
     error = f"at most {exported.error:.1e} of the largest number"
-    print(f"checked: ONNX Runtime differs from the model by {error} on {tried} pictures of {height} x {width}")
+    print(f"checked: ONNX Runtime differs from the model by {error} on {tried} images of {height} x {width}")
     print("to use it:")
     print(f"    deform-attn predict --onnx {options.out} IMAGE --out FOLDER")
 
 
 def _taken(options: argparse.Namespace) -> str:
     """Return in words what the file takes."""
-    count = "any number of pictures" if options.batch is None else f"{options.batch} pictures a call"
+    count = "any number of images" if options.batch is None else f"{options.batch} images per call"
     size = "any size" if options.size is None else "{} x {} pixels".format(*options.size)
     return f"{count}, {size}"
 

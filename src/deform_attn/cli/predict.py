@@ -9,18 +9,18 @@ from deform_attn.cli.common import CHECKPOINT_HELP, add_detecting, add_device, s
 if TYPE_CHECKING:
     from deform_attn.detr.prediction.predict import AnyDetector
 
-NAME, SUMMARY = "predict", "draw what a checkpoint finds in pictures, and write it as COCO json"
+NAME, SUMMARY = "predict", "draw the detections of a checkpoint on images, and write them as COCO JSON"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=f"{CHECKPOINT_HELP}; or a file of ONNX that export wrote")
-    verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="picture, or folder of pictures")
-    verb.add_argument("--out", type=Path, required=True, help="folder to write pictures and predictions.json to")
+    verb.add_argument("checkpoint", help=f"{CHECKPOINT_HELP}; or an ONNX file of the command export")
+    verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="image, or folder of images")
+    verb.add_argument("--out", type=Path, required=True, help="folder to write the images and predictions.json to")
     verb.add_argument(
         "--onnx",
         action="store_true",
-        help="the checkpoint is a file of ONNX, for ONNX Runtime on the CPU (default: if its name ends in .onnx)",
+        help="read the checkpoint as an ONNX file, for ONNX Runtime on the CPU (default: if its name ends in .onnx)",
     )
     add_detecting(verb, "shown")
     add_device(verb)
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """Predict, and print what was written."""
     is_onnx = options.onnx or options.checkpoint.endswith(".onnx")
     if is_onnx and options.device is not None:
-        return options.fail("argument --device: a file of ONNX runs on the CPU; leave it out")
+        return options.fail("argument --device: an ONNX file runs on the CPU; leave --device out")
 
     from deform_attn.detr.prediction.predict import find_pictures, predict
     from deform_attn.detr.training.progress import picture_bar
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"skipped: {reason}")
     found = len(result.coco["annotations"])
     print(f"images: {len(result.coco['images'])}, objects found: {found}, images skipped: {len(result.skipped)}")
-    print(f"wrote {result.files[-1]}, and the images beside it")
+    print(f"wrote {result.files[-1]}, and the images to the same folder")
 
 
 def _load(checkpoint: str, device_name: str | None) -> "AnyDetector":

@@ -31,7 +31,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise ConfigError(
             f"device: expected one of {_available()}, got {str(name)!r}, which this torch does not see; "
-            "`deform-attn info` prints what is here"
+            "`deform-attn info` prints the devices of this machine"
         )
     return device
 

@@ -4,7 +4,7 @@ import os
 
 
 class UserError(ValueError):
-    """What the user gave, or asked for, cannot work."""
+    """An input or a request of the user cannot work; the message says what is wrong and what to do."""
 
 
 class ConfigError(UserError):
@@ -28,7 +28,7 @@ class OccupiedError(CheckpointError):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(
-            f"{path}: holds a training; go on with it (resume=True), replace it (overwrite=True), or choose another "
+            f"{path}: holds a training; resume it (resume=True), replace it (overwrite=True), or choose another "
             "directory"
         )
         self.path = path
@@ -57,7 +57,7 @@ class TrainingStopped(KeyboardInterrupt):
         what = f"epoch {kept} of {epochs} is" if kept else "no epoch is"
         if steps:
             what = f"all up to step {steps} of epoch {kept + 1} of {epochs} is"
-        advice = "; resume=True goes on from there" if kept or steps else ""
+        advice = "; continue with resume=True" if kept or steps else ""
         super().__init__(f"{path}: stopped; {what} kept{advice}")
         self.path, self.kept, self.epochs, self.steps = path, kept, epochs, steps
 

@@ -26,7 +26,7 @@ INTERFACES = {
 def check(graph: Any) -> None:
     """Judge that the nodes of a graph of ONNX are those that their plugins document."""
     if found := faults(graph):
-        fix = "Nothing is written. Report it, with the versions of torch and onnxscript."
+        fix = "No file is written. Report it, with the versions of torch and onnxscript."
         fail("model", "one whose nodes keep to the interface of their plugin", "; ".join(found), fix)
 
 

@@ -24,10 +24,11 @@ _OPSET = 18  # its GridSample is that of 16, the newest that the GPU kernels of 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the inputs and outputs of the file with their shapes, a name where a size is free.
+    """What `to_onnx` wrote: the inputs and outputs of the file with their shapes. A free size is a name.
 
-    `error` is how far the file's outputs were from the model's when ONNX Runtime ran it, as a share of the largest
-    number of an output or of 1, and `tried` the shapes of the inputs then; both None where it was not run.
+    `error` is the largest difference between the file's outputs in ONNX Runtime and the model's. It is a share of the
+    output's largest number, or of 1 if that is larger. `tried` has the shapes of the inputs of that run. Both are None
+    if the file was not run.
     """
 
     inputs: dict[str, Shape]
@@ -50,30 +51,34 @@ def to_onnx(
 ) -> Exported:
     """Write a model to a file of ONNX, with its deformable attention in the form that a runtime takes.
 
-    The forms: `"gridsample"` (the operator GridSample, opset 18), `"gather"` (pixels by index, no axis beyond the
-    fifth), `"native"` (a node of our own, for ONNX Runtime with the operators of `deform_attn.export.onnxruntime`),
-    `"tensorrt"` (a node MultiscaleDeformableAttnPlugin_TRT) and `"mmdeploy"` (a node
-    MMCVMultiScaleDeformableAttention). docs/onnx.md says which runtime takes which. The file appears once it is whole
-    and has passed; before that, and after an error, whatever lay at `path` is as it was. Until then the model is in
-    evaluation mode.
+    docs/onnx.md says which runtime takes which form:
+
+    - `"gridsample"`: the operator GridSample, opset 18.
+    - `"gather"`: pixels by index, no axis beyond the fifth.
+    - `"native"`: a node of our own, for ONNX Runtime with the operators of `deform_attn.export.onnxruntime`.
+    - `"tensorrt"`: a node MultiscaleDeformableAttnPlugin_TRT.
+    - `"mmdeploy"`: a node MMCVMultiScaleDeformableAttention.
+
+    The file appears once it is complete and has passed all checks. Before that, and after an error, an older file at
+    `path` is unchanged. During the export the model is in evaluation mode.
 
     Args:
         model: a module that calls the functions or modules of deform_attn, or one that `deform_attn.patch` has changed.
             It returns tensors, in tuples, lists or dicts.
         example: the arguments of its forward, by position. Tensors in lists become inputs in their order.
-        path: the file.
-        form: see above.
-        dynamic: whether the batch, the number of queries, the sizes of images and maps, and every other size that the
-            model leaves free, are free in the file. A batch that the model fixes, and a height or width of RGB images
-            `[N, 3, H, W]`, is an error then. With "batch" only the first axis of each tensor is free, for models that
-            hold the sizes of images as numbers. The axes of each input by its name, as in `{"images": (0, 2, 3)}`, must
-            all be free. An axis of size 1 in `example` stays so; its batch must be 2 or more.
-        verify: whether to try the file: plain forms and `native` are run by ONNX Runtime on another batch and other
-            sizes and compared with the model; nodes of plugins are checked against the interface of their plugin. A
+        path: the file to write.
+        form: the form of the attention, see above.
+        dynamic: True frees every size that the model leaves free: batch, queries, images, maps. A batch that the model
+            fixes is then an error, and so is a fixed height or width of RGB images `[N, 3, H, W]`. With "batch" only
+            the first axis of each tensor is free, for models that hold image sizes as numbers. A dict of axes by the
+            input's name, as `{"images": (0, 2, 3)}`, demands that all of them are free. False frees none. An axis of
+            size 1 in `example` stays 1, so its batch must be 2 or more.
+        verify: whether to test the file. ONNX Runtime runs plain forms and `native` on another batch and other sizes,
+            and the outputs are compared with the model's. Nodes of plugins are compared with the plugin's interface. A
             tuple is the example to run; by default `example` is stretched.
-        plugin_version: of the form `tensorrt`: 1, which every TensorRT with the plugin knows, or 2, from 10.11 on.
-        half_node: of the form `tensorrt`: whether the node computes in float16 where value is float16. The plugin's
-            coordinates are then float16, too, which is coarse; by default the node is float32.
+        plugin_version: for the form `tensorrt`: 1, which every TensorRT with the plugin supports, or 2, from 10.11 on.
+        half_node: for the form `tensorrt`: whether the node computes in float16 where value is float16. The plugin's
+            coordinates are then float16, too, which is coarse. By default the node is float32.
         metadata: texts to store in the file.
 
     Returns:
@@ -158,7 +163,7 @@ def _check_options(form: str, plugin_version: Any, half_node: Any) -> dict[str, 
     if form == "tensorrt":
         return {"plugin_version": plugin_version, "half_node": half_node}
     if plugin_version != 1 or half_node:
-        fail("form", "'tensorrt' beside plugin_version and half_node", repr(form), "Leave them out.")
+        fail("form", "'tensorrt' with plugin_version or half_node", repr(form), "Leave them out.")
     return {}
 
 

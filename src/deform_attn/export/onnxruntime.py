@@ -9,7 +9,7 @@ from deform_attn.export.extra import onnx_extra
 def library_path() -> str:
     """Return the path of the library with the operators, for ONNX Runtime in any language.
 
-    ONNX Runtime looks for the function `RegisterCustomOps` in it (native/include/deform_attn_onnxruntime.h).
+    ONNX Runtime calls its function `RegisterCustomOps` (native/include/deform_attn_onnxruntime.h).
 
     Raises:
         RuntimeError: the CPU kernels are not built, or do not load on this machine.
@@ -18,10 +18,10 @@ def library_path() -> str:
 
 
 def register(session_options: Any) -> None:
-    """Give the operators to the options of a session, as an `onnxruntime.SessionOptions`.
+    """Register the operators with the options of a session, an `onnxruntime.SessionOptions`.
 
-    The session then runs files of the form `native`, and those with the node `MultiscaleDeformableAttnPlugin_TRT` of
-    TensorRT or `MMCVMultiScaleDeformableAttention` of mmdeploy. It takes ONNX Runtime 1.17 or newer.
+    The session then runs files of the form `native`, and files with the node `MultiscaleDeformableAttnPlugin_TRT` of
+    TensorRT or `MMCVMultiScaleDeformableAttention` of mmdeploy. This needs ONNX Runtime 1.17 or newer.
 
     Example:
         >>> import onnxruntime
@@ -35,7 +35,7 @@ def register(session_options: Any) -> None:
 def session_options() -> Any:
     """Return an `onnxruntime.SessionOptions` with the operators, or without them where the CPU kernels do not load.
 
-    A session refuses a file with an operator that it lacks, and says which.
+    A session without them refuses a file that needs them, and names the operator.
 
     Raises:
         ModuleNotFoundError: a package of the extra `onnx` is not installed.

@@ -76,14 +76,14 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
         results = session.run(None, dict(zip(names, given, strict=True)))
     except (state.Fail, state.InvalidArgument, state.RuntimeException) as failure:
         # The graph has a size of the example as a number, somewhere inside.
-        fix = 'Nothing is written. Pass dynamic="batch", which fixes the sizes of images to those of example.'
+        fix = 'No file is written. Pass dynamic="batch", which fixes the sizes of images to those of example.'
         message = " ".join(str(failure).split())[-300:]
         fail("verify", f"a file that runs for {tried}", f"from ONNX Runtime: {message}", fix)
     error = 0.0
     for output, result, tensor in zip(session.get_outputs(), results, expected, strict=True):
         distance, tolerance = difference(torch.from_numpy(result), tensor), TOLERANCES.get(tensor.dtype, 0.0)
         if not distance <= tolerance:
-            fix = "Nothing is written. Pass verify=False to have the file, and report it."
+            fix = "No file is written. Pass verify=False to have the file, and report it."
             got = f"{distance:.1e} for {tried}"
             fail("verify", f"{output.name} within {tolerance:.0e} of the model's, relative to its largest", got, fix)
         error = max(error, distance)

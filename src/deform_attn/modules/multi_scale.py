@@ -99,7 +99,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Initialise the parameters again."""
         nn.init.zeros_(self.sampling_offsets.weight)
         offsets = projections.directional_offsets(self.num_heads, self.num_points)
         with torch.no_grad():
@@ -165,7 +165,7 @@ class MultiScaleDeformableAttention(nn.Module):
         padding_mask: Tensor | Sequence[Tensor] | None = None,
         return_sampling: bool = False,
     ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
-        """Return where `forward` looks for the same arguments, the sizes of the maps, and the points on each."""
+        """Return where `forward` looks for the same arguments, the sizes of the maps, and the points per level."""
         shapes = shape_checks.spatial_shapes_of(self._shapes(query, features, spatial_shapes))  # of a device it waits
         offsets, logits = self._offsets_and_logits(query)
         return sampling_of(shapes, reference_points, offsets, logits, self.num_points), shapes, self.num_points

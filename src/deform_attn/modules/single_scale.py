@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Initialise the parameters again."""
         offsets = projections.directional_offsets(self.num_heads, (self.num_points,))
         with torch.no_grad():
             nn.init.zeros_(self.query_proj.weight)
@@ -121,7 +121,7 @@ class DeformableAttention(nn.Module):
     def compute_sampling(
         self, query: Tensor, reference_points: Tensor, features: Tensor
     ) -> tuple[Sampling, Pairs, tuple[int, ...]]:
-        """Return where `forward` looks for the same arguments, with L = 1, the map's size, and its number of points."""
+        """Return where `forward` looks for the same arguments (L = 1), the map's size, and its number of points."""
         self._judge(query, reference_points, features)
         offsets, logits = self._offsets_and_logits(query)
         shapes = ((features.shape[-2], features.shape[-1]),)

@@ -13,12 +13,13 @@ from deform_attn.stand_ins.original import MSDeformAttnFunction, ms_deform_attn_
 
 
 class MultiScaleDeformableAttention(Attention):
-    """mmcv's module, with its arguments, parameters and initialisation; `record` knows it.
+    """mmcv's module, with its arguments, parameters and initialisation; `record` works on it.
 
-    `forward` returns `dropout(attention) + identity`. query, key, value, identity and query_pos are `[Q or S, N, C]`,
-    or `[N, Q or S, C]` with batch_first; key_padding_mask is `[N, S]` with True = padding, reference_points
-    `[N, Q, L, 2 or 4]`, spatial_shapes `[L, 2]`, level_start_index `[L]`. query_pos is added to the query alone.
-    value and identity are the query, without query_pos, where they are left out. key is not used.
+    `forward` returns `dropout(attention) + identity`. `query`, `key`, `value`, `identity` and `query_pos` are
+    `[Q or S, N, C]`, or `[N, Q or S, C]` with `batch_first`. `key_padding_mask` is `[N, S]` with True = padding,
+    `reference_points` is `[N, Q, L, 2 or 4]`, `spatial_shapes` is `[L, 2]`, and `level_start_index` is `[L]`.
+    `query_pos` is added to the query alone. If `value` or `identity` is left out, it is the query without `query_pos`.
+    `key` is not used.
 
     Args:
         embed_dims: C, a multiple of num_heads.
@@ -28,8 +29,8 @@ class MultiScaleDeformableAttention(Attention):
         im2col_step: not needed.
         dropout: share of the attention's output that is dropped in training.
         batch_first: whether the batch is the first axis of query, value and identity.
-        norm_cfg: kept, and not used, as in mmcv.
-        init_cfg: kept; `init_weights` draws the parameters.
+        norm_cfg: stored and not used, as in mmcv.
+        init_cfg: stored; `init_weights` initialises the parameters.
         value_proj_ratio: channels of the projected value, as a share of embed_dims.
 
     Raises:
@@ -107,7 +108,7 @@ class MultiScaleDeformableAttention(Attention):
 
 
 class MultiScaleDeformableAttnFunction(MSDeformAttnFunction):
-    """The op under the name of mmcv's autograd function; coordinates keep their dtype beside a value in float16."""
+    """The op under the name of mmcv's autograd function. Coordinates keep their dtype when value is float16."""
 
 
 def multi_scale_deformable_attn_pytorch(

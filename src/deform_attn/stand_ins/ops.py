@@ -41,8 +41,8 @@ def ms_deform_attn_forward(
     Args:
         value: the maps of all levels, one after the other, `[N, S, M, D]`.
         spatial_shapes: integer tensor `[L, 2]`, (H, W) of each level.
-        level_start_index: integer tensor `[L]`. It is judged where it and the sizes are on the CPU, outside of a graph;
-            elsewhere it is not read.
+        level_start_index: integer tensor `[L]`. Levels must be without gaps. This is checked where it and the sizes are
+            on the CPU, outside of a graph; elsewhere it is not read.
         sampling_loc: `[N, Q, M, L, P, 2]` as (x, y), [0, 1] spans the map.
         attn_weight: `[N, Q, M, L, P]`.
         im2col_step: not needed.
@@ -86,15 +86,15 @@ def ms_deform_attn_backward(
     None.
 
     Args:
-        value: this and those up to attn_weight as in `ms_deform_attn_forward`.
+        value: as in `ms_deform_attn_forward`, like the next four.
         spatial_shapes: as there.
         level_start_index: as there.
         sampling_loc: as there.
         attn_weight: as there.
         grad_output: `[N, Q, M*D]`.
-        grad_value: to be filled, as value; by position the original's im2col_step comes here.
-        grad_sampling_loc: to be filled, as sampling_loc.
-        grad_attn_weight: to be filled, as attn_weight.
+        grad_value: a tensor like value to fill. By position the original passes im2col_step here.
+        grad_sampling_loc: a tensor like sampling_loc to fill.
+        grad_attn_weight: a tensor like attn_weight to fill.
         im2col_step: not needed.
 
     Raises:

@@ -13,11 +13,12 @@ from deform_attn.stand_ins.ops import ms_deform_attn_forward
 
 
 class MSDeformAttn(Attention):
-    """The original's module, with its arguments, parameters and initialisation; `record` knows it.
+    """The original's module, with its arguments, parameters and initialisation; `record` works on it.
 
     `forward(query [N, Q, C], reference_points [N, Q, L, 2 or 4], input_flatten [N, S, C], input_spatial_shapes [L, 2],
     input_level_start_index [L], input_padding_mask [N, S] with True = padding)` returns `[N, Q, C]`. Offsets, softmax,
-    mask and reads are one op, which keeps no locations or weights. Zhu et al. 2020, https://arxiv.org/abs/2010.04159.
+    mask and reads are one op, which stores neither locations nor weights. (Zhu et al. 2020,
+    https://arxiv.org/abs/2010.04159)
 
     Args:
         d_model: C, a multiple of n_heads.

@@ -21,16 +21,16 @@ def deformable_aggregation_function(
 ) -> Tensor:
     r"""Add up the features of all cameras and scales at the points of each anchor.
 
-    For channel c of group g, :math:`\sum_{p, v, s} w_{pvsg} \cdot x^{vs}_c(\phi_{vs}(\hat p_{pv}))` over the points p,
-    cameras v and scales s: the classic op, with a level for each scale of each camera. A point on or beyond the border
-    of a camera's picture, x or y <= 0 or >= 1, counts as 0 there. (Lin et al. 2023, Sparse4D v2,
+    Channel c of group g is :math:`\sum_{p, v, s} w_{pvsg} \cdot x^{vs}_c(\phi_{vs}(\hat p_{pv}))` over the points p,
+    cameras v and scales s. This is the classic op, with one level for each scale of each camera. A point on or beyond
+    the border of a camera's image counts as 0 there: x or y <= 0 or >= 1. (Lin et al. 2023, Sparse4D v2,
     https://arxiv.org/abs/2305.14018)
 
     Args:
         feature_maps: `[N, S, C]`, camera by camera and scale by scale.
         spatial_shape: integer tensor `[V, L, 2]`, (H, W) of each scale of each of the V cameras.
-        scale_start_index: integer tensor `[V, L]`; judged as `level_start_index` is, where it is on the CPU.
-        sampling_location: `[N, Q, P, V, 2]` as (x, y), [0, 1] spans the picture.
+        scale_start_index: integer tensor `[V, L]`. Levels must be without gaps; this is checked on the CPU only.
+        sampling_location: `[N, Q, P, V, 2]` as (x, y), [0, 1] spans the image.
         weights: `[N, Q, P, V, L, G]`, for each of the G groups of C / G channels.
 
     Returns:

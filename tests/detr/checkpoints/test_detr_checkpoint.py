@@ -142,10 +142,10 @@ def test_files_of_other_programs_are_refused_as_a_target(tmp_path: Path) -> None
         check_target(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_text("weights")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: belongs to no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not the file of a checkpoint"):
         check_target(tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match=r"config\.json: is not a detector's"):
+    with pytest.raises(CheckpointError, match=r"config\.json: not the file of a detector"):
         check_target(tmp_path / "other")
     with pytest.raises(OSError, match="file"):
         check_target(tmp_path / "file" / "run")
@@ -231,34 +231,34 @@ def cut(name: str) -> Callable[[Path], object]:
         (write("config.json", "{"), r"config\.json: damaged"),
         (write("config.json", 100_000 * "["), r"config\.json: damaged"),
         (write("config.json", "[]"), r"config\.json: damaged \(expected an object, found list\)"),
-        (change("config.json", "format", 99), "format 99 is unknown"),
+        (change("config.json", "format", 99), "expected format 1, got 99; update deform-attn"),
         (change("config.json", "model", {"num_classes": 2, "depth": 1}), "unknown field 'depth'"),
-        (change("config.json", "categories", [{"id": 3}]), "no configuration of a detector"),
+        (change("config.json", "categories", [{"id": 3}]), "not the configuration of a detector"),
         (change("config.json", "categories", [{"id": 3, "name": "pine"}]), "1 categories for 2 classes"),
-        (change("config.json", "max_size", "big"), "no configuration of a detector .*big"),
+        (change("config.json", "max_size", "big"), "not the configuration of a detector, .*big"),
         (change("config.json", "max_size", 0), "max_size: expected a number of pixels, at least 1"),
         (change("config.json", "max_size", 1.5), "max_size: expected a number of pixels, at least 1"),
-        (change("config.json", "categories", [{"id": math.inf, "name": "pine"}]), "no configuration of a detector"),
+        (change("config.json", "categories", [{"id": math.inf, "name": "pine"}]), "not the configuration of a "),
         (change("config.json", "model", {"num_classes": 10**15}), "2 categories for 1000000000000000 classes"),
-        (change("config.json", "model", {"num_classes": 2, "transformer": {"width": 8 * 10**12}}), "no configuration"),
+        (change("config.json", "model", {"num_classes": 2, "transformer": {"width": 8 * 10**12}}), "not the conf"),
         (change("config.json", "model", {"num_classes": 2}), r"model\.safetensors: (lacks|has|tensor)"),
         (write("model.safetensors", "no tensors"), r"model\.safetensors: damaged"),
         (cut("model.safetensors"), r"model\.safetensors: damaged"),
         (lambda path: (path / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
-        (change_header("training", {}, ""), r"training\.safetensors: no state of a training"),
+        (change_header("training", {}, ""), r"training\.safetensors: not the state of a training"),
         (
             change_header("format", None, ""),
-            r"training\.safetensors: .*format None.* reads 2; resume with that version",
+            r"training\.safetensors: .*format None.* reads format 2; resume with that version",
         ),
         (
             lambda path: save_file({}, path / "training.safetensors", metadata={"deform_attn": "{"}),
-            r"training\.safetensors: no state of a training",
+            r"training\.safetensors: not the state of a training",
         ),
-        (lambda path: save_file({}, path / "training.safetensors"), r"training\.safetensors: no state of a training"),
-        (change_header("pictures", None), r"training\.safetensors: no state of a training"),
-        (change_header("pictures", math.inf), r"training\.safetensors: no state of a training"),
-        (change_header("history", 3), r"training\.safetensors: no state of a training"),
-        (change_header("history", [3]), r"training\.safetensors: no state of a training"),
+        (lambda path: save_file({}, path / "training.safetensors"), r"training\.safetensors: not the state of"),
+        (change_header("pictures", None), r"training\.safetensors: not the state of a training"),
+        (change_header("pictures", math.inf), r"training\.safetensors: not the state of a training"),
+        (change_header("history", 3), r"training\.safetensors: not the state of a training"),
+        (change_header("history", [3]), r"training\.safetensors: not the state of a training"),
         (change_header("history", [{}]), r"training\.safetensors: .*no record of epoch 1"),
         (change_header("history", [{"epoch": 1, "loss": 2.0}]), r"training\.safetensors: .*no record of epoch 1"),
         (change_header("history", [{"epoch": 2, "loss": 2.0, "seconds": 1}]), r"training\.safetensors: .*epoch 1"),
@@ -282,7 +282,7 @@ def test_tensors_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     for name, width in (("narrow", 16), ("wide", 32)):
         save(tmp_path / name, detector(0, width))
     shutil.copy(tmp_path / "narrow" / "model.safetensors", tmp_path / "wide" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"tensor \S+ is \[.*16.*\], where config.json asks for \[.*32.*\]"):
+    with pytest.raises(CheckpointError, match=r"tensor \S+: expected \[.*32.*\], as config.json says, got \[.*16.*\]"):
         load_model(tmp_path / "wide")
 
 

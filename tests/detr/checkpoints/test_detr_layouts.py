@@ -475,7 +475,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backbone_config": SWIN}, "backbone_config: 'swin' is not supported, only 'resnet' and timm's ResNets"),
     ({"backbone_config": {**RESNET, "out_features": ["stem", "stage4"]}}, r"out_features \['stem', 'stage4'\]"),
     ({"num_feature_levels": 2}, "out_features .* are not 2 levels or fewer"),
-    ({"d_model": "wide"}, "no configuration of transformers' Deformable DETR"),
+    ({"d_model": "wide"}, "not a configuration of transformers' Deformable DETR"),
     ({"d_model": 48}, "norm_groups: 32 do not divide width 48"),
 ]
 
@@ -506,7 +506,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file.pth"
     for content in (b"", b"text", b"PK\x03\x04"):
         file.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"damaged, or no file of torch\.save"):
+        with pytest.raises(CheckpointError, match=r"damaged, or not a file of torch\.save"):
             load_model(file)
     torch.save({"model": {"class_embed.0.weight": 1}}, file)
     with pytest.raises(CheckpointError, match="no state of a model under 'model'"):
@@ -515,7 +515,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"file\.pth: dilation: True is not supported"):
         load_model(file)
     torch.save({"model": {}, "args": [8]}, file)
-    with pytest.raises(CheckpointError, match=r"'args' are no options of a training, but list"):
+    with pytest.raises(CheckpointError, match=r"'args' must be the options of a training, got list"):
         load_model(file)
     state = original_repository.state(two_stage=True, refine=True, **SIZES)
     for name, value in (("nheads", "eight"), ("num_queries", "many")):
@@ -523,7 +523,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"file\.pth: .*{name}: expected .*, got '{value}'"):
             load_model(file)
     torch.save({"model": state, "args": {"nheads": 3}}, file)
-    with pytest.raises(ConfigError, match="width: 32 is no multiple of num_heads 3"):
+    with pytest.raises(ConfigError, match="width: 32 is not a multiple of num_heads 3"):
         load_model(file)
     torch.save({"model": {}}, file)
     with pytest.raises(CheckpointError, match=r"file\.pth: lacks tensor backbone\.0\.body\.layer1\.0\.conv2\.weight"):
@@ -537,7 +537,7 @@ class Spy:
 
 def test_nothing_in_a_file_of_the_authors_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {}, "spy": Spy()}, tmp_path / "file.pth")
-    with pytest.raises(CheckpointError, match=r"no file of torch\.save with tensors alone"):
+    with pytest.raises(CheckpointError, match=r"not a file of torch\.save with tensors alone"):
         load_model(tmp_path / "file.pth")
     assert capsys.readouterr().out == ""
 
@@ -549,16 +549,16 @@ def small(**fields: Any) -> Detector:
 
 
 UNPUBLISHED: list[tuple[ModelConfig, str]] = [
-    (ModelConfig(5), "exact_padding: True"),
-    (replace(published(5, backbone=RESNET, transformer=SMALL), norm_groups=None), "norm_groups: None"),
+    (ModelConfig(5), "exact_padding: expected False, .* got True"),
+    (replace(published(5, backbone=RESNET, transformer=SMALL), norm_groups=None), "norm_groups: expected 32, .* None"),
     (
         replace(published(5, backbone=RESNET, transformer=SMALL), backbone=BackboneConfig(norm="frozen")),
-        r"backbone\.name: 'small'",
+        r"backbone\.name: expected 'transformers', .* got 'small'",
     ),
-    (published(5, backbone=SWIN, transformer=SMALL), r"backbone\.source: only a ResNet"),
+    (published(5, backbone=SWIN, transformer=SMALL), r"backbone\.source: expected a ResNet"),
     (
         published(5, backbone=RESNET, transformer=SMALL | {"position_periods": 4}),
-        r"transformer\.position_periods: 4\.0",
+        r"transformer\.position_periods: expected 1\.0, .* got 4\.0",
     ),
 ]
 
@@ -582,7 +582,7 @@ def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tensor class_embed\.[12]\.\w+ differs from the first layer's"):
         save_original(tmp_path / "there.pth", shared)
     save(tmp_path / "ours", shared)
-    with pytest.raises(CheckpointError, match="of another kind and would be replaced"):
+    with pytest.raises(CheckpointError, match="of another model and would be replaced"):
         save_transformers(tmp_path / "ours", shared)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
 

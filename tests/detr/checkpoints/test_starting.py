@@ -32,7 +32,7 @@ def test_categories_of_one_name_keep_their_rows_and_all_else_is_kept(two_stage):
     now = [Category(9, "owl"), Category(8, "fox"), Category(7, "cat"), Category(6, "elk")]
     start = starting.fit_categories(before, now)
     assert (start.kept, start.new) == (("owl", "cat"), ("fox", "elk"))
-    assert str(start) == "known: owl, cat; new, learnt from nothing: fox, elk; all other weights are kept"
+    assert str(start) == "known: owl, cat; new, trained from scratch: fox, elk; all other weights are kept"
     assert [category.id for category in start.detector.categories] == [9, 8, 7, 6]
     assert start.detector.max_size == 77
     assert start.detector.model.config.num_classes == 4
@@ -99,7 +99,7 @@ def test_with_the_same_categories_the_detector_is_the_same():
 
 def test_a_long_list_of_new_categories_is_cut():
     start = starting.Start(detector(), (), tuple(f"c{i}" for i in range(11)))
-    assert str(start).startswith("new, learnt from nothing: c0, c1, c2, c3, c4, c5, c6, c7 and 3 more; ")
+    assert str(start).startswith("new, trained from scratch: c0, c1, c2, c3, c4, c5, c6, c7 and 3 more; ")
 
 
 def test_a_model_of_the_hubs_cache_is_found_without_the_net(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_what_is_nowhere_on_this_disk_is_one_line_that_says_how_to_put_it_there(
 def test_a_path_is_not_looked_up_in_the_hubs_cache(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there are no runs
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
-    with pytest.raises(CheckpointError, match="no such directory; pass that of a checkpoint"):
+    with pytest.raises(CheckpointError, match="no such directory; pass the directory of a checkpoint"):
         starting.resolve(source)
 
 

@@ -21,7 +21,7 @@ WRONG = {
     "model = 3": "model: expected ModelConfig, got 3",
     "data.max_size = 0": "data: max_size: must be above zero",
     "optimiser.lr = 1.0": "unknown field 'optimiser'; the fields are start, model, train, data",
-    "start = 'run'\nmodel.strides = [8]": "model: the starting weights run bring their own",
+    "start = 'run'\nmodel.strides = [8]": "model: the starting weights run have a model of their own",
     "train.epochs = ": "not valid TOML (",
     "train.clip_norm = inf": "train.clip_norm: expected a finite number, got inf",
     "model.backbone.source = 'resnet'": "model.backbone: source: is for name='transformers'",

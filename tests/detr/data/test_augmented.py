@@ -194,7 +194,7 @@ def test_fit_trains_on_changed_samples_and_resumes_with_the_same(tmp_path):
 
     with pytest.raises(TrainingStopped):
         fit(detector(), scenes(), config, tmp_path / "stopped", on_step=stop)
-    with pytest.raises(CheckpointError, match="begun with training setting augment"):
+    with pytest.raises(CheckpointError, match="began with training setting augment"):
         fit(detector(), scenes(), replace(config, augment=AugmentConfig()), tmp_path / "stopped", resume=True)
     actual = fit(detector(), scenes(), config, tmp_path / "stopped", resume=True)
     assert without_seconds(actual) == without_seconds(expected)

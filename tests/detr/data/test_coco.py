@@ -256,8 +256,8 @@ def test_an_annotation_of_something_unknown_is_named(folder, field, table):
         ([1, 2, 10**400, 4], "4 finite numbers"),
         ([1, 2, 0, 4], "has no area"),
         ([1, 2, 3, -4], "has no area"),
-        ([50, 2, 3, 4], "lies outside image 12 (50 x 30 pixels)"),
-        ([1, -4, 3, 4], "lies outside image 12 (50 x 30 pixels)"),
+        ([50, 2, 3, 4], "is outside image 12 (50 x 30 pixels)"),
+        ([1, -4, 3, 4], "is outside image 12 (50 x 30 pixels)"),
     ],
 )
 def test_an_impossible_box_is_named(folder, box, complaint):

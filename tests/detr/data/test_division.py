@@ -53,13 +53,13 @@ def test_a_validation_split_is_used_whole_and_said_where_a_share_was_to_be_held_
 
     assert names(held_out(tmp_path, 0.4, note, lines.append)) == names(validation)
     assert [split.images.name for split in read] == ["val"]
-    assert lines == 2 * [f"{tmp_path}: there is a val split, so nothing is held out of the train split"]
+    assert lines == 2 * [f"{tmp_path}: there is a val split, so no image of the train split is held out"]
 
 
 def test_without_a_validation_split_and_a_share_there_is_none(tmp_path: Path) -> None:
     write(tmp_path, "train", 3)
     lines: list[str] = []
     assert divide(tmp_path, 0.0, lambda split: CocoFolder(*split), lines.append).validation is None
-    assert lines[0].startswith(f"{tmp_path}: there is no val split, so nothing is evaluated; looked for val.json, ")
+    assert lines[0].startswith(f"{tmp_path}: there is no val split, so there are no metrics; looked for val.json, ")
     with pytest.raises(DataError, match=r"there is no val split; .*use --hold-out"):
         held_out(tmp_path, 0.0, lambda split: CocoFolder(*split), lines.append)

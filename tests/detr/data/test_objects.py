@@ -50,19 +50,19 @@ def test_crowds_take_no_queries():
 
 def test_a_category_that_nothing_is_learnt_of_is_named():
     (line,) = remarks(truth((0, 2, 0)))
-    assert line.startswith("no training image has an object of 'cat', so nothing is learnt of them; ")
+    assert line.startswith("no training image has an object of 'cat', so the detector does not learn them; ")
     (line,) = remarks(truth((0, 1, 0), names=[f"c{i}" for i in range(11)]))
     assert "an object of 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8' and 2 more, so" in line
 
 
 def test_a_category_that_shares_its_name_is_named_with_its_id():
     (line,) = remarks(truth((0, 2, 0), names=("cat", "cat")))
-    assert "'cat' (id 1), so nothing" in line
+    assert "'cat' (id 1), so the detector does not learn" in line
 
 
 def test_a_category_with_nothing_but_crowds_is_named_with_this_cause():
     (line,) = remarks(truth((0, 1, 0), (0, 2, 1)))
-    assert line.startswith("all training annotations of 'bird' have iscrowd = 1, so nothing is learnt of them; write ")
+    assert line.startswith("all training annotations of 'bird' have iscrowd = 1, so the detector does not learn them; ")
 
 
 def test_a_category_that_only_the_validation_lacks_is_named():

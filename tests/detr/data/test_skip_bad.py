@@ -60,7 +60,7 @@ BOX = {
     "a box of negative height": ([4, 4, 20, -12], "bbox [4, 4, 20, -12] has no area"),
     "a box with NaN": ([4, float("nan"), 20, 12], "expected bbox to be 4 finite numbers"),
     "a box of three numbers": ([4, 4, 20], "expected bbox to be 4 finite numbers"),
-    "a box outside its image": ([48, 4, 20, 12], "lies outside image 12 (48 x 32 pixels)"),
+    "a box outside its image": ([48, 4, 20, 12], "is outside image 12 (48 x 32 pixels)"),
 }
 # What is done to the good data; the file and what else the message has; the images and annotations left.
 BAD = {

@@ -106,7 +106,7 @@ def test_a_missing_training_split_is_an_error_that_says_how_to_lay_it_out(tmp_pa
     touch(tmp_path, "images/0.png")
     with pytest.raises(DataError) as caught:
         required_split(tmp_path, "train")
-    cure = "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
+    cure = "put the annotations there, exported as COCO JSON, and pass the folder that holds them and the images"
     assert str(caught.value) == f"{tmp_path}: there is no train split; looked for {looked_for('train')}; {cure}"
 
 

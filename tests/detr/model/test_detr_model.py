@@ -202,16 +202,16 @@ def test_a_backbone_in_a_directory_brings_its_weights_and_is_not_needed_again(tm
 
 
 def test_a_backbone_that_cannot_be_had_is_refused() -> None:
-    with pytest.raises(ValueError, match="no directory; nothing is downloaded"):
+    with pytest.raises(ValueError, match="not a folder; pass a folder with configuration"):
         build_model(tiny(backbone=BackboneConfig("transformers", source="microsoft/resnet-50")))
     with pytest.raises(ValueError, match="model_type"):
         build_model(tiny(backbone=BackboneConfig("transformers", source={"depths": [1]})))
 
 
 def test_strides_that_do_not_fit_the_backbone_are_refused() -> None:
-    with pytest.raises(ValueError, match="the finest one at least"):
+    with pytest.raises(ValueError, match="must begin with strides of the backbone, which has none of them"):
         build_model(tiny(strides=(32, 64)))
-    with pytest.raises(ValueError, match="twice the one before, not 64"):
+    with pytest.raises(ValueError, match="twice the one before, got 64"):
         build_model(tiny(strides=(8, 16, 64)))
 
 

@@ -70,7 +70,7 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(tmp_path: Path) ->
         if (progress.epoch, progress.step) == (2, 2):
             raise KeyboardInterrupt
 
-    with pytest.raises(TrainingStopped, match="epoch 1 of 3 is kept; resume=True goes on") as caught:
+    with pytest.raises(TrainingStopped, match="epoch 1 of 3 is kept; continue with resume=True") as caught:
         fit(detector(dropout=0.2), data, config, tmp_path / "stopped", validation=data, on_step=stop)
     assert isinstance(caught.value, KeyboardInterrupt)  # whoever catches that gets this
     assert (caught.value.path, caught.value.kept, caught.value.epochs) == (tmp_path / "stopped", 1, 3)
@@ -99,19 +99,19 @@ def test_a_finished_training_resumes_to_its_history_without_a_step(tmp_path: Pat
 def test_resuming_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     data, config = Patches(2), TrainConfig(epochs=1, batch_size=2)
     fit(detector(), data, config, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"begun with training setting lr 0\.001 \(now 0\.01\); resume it"):
+    with pytest.raises(CheckpointError, match=r"began with training setting lr 0\.001 \(now 0\.01\); resume it"):
         fit(detector(), data, replace(config, lr=0.01), tmp_path / "run", resume=True)
     with pytest.raises(
-        CheckpointError, match=r"begun with model setting transformer\.two_stage True \(now False\); resume it"
+        CheckpointError, match=r"began with model setting transformer\.two_stage True \(now False\); resume it"
     ):
         fit(detector(two_stage=False), data, config, tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match=r"begun with images 2 \(now 3\); resume it"):
+    with pytest.raises(CheckpointError, match=r"began with images 2 \(now 3\); resume it"):
         fit(detector(), Patches(3), config, tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match=r"begun with max_size None \(now 80\); resume it"):
+    with pytest.raises(CheckpointError, match=r"began with max_size None \(now 80\); resume it"):
         fit(replace(detector(), max_size=80), data, config, tmp_path / "run", resume=True)
     data.categories = (Category(1, "bright"), Category(2, "dim"))
     with pytest.raises(
-        CheckpointError, match=r"begun with category \d 'dark' \(id \d\) \(now 'dim' \(id \d\)\); resume it"
+        CheckpointError, match=r"began with category \d 'dark' \(id \d\) \(now 'dim' \(id \d\)\); resume it"
     ):
         fit(replace(detector(), categories=data.categories), data, config, tmp_path / "run", resume=True)
 
@@ -121,8 +121,8 @@ def test_several_settings_that_differ_are_named_and_no_other(tmp_path: Path) -> 
     fit(detector(), data, config, tmp_path / "run")
     with pytest.raises(CheckpointError) as caught:
         fit(detector(), Patches(3), replace(config, lr=0.01, workers=1), tmp_path / "run", resume=True)
-    different = "training setting lr 0.001 (now 0.01), images 2 (now 3); resume it with what it was begun with"
-    assert f"was begun with {different}" in str(caught.value)
+    different = "training setting lr 0.001 (now 0.01), images 2 (now 3); resume it with these"
+    assert f"this training began with {different}" in str(caught.value)
 
 
 def test_an_earlier_training_is_never_replaced_unasked(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_short_training_spends_half_of_its_steps_on_the_warm_up() -> None:
 
 def test_batch_normalisation_of_single_values_is_refused_in_one_line(tmp_path: Path) -> None:
     model = build_model(ModelConfig(2, strides=(8, 16, 32), backbone=BackboneConfig(channels=(8, 8, 8, 8, 8))))
-    message = r"a batch of 1 as small as 32 x 32 pixels; choose larger pictures"
+    message = r"a batch of 1 as small as 32 x 32 pixels; choose larger images"
     with learning(model, TrainConfig(batch_size=1)) as pupil, pytest.raises(ConfigError, match=message):
         train_one_epoch(pupil, Small(1), 0)
     with learning(model, TrainConfig(batch_size=2)) as pupil:

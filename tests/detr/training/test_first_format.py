@@ -19,8 +19,8 @@ CONFIG = TrainConfig(epochs=1, batch_size=2)
 def test_a_training_of_the_first_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     write_first_format(tmp_path)
     said = (
-        r"training\.safetensors: was written by an earlier version of deform-attn, format 1, where this one reads 2; "
-        r"resume with that version, or start from its weights \(--from\) in another directory$"
+        r"training\.safetensors: was written by an earlier version of deform-attn, format 1; this version reads format "
+        r"2; resume with that version, or start from its weights \(--from\) in another directory$"
     )
     with pytest.raises(CheckpointError, match=said):
         load_training(tmp_path)

@@ -138,5 +138,5 @@ def test_there_are_no_events_unless_asked_for(tmp_path: Path) -> None:
 
 def test_a_csv_file_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("years of work")
-    with pytest.raises(CheckpointError, match=r"metrics\.csv: belongs to no checkpoint and would be replaced"):
+    with pytest.raises(CheckpointError, match=r"metrics\.csv: not the file of a checkpoint, and would be replaced"):
         check_target(tmp_path)

@@ -210,7 +210,7 @@ def test_two_processes_resume_in_the_middle_of_an_epoch_to_the_last_bit(two: Pat
 
 def test_a_training_of_two_processes_is_not_resumed_by_one(two: Path) -> None:
     assert load_training(two / "stopped").processes == 2
-    with pytest.raises(CheckpointError, match=r"begun with processes 2 \(now 1\)"):
+    with pytest.raises(CheckpointError, match=r"began with processes 2 \(now 1\)"):
         train(two / "stopped", CONFIG, detector(norm="group", dropout=0.2), resume=True)
 
 
@@ -274,12 +274,12 @@ def test_an_accelerator_of_the_callers_own_is_used_and_must_agree_with_the_confi
     try:
         actual, _ = train(tmp_path / "with", CONFIG, detector(), accelerator=accelerator)
         assert [one["loss"] for one in actual] == [one["loss"] for one in expected]
-        with pytest.raises(ConfigError, match=r"its mixed_precision is 'no', TrainConfig\.precision 'bfloat16' asks"):
+        with pytest.raises(ConfigError, match=r"its mixed_precision is 'no', TrainConfig\.precision 'bfloat16' needs"):
             train(tmp_path / "other", mixed, detector(), accelerator=accelerator)
         with pytest.raises(ConfigError, match=r"TrainConfig\.precision: 'bfloat16' is refused by accelerate"):
             train(tmp_path / "other", mixed, detector())
         monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ConfigError, match="joins none of the launched processes"):
+        with pytest.raises(ConfigError, match="does not join the launched processes"):
             train(tmp_path / "other", CONFIG, detector(), accelerator=accelerator)
         monkeypatch.delenv("WORLD_SIZE")
         monkeypatch.setattr(Accelerator, "device", torch.device("meta"))

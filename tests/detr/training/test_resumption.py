@@ -129,7 +129,7 @@ def trainings() -> Iterator[Trainings]:
     ("moment", "kept", "message"),
     [
         ((1, 1), (0, 0), "no epoch is kept$"),
-        ((1, 3), (0, 2), r"all up to step 2 of epoch 1 of 2 is kept; resume=True goes on from there"),
+        ((1, 3), (0, 2), r"all up to step 2 of epoch 1 of 2 is kept; continue with resume=True"),
         ((2, 5), (1, 4), r"all up to step 4 of epoch 2 of 2 is kept"),
     ],
 )

@@ -84,7 +84,7 @@ def test_starting_weights_bring_model_size_and_known_categories(folder: Path) ->
     assert run.detector.max_size == 60
     assert same_weights(run.detector.model, load_model(folder / "first").model)
     assert len(lines) == 1
-    assert "there is no val split, so nothing is evaluated" in lines[0]
+    assert "there is no val split, so there are no metrics" in lines[0]
 
 
 def test_what_was_left_out_is_said_even_where_nothing_can_be_learnt(folder: Path) -> None:

@@ -31,14 +31,14 @@ FORMAT = 1
 
 
 def save(path: str | os.PathLike[str], detector: Detector, training: TrainingState | None = None) -> None:
-    """Write a checkpoint to the directory `path`, in place of the one that is there; other files there stay.
+    """Write a checkpoint to the directory `path`. It replaces an older one; other files stay.
 
-    Killed at any moment, this leaves a checkpoint that loads, and a training that resumes: the old ones or the new
-    ones. `training.safetensors` comes first; it has all that a reader needs while the model's own files change.
+    If the process is killed at any moment, `path` holds a checkpoint that loads and a training that resumes. Each is
+    the old one or the new one. `training.safetensors` is written first, since it alone is enough to load from.
 
     Raises:
-        CheckpointError: an earlier version was stopped while it wrote there.
-        OSError: it cannot be written; the old one is still there.
+        CheckpointError: an earlier version of deform-attn was stopped while it wrote there.
+        OSError: the files cannot be written; the old ones are still there.
     """
     check_finished(Path(path))
     replace_files(Path(path), {TRAINING: training_bytes(detector, training)} | _model_files(detector))
@@ -77,9 +77,11 @@ def check_target(path: str | os.PathLike[str]) -> None:
     found = [name for name in (MODEL, TRAINING, METRICS_FILE) if (folder / name).exists()]
     if file.is_file():
         if not read_json(file).keys() >= {"format", "model", "categories"}:
-            raise CheckpointError(f"{file}: is not a detector's and would be replaced; choose another directory")
+            raise CheckpointError(f"{file}: not the file of a detector, and would be replaced; choose another folder")
     elif found and not (TRAINING in found and is_training(folder / TRAINING)):
-        raise CheckpointError(f"{folder / found[0]}: belongs to no checkpoint and would be replaced; choose another")
+        raise CheckpointError(
+            f"{folder / found[0]}: not the file of a checkpoint, and would be replaced; choose another folder"
+        )
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -90,12 +92,12 @@ def exists(path: str | os.PathLike[str]) -> bool:
 def load_model(path: str | os.PathLike[str]) -> Detector:
     """Return the detector of the checkpoint at `path`, on the CPU and in evaluation mode.
 
-    `path` is a directory of ours or of transformers, or a file of the authors' repository (`load_transformers`,
-    `load_original`).
+    `path` is a directory that deform-attn or Hugging Face transformers wrote, or a file of the authors' repository of
+    Deformable DETR.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its parts do not fit together.
-        ConfigError: one of another project has an option that a detector does not have.
+        ConfigError: a checkpoint of another project has an option that this detector does not have.
     """
     if Path(path).is_file():
         return load_original(path)
@@ -108,6 +110,6 @@ def load_model(path: str | os.PathLike[str]) -> Detector:
         return load_transformers(path)
     if config.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder / CONFIG}: format {config.get('format')!r} is unknown to this version, which reads {FORMAT}"
+            f"{folder / CONFIG}: expected format {FORMAT}, got {config.get('format')!r}; update deform-attn"
         )
     return assemble(config, folder / CONFIG, folder / MODEL)

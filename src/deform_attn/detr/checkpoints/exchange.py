@@ -66,12 +66,12 @@ def load_transformers(path: str | os.PathLike[str]) -> Detector:
 
 
 def save_transformers(path: str | os.PathLike[str], detector: Detector) -> None:
-    """Write `detector` as a directory that `DeformableDetrForObjectDetection.from_pretrained` opens.
+    """Write `detector` as a directory that `DeformableDetrForObjectDetection.from_pretrained` loads.
 
     Raises:
         ConfigError: it is not the published detector (see `published`); the message names the field that differs.
-        CheckpointError: `path` holds files of something else.
-        OSError: it cannot be written.
+        CheckpointError: `path` holds files of another model.
+        OSError: the files cannot be written.
     """
     with detr_extra():
         from safetensors.torch import save as serialise
@@ -84,7 +84,7 @@ def save_transformers(path: str | os.PathLike[str], detector: Detector) -> None:
         _OURS: {"category_ids": [category.id for category in detector.categories], "max_size": detector.max_size},
     }
     if file.exists() and read_json(file).get("model_type") != MODEL_TYPE:
-        raise CheckpointError(f"{file}: is of another kind and would be replaced; choose another directory")
+        raise CheckpointError(f"{file}: is of another model and would be replaced; choose another directory")
     copied = ("class_embed", "bbox_embed") if model.config.transformer.two_stage else ("bbox_embed",)
     depth, refine = model.config.transformer.decoder_layers, model.config.transformer.refine
     tensors = export_state(_state(model), transformers_layout(), depth, copied=copied if refine else ())
@@ -110,14 +110,14 @@ def load_original(path: str | os.PathLike[str]) -> Detector:
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}; pass a file of the authors' repository") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: damaged, or no file of torch.save with tensors alone ({error})") from error
+        raise CheckpointError(f"{file}: damaged, or not a file of torch.save with tensors alone ({error})") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file}: has no state of a model under 'model'")
     arguments = content.get("args", {})
     arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     if not isinstance(arguments, dict):
-        raise CheckpointError(f"{file}: 'args' are no options of a training, but {type(arguments).__name__}")
+        raise CheckpointError(f"{file}: 'args' must be the options of a training, got {type(arguments).__name__}")
     try:
         config = from_original(tensors, arguments)
     except (CheckpointError, ConfigError) as error:
@@ -127,12 +127,12 @@ def load_original(path: str | os.PathLike[str]) -> Detector:
 
 
 def save_original(path: str | os.PathLike[str], detector: Detector) -> None:
-    """Write `detector` as a file of the authors' repository; it does not keep the names and ids of the categories.
+    """Write `detector` as a file of the authors' repository. The file has neither names nor ids of the categories.
 
     Raises:
         ConfigError: it is not the published detector with a ResNet; the message names the field that differs.
-        CheckpointError: without refinement, heads differ between layers, which share one in that repository.
-        OSError: it cannot be written.
+        CheckpointError: without refinement, the heads of its layers differ. In that repository all layers share one.
+        OSError: the file cannot be written.
     """
     model, file = detector.model, Path(path)
     config, transformer = model.config, model.config.transformer
@@ -182,7 +182,7 @@ def _read_shards(file: Path) -> dict[str, Tensor]:
         return read_tensors(file)
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(Path(str(name)).name == name for name in places.values()):
-        raise CheckpointError(f"{index}: damaged (expected a weight_map from tensors to files beside it)")
+        raise CheckpointError(f"{index}: damaged (expected a weight_map from tensors to files in its folder)")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         tensors |= read_tensors(file.with_name(name))

@@ -41,7 +41,7 @@ def from_transformers(values: Mapping[str, Any]) -> ModelConfig:
     try:
         config = DeformableDetrConfig.from_dict(dict(values))
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"no configuration of transformers' Deformable DETR ({error})") from error
+        raise ConfigError(f"not a configuration of transformers' Deformable DETR ({error})") from error
     for name, value in _FIXED.items():
         if (found := getattr(config, name)) != value:
             raise ConfigError(f"{name}: {found!r} is not supported, only {value!r}")
@@ -145,7 +145,7 @@ def from_original(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -
 
     def size(name: str, axis: int = 0) -> int:
         if name not in tensors:
-            raise CheckpointError(f"lacks tensor {name}; it is no Deformable DETR of the authors' repository")
+            raise CheckpointError(f"lacks tensor {name}; pass a Deformable DETR of the authors' repository")
         return tensors[name].shape[axis]
 
     def count(prefix: str) -> int:

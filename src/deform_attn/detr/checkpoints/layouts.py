@@ -168,7 +168,7 @@ def import_state(
             if name not in found and not any(re.match(rf"{kind}\.[1-9]", other) for other in found):
                 name = re.sub(r"^(class_embed|bbox_embed)\.\d+\.", r"\1.0.", name)
             if name not in found:
-                raise CheckpointError(f"{file}: lacks tensor {name}; it is cut short, or of another model")
+                raise CheckpointError(f"{file}: lacks tensor {name}; the file is truncated, or of another model")
             shape = [tensor.shape[0] // len(names), *tensor.shape[1:]]
             if list(found[name].shape) != shape:
                 raise CheckpointError(f"{file}: tensor {name} is {list(found[name].shape)}, expected {shape}")
@@ -176,7 +176,7 @@ def import_state(
             used.add(name)
         state[ours] = torch.cat(parts) if len(parts) > 1 else parts[0]
     for name in sorted(found.keys() - used):
-        raise CheckpointError(f"{file}: has an unknown tensor {name}; it is of another kind of model")
+        raise CheckpointError(f"{file}: has an unknown tensor {name}; the file is of another kind of model")
     return state
 
 
@@ -186,7 +186,7 @@ def _without_copies(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -
         for name in [name for name in found if name.startswith(layout.copies + kind)]:
             copy = found.pop(name)
             if not torch.equal(found.setdefault(name.removeprefix(layout.copies), copy), copy):
-                raise CheckpointError(f"{file}: tensor {name} differs from its copy; a detector has one head a layer")
+                raise CheckpointError(f"{file}: tensor {name} differs from its copy; a detector has one head per layer")
     return found
 
 

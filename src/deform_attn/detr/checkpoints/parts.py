@@ -50,16 +50,16 @@ def assemble(config: Mapping[str, Any], file: Path, tensors: Path, prefix: str =
             raise ValueError(f"{len(categories)} categories for {settings.num_classes} classes")
         model = build_model(settings)  # RuntimeError: larger than the memory
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: no configuration of a detector ({error!r})") from error
+        raise CheckpointError(f"{file}: not the configuration of a detector, or damaged ({error!r})") from error
     found, expected = read_tensors(tensors, prefix), model.state_dict()
     for name in sorted(found.keys() ^ expected.keys()):
         what = "lacks" if name in expected else "has an unknown"
         raise CheckpointError(
-            f"{tensors}: {what} tensor {name}; it belongs to another model than {file.name} describes"
+            f"{tensors}: {what} tensor {name}; the file is of another model than {file.name} describes"
         )
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
-            shapes = f"{list(tensor.shape)}, where {file.name} asks for {list(expected[name].shape)}"
-            raise CheckpointError(f"{tensors}: tensor {name} is {shapes}")
+            shapes = f"expected {list(expected[name].shape)}, as {file.name} says, got {list(tensor.shape)}"
+            raise CheckpointError(f"{tensors}: tensor {name}: {shapes}; the file is of another model")
     model.load_state_dict(found)
     return Detector(model.eval(), categories, max_size)

@@ -27,12 +27,12 @@ def published(
     """Return the settings of Deformable DETR as its authors published it (Zhu et al. 2020), without any weights.
 
     Args:
-        num_classes: the classes; the published weights have 91, the numbers of COCO's categories.
+        num_classes: number of classes. The published weights have 91, since COCO's category ids go up to 90.
         two_stage: whether the queries come from proposals of the encoder.
         refine: whether each decoder layer starts from the boxes of the one before.
         backbone: the configuration of a backbone of transformers; ResNet-50 by default.
-        strides: of the feature levels.
-        transformer: fields of `TransformerConfig` that are to differ from the published ones, such as `num_queries`.
+        strides: strides of the feature levels, in pixels.
+        transformer: fields of `TransformerConfig` that differ from the published ones, such as `num_queries`.
 
     Example:
         >>> published(91).transformer.num_queries
@@ -64,11 +64,14 @@ def check_published(config: ModelConfig) -> None:
     for name in ("name", "norm"):
         _compare(f"backbone.{name}", getattr(config.backbone, name), getattr(like.backbone, name))
     if not isinstance(config.backbone.source, dict) or config.backbone.source.get("model_type") != "resnet":
-        raise ConfigError("backbone.source: only a ResNet can be saved in a foreign layout")
+        raise ConfigError("backbone.source: expected a ResNet; the other project's layout has nothing else")
     for name in ("attention", "query_position", "proposal_size", "position_periods", "position_temperature"):
         _compare(f"transformer.{name}", getattr(transformer, name), getattr(like.transformer, name))
 
 
 def _compare(name: str, found: object, expected: object) -> None:
     if found != expected:
-        raise ConfigError(f"{name}: {found!r} cannot be saved in a foreign layout, only {expected!r}; see published()")
+        raise ConfigError(
+            f"{name}: expected {expected!r}, which the other project's layout has, got {found!r}; build the model from "
+            "published()"
+        )

@@ -30,7 +30,7 @@ class Start:
         if not self.new:
             return f"all {len(self.kept)} categories are known"
         known = f"known: {_names(self.kept)}; " if self.kept else ""
-        return f"{known}new, learnt from nothing: {_names(self.new)}; all other weights are kept"
+        return f"{known}new, trained from scratch: {_names(self.new)}; all other weights are kept"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -47,7 +47,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     text = os.fspath(source)
     if not _HUB_ID.fullmatch(text):
-        raise CheckpointError(f"{text}: no such directory; pass that of a checkpoint")
+        raise CheckpointError(f"{text}: no such directory; pass the directory of a checkpoint")
     with detr_extra():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -57,7 +57,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{text}: no such directory, nor a model of that name in the hub's cache on this disk; check the "
-            f"path, or put the model there with `hf download {text}` (nothing is downloaded from here)"
+            f"path, or put the model there with `hf download {text}` (deform-attn downloads nothing)"
         ) from error
 
 
@@ -132,7 +132,7 @@ def _labels_before(before: Sequence[Category], now: Sequence[Category]) -> dict[
             raise CheckpointError(
                 f"starting weights: {len(theirs)} categories are called {quoted(name)} (ids {ids}), "
                 f"{len(ours)} of the data; "
-                "give the data as many, or the category another name, under which it is learnt from nothing"
+                "give the data as many, or the category another name, under which it is trained from scratch"
             )
         if len(theirs) == 1:
             found |= dict.fromkeys(ours, theirs[0])

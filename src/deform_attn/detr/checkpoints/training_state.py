@@ -112,9 +112,14 @@ def load_training(path: str | os.PathLike[str], *, optimizer: bool = True) -> Tr
         position = _checked_position(values["position"])
         scaler = {str(name): float(value) for name, value in values["scaler"].items()}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
+        raise CheckpointError(_damaged(file, error)) from error
     tensors = read_tensors(file, _OPTIMIZER) if optimizer else {}
     return TrainingState(config, history, tensors, pictures, run, processes, position, scaler)
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    """Return what is said of a file whose header is not that of a training."""
+    return f"{file}: not the state of a training, or damaged ({error!r}); start a new one from the weights (--from)"
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -124,18 +129,18 @@ def _header(folder: Path) -> dict[str, Any]:
     text = read_metadata(file).get(_HEADER)
     if text is None and (folder / FORMER).exists():
         raise CheckpointError(
-            f"{file}: was written by an earlier version of deform-attn, format 1, where this one reads "
+            f"{file}: was written by an earlier version of deform-attn, format 1; this version reads format "
             f"{FORMAT}; resume with that version, or start from its weights (--from) in another directory"
         )
     try:
         header: dict[str, Any] = json.loads(text or "{}")
         known = header["format"] == FORMAT
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: no state of a training ({error!r})") from error
+        raise CheckpointError(_damaged(file, error)) from error
     if not known:
         raise CheckpointError(
-            f"{file}: was written by deform-attn {header.get('version')}, format {header['format']!r}, where this "
-            f"version reads {FORMAT}; resume with that version"
+            f"{file}: was written by deform-attn {header.get('version')}, format {header['format']!r}; this version "
+            f"reads format {FORMAT}; resume with that version"
         )
     return header
 

@@ -39,7 +39,7 @@ class BackboneConfig(Config):
         self.require(channels, f"channels: must be at least one, all above zero, got {self.channels}")
         self.require(
             self.norm != "group" or all(width % 8 == 0 for width in self.channels),
-            f"channels: {self.channels} are no multiples of 8, the groups of norm='group'",
+            f"channels: {self.channels} are not multiples of 8, a group of norm='group'",
         )
         self.require(self.norm != "group" or self.name == "small", "norm: a backbone from transformers has its own")
         self.require(
@@ -47,7 +47,8 @@ class BackboneConfig(Config):
             "source: a backbone from transformers needs its configuration or its directory",
         )
         self.require(
-            self.name != "small" or self.source is None, "source: is for name='transformers'; add it, or leave this out"
+            self.name != "small" or self.source is None,
+            "source: is for name='transformers'; add that, or leave source out",
         )
 
 
@@ -88,9 +89,9 @@ class TransformerConfig(Config):
         self.require_above_zero("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries")
         self.require_not_negative("encoder_layers")
         self.require(
-            self.width % self.num_heads == 0, f"width: {self.width} is no multiple of num_heads {self.num_heads}"
+            self.width % self.num_heads == 0, f"width: {self.width} is not a multiple of num_heads {self.num_heads}"
         )
-        self.require(self.width % 8 == 0, f"width: {self.width} is no multiple of 8, the groups of its normalisation")
+        self.require(self.width % 8 == 0, f"width: {self.width} is not a multiple of 8, a group of its norm")
         self.require_above_zero("proposal_size", "position_periods", "position_temperature")
         self.require(0 <= self.dropout < 1, f"dropout: must be in [0, 1), got {self.dropout}")
 
@@ -121,7 +122,8 @@ class ModelConfig(Config):
         self.require_above_zero("num_classes")
         self.require(bool(self.strides), "strides: at least one level is needed")
         for stride in (*self.strides, self.single_stride):
-            self.require(stride >= 2 and stride & (stride - 1) == 0, f"strides: {stride} is no power of two above one")
+            is_power = stride >= 2 and stride & (stride - 1) == 0
+            self.require(is_power, f"strides: {stride} is not a power of two above one")
         width, groups = self.transformer.width, self.norm_groups
         self.require(
             groups is None or (groups > 0 and width % groups == 0), f"norm_groups: {groups} do not divide width {width}"

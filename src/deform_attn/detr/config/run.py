@@ -73,10 +73,10 @@ class Settings(Config):
 
     @classmethod
     def from_layers(cls, *layers: Mapping[str, Any]) -> Self:
-        """Return what DEFAULTS and then `layers`, later ones over earlier ones, say.
+        """Return the settings of `layers` over the defaults; a later layer overrides an earlier one.
 
         Raises:
-            ConfigError: a key is unknown or a value wrong, or starting weights come together with a model.
+            ConfigError: a key is unknown, a value is wrong, or both starting weights and a model are given.
         """
         given = merged(*layers)
         model = given.get("model", {})
@@ -84,7 +84,7 @@ class Settings(Config):
             raise ConfigError("model: num_classes comes from the data; leave it out")
         if given.get("start") is not None and model:
             raise ConfigError(
-                f"model: the starting weights {given['start']} bring their own; leave the one or the other"
+                f"model: the starting weights {given['start']} have a model of their own; leave one of the two out"
             )
         values = merged(DEFAULTS, {"model": {"num_classes": 1}}, given)
         try:
@@ -93,7 +93,7 @@ class Settings(Config):
             raise ConfigError(_with_tables(str(error))) from error
 
     def to_toml(self) -> str:
-        """Return a TOML file that says the same, with all defaults; fields that are None are left out."""
+        """Return the settings as a TOML file, with all defaults. Fields that are None are left out."""
         with detr_extra():
             import tomlkit
 

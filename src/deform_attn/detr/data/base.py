@@ -10,7 +10,7 @@ from deform_attn.detr.errors import DataError, quoted
 
 
 class Category(NamedTuple):
-    """One class: its `id` as in the annotations and its `name`. Its label is its position among the categories."""
+    """One category: its `id` in the annotations, and its `name`. Its label is its position among the categories."""
 
     id: int
     name: str

@@ -23,31 +23,29 @@ _LOOKED_AT = 8  # pictures with more than 8 bits a channel, to see whether they 
 
 
 class CocoFolder:
-    """Pictures in a folder with boxes from a json file in COCO format.
+    """A dataset: images in a folder, with boxes from a JSON file in COCO format.
 
-    Labels count the categories in order of their ids. A box that sticks out of its picture is clipped; crowd
-    annotations are no training targets but stay in the ground truth, where evaluation ignores what they cover. Pictures
-    of any mode become RGB (transparency is dropped) and are turned upright as their EXIF orientation says; `width` and
-    `height` are of the upright picture. Pixels of no certain meaning, such as floating-point numbers, are refused.
+    Labels count the categories in the order of their ids. A box that extends beyond its image is clipped. Crowd
+    annotations are not training targets. They stay in the ground truth, and evaluation ignores what they cover. Images
+    of any mode become RGB without transparency, turned upright by their EXIF orientation. `width` and `height` are
+    those of the upright image. Pixels of uncertain meaning, such as floating-point numbers, are refused.
 
-    Annotations, and the header of each picture, are checked when the object is made; what is cut off behind the header
-    is found when the picture is read. With `skip_bad` each picture is decoded at once to find that, too (as long as one
-    pass over the data takes to read): a picture that fails later has changed since, and raises. `skipped` has a line
-    for each record that was left out; the annotations of a picture go with it. `remarks` has a line for what can be
-    used but may not be meant: file names of another system (see `find_files`), pictures that occur twice, and 16 bits
-    of which the pictures seem to use 14 or fewer.
+    Annotations and image headers are checked at once. A file that is truncated after its header is found when it is
+    read. `skip_bad` decodes each image at once to find these, too. An image that fails later has changed since, and
+    raises. `skipped` has one line per record that was left out; the annotations of an image are left out with it.
+    `remarks` has one line per probable mistake. These are file names of another system, images that occur twice, and
+    images of 16 bits that seem to use 14 or fewer.
 
     Args:
-        annotations: the json file, with `images`, `annotations` and `categories`.
+        annotations: the JSON file, with `images`, `annotations` and `categories`.
         images: the folder that `file_name` is relative to.
-        max_size: pictures whose longer side is larger, in pixels, are scaled down to it. Default: native size.
-        max_pixels: a picture of more pixels is an error. It bounds the memory, of which a decoded one takes 4 bytes
-            per pixel.
-        skip_bad: go on without records that cannot be used; of two with one id the first stays.
+        max_size: images whose longer side is larger, in pixels, are scaled down to it. Default: native size.
+        max_pixels: an image of more pixels is an error. A decoded image takes 4 bytes per pixel.
+        skip_bad: leave out records that cannot be used; of two with the same id the first stays.
 
     Raises:
-        DataError: the annotations, or later a picture, cannot be used, or nothing is left of them, or nothing but
-            crowds; the message says which record and what to do.
+        DataError: the annotations, or later an image, cannot be used, or no image or only crowds are left. The message
+            names the record and says what to do.
 
     Example:
         >>> data = CocoFolder("trees/train.json", "trees/train")  # doctest: +SKIP

@@ -16,9 +16,9 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); pass the path of a COCO json file") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); pass the path of a COCO JSON") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({one_line(error)}); export the annotations as COCO json") from error
+        raise DataError(f"{path}: not valid JSON ({one_line(error)}); export the annotations as COCO JSON") from error
 
     if isinstance(content, list):
         raise DataError(f"{path}: a list is not a COCO dataset, but COCO results; pass the file with the annotations")
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, list[Any]]:
     for table in TABLES:
         records = content.get(table) if isinstance(content, dict) else None
         if not isinstance(records, list):
-            raise DataError(f"{path}: not in COCO format, {table!r} is not a list; export the annotations as COCO json")
+            raise DataError(f"{path}: not in COCO format, {table!r} is not a list; export the annotations as COCO JSON")
         if not records:
             raise DataError(f"{path}: no {table}; label some images and export again")
         tables[table] = records
@@ -122,7 +122,7 @@ def _checked_annotation(
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, image["width"]), min(bottom, image["height"])
     if left >= right or top >= bottom:
         raise error(
-            f"bbox {box} lies outside image {image['id']} ({image['width']} x {image['height']} pixels); "
+            f"bbox {box} is outside image {image['id']} ({image['width']} x {image['height']} pixels); "
             "bbox is x, y, width, height in pixels: correct or drop it"
         )
     if crowd not in (0, 1, None):

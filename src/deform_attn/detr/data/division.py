@@ -47,7 +47,7 @@ def divide(
         return Division(train, held)
     else:
         on_remark(
-            f"{folder}: there is no val split, so nothing is evaluated; looked for {looked_for('val')}; "
+            f"{folder}: there is no val split, so there are no metrics; looked for {looked_for('val')}; "
             "--hold-out 0.1 validates on a tenth of the images"
         )
     return Division(whole, validation)
@@ -73,7 +73,7 @@ def _validation_split(folder: str | os.PathLike[str], share: float, on_remark: O
     if split is None:
         return None, share
     if share:
-        on_remark(f"{folder}: there is a val split, so nothing is held out of the train split")
+        on_remark(f"{folder}: there is a val split, so no image of the train split is held out")
     return split, 0.0
 
 

@@ -73,13 +73,13 @@ def remarks_on(train: Shown, validation: Shown | None, num_queries: int, cure: s
     rest = [category for category in unseen if not train.crowds[category]]
     if crowds:
         lines.append(
-            f"all training annotations of {train.listed(crowds)} have iscrowd = 1, so nothing is learnt of them; write "
-            "iscrowd = 0 where a box holds a single object"
+            f"all training annotations of {train.listed(crowds)} have iscrowd = 1, so the detector does not learn "
+            "them; write iscrowd = 0 where a box holds a single object"
         )
     if rest:
         lines.append(
-            f"no training image has an object of {train.listed(rest)}, so nothing is learnt of them; annotate some, "
-            "unless the category only groups others"
+            f"no training image has an object of {train.listed(rest)}, so the detector does not learn them; annotate "
+            "some, unless the category only groups others"
         )
     if validation is not None:
         missing = [one for one in validation.without_objects() if train.categories.get(one)]

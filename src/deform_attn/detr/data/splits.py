@@ -76,7 +76,7 @@ def _cure(folder: Path, name: SplitName) -> str:
         return f"pass {inside[0]}, which has one"
     if name == "val":
         return "use --hold-out 0.1 to evaluate on a tenth of the train split"
-    return "put the annotations there, exported as COCO json, and pass the folder that holds them and the images"
+    return "put the annotations there, exported as COCO JSON, and pass the folder that holds them and the images"
 
 
 def _has_split(folder: Path, name: SplitName) -> bool:

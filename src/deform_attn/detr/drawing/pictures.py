@@ -49,7 +49,7 @@ def draw_detections(
         sizes: (H, W) of the frame that the boxes of each picture refer to. Default: the picture's own.
     """
     if not images:
-        raise ValueError("images: expected at least one picture, got none")
+        raise ValueError("images: expected at least one image, got none")
     shown = [found.above(min_score) for found in detections]
     sizes = [(image.shape[1], image.shape[2]) for image in images] if sizes is None else sizes
     # With one category its name tells nothing.

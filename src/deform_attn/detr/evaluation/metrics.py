@@ -37,18 +37,18 @@ def counted_detections(ground_truth: Mapping[str, Any]) -> int:
 def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return COCO's metrics for boxes, each in [0, 1], or nan where the ground truth has no box to find.
 
-    `AP` is the average precision, averaged over the categories and the IoU thresholds 0.50, 0.55, ..., 0.95; `AP50`
-    and `AP75` are at one threshold; `AR100` is the recall among the 100 detections of a picture that count, or `AR250`
-    where `counted_detections` are 250; `AP<16`, `AP<32`, `AP32-96` and `AP>96` count the boxes whose area lies between
-    the squares of these pixels. Crowds are neither to be found nor is it wrong to detect something in them.
+    `AP` is the average precision, averaged over the categories and the IoU thresholds 0.50, 0.55, ..., 0.95. `AP50`
+    and `AP75` have one threshold. `AR100` is the recall of the 100 best detections per image. If an image has more
+    objects, say 250, that many detections count, and the name is `AR250`. `AP<16`, `AP<32`, `AP32-96` and `AP>96` count
+    boxes by area, between the squares of these pixels. Crowds need not be found, and detections in them are not wrong.
 
     Args:
-        ground_truth: a COCO dict with `images`, `annotations` and `categories`, such as a data set's `ground_truth()`.
-        detections: COCO result records `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`;
-            there may be none.
+        ground_truth: a COCO dict with `images`, `annotations` and `categories`, such as a dataset's `ground_truth()`.
+        detections: COCO result records `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`.
+            The list may be empty.
 
     Raises:
-        ValueError: a detection belongs to no picture or category of the ground truth.
+        ValueError: the image or category of a detection is not in the ground truth.
 
     Example:
         >>> truth = {"id": 1, "image_id": 0, "category_id": 7, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0}
@@ -66,7 +66,7 @@ def evaluate(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, 
         if unknown:
             raise ValueError(
                 f"detections: {field} {min(unknown)} is not among the {table} of the ground truth; "
-                "evaluate against the data set that the detections were made on"
+                "evaluate against the dataset that the detections were made on"
             )
 
     counted = counted_detections(ground_truth)

@@ -120,7 +120,8 @@ class TransformersBackbone(Backbone):
 
         if isinstance(source, str):
             if not os.path.isdir(source):
-                raise ConfigError(f"BackboneConfig.source: {source!r} is no directory; nothing is downloaded")
+                advice = "pass a folder with configuration and weights (deform-attn downloads nothing)"
+                raise ConfigError(f"BackboneConfig.source: {source!r} is not a folder; {advice}")
             config = AutoConfig.from_pretrained(source, local_files_only=True)
         else:
             entries = dict(source)

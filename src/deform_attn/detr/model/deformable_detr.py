@@ -63,9 +63,9 @@ class Projection(nn.Module):
 
 
 class DeformableDetr(nn.Module):
-    """A detector of `config.num_classes` classes.
+    """A model that detects objects of `config.num_classes` classes.
 
-    `config.transformer.attention` makes it Deformable DETR on several levels or on one, or a DETR with dense attention.
+    `config.transformer.attention` chooses between Deformable DETR on several levels, on one level, and dense attention.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -94,10 +94,10 @@ class DeformableDetr(nn.Module):
 
         Args:
             images: `[N, 3, H, W]` RGB in [0, 1].
-            padding_mask: `[N, H, W]` bool, True = padding, which lies at the right and the bottom; None: there is none.
+            padding_mask: `[N, H, W]` bool, True = padding, at the right and the bottom. None: no padding.
 
         Returns:
-            The output of every layer.
+            The logits and boxes of every layer.
         """
         exact = self.config.exact_padding
         if exact:
@@ -159,10 +159,16 @@ def _to_whole_pixels(images: Tensor, padding_mask: Tensor | None, stride: int) -
 
 def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
     if not given or given != wanted[: len(given)]:
-        raise ConfigError(f"strides: of {wanted} the backbone offers {given}; the finest one at least must be its own")
+        has = ", ".join(map(str, given)) or "none"
+        raise ConfigError(
+            f"strides: {wanted} must begin with strides of the backbone, which has {has} of them; change strides or "
+            "the backbone"
+        )
     for before, stride in zip(wanted[len(given) - 1 :], wanted[len(given) :], strict=False):
         if stride != 2 * before:
-            raise ConfigError(f"strides: beyond the backbone's {given} each must be twice the one before, not {stride}")
+            raise ConfigError(
+                f"strides: after the backbone's {given} each must be twice the one before, got {stride} after {before}"
+            )
 
 
 @contextmanager
@@ -210,5 +216,5 @@ def detections_of(pairs: Pairs, output: Output, original_sizes: list[tuple[int, 
 
 
 def build_model(config: ModelConfig) -> DeformableDetr:
-    """Return a new model with random weights (those of the backbone from its directory, if it has one)."""
+    """Return a new model with random weights. A backbone with a directory has the weights in it."""
     return DeformableDetr(config)

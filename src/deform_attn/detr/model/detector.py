@@ -8,9 +8,9 @@ from deform_attn.detr.model.deformable_detr import DeformableDetr
 
 @dataclass(frozen=True)
 class Detector:
-    """A model and what is needed to use it: its categories, and the longer side in pixels to which pictures are scaled.
+    """A model with its categories and its image size.
 
-    `max_size` None leaves pictures as they are.
+    `max_size` is the longer side, in pixels, to which larger images are scaled down. None leaves images as they are.
     """
 
     model: DeformableDetr

@@ -60,7 +60,7 @@ def attend(
     model = detector.model
     if model.config.transformer.attention == "dense":
         raise ConfigError(
-            "attention: expected a deformable one, got 'dense', which reads every pixel; take another detector"
+            "attention: expected a deformable one, got 'dense', which reads every pixel; use another detector"
         )
     max_size = detector.max_size if max_size is None else max_size
     picture = read_picture(path, max_size, max_pixels)

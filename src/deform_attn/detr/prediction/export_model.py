@@ -88,8 +88,8 @@ def export_model(
         error = max((a.double() - b.double()).abs().max().item() for a, b in zip(actual, expected, strict=True))
         if not error <= _TOLERANCE:
             raise ExportError(
-                f"{path}: the exported program differs from the model by {error:.1e} on pictures of {tried}; "
-                "nothing is written; report it with the checkpoint's config.json"
+                f"{path}: the exported program differs from the model by {error:.1e} on images of {tried}; "
+                "no file is written; report it with the checkpoint's config.json"
             )
     return Exported(batch, size, tried, error)
 

@@ -85,7 +85,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxDetector:
         ModuleNotFoundError: a package of the extra `onnx` is not installed.
     """
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file; pass what `deform-attn export` wrote with --out model.onnx")
+        raise CheckpointError(f"{path}: no such file; pass a file of `deform-attn export --out model.onnx`")
     with onnx_extra():
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -100,7 +100,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxDetector:
     if text is None:
         raise CheckpointError(
             f"{path}: not a detector of deform-attn (no {METADATA} in its metadata); "
-            "pass what `deform-attn export` wrote"
+            "pass a file of `deform-attn export --out model.onnx`"
         )
     said = json.loads(text)
     categories = tuple(Category(each["id"], each["name"]) for each in said["categories"])

@@ -60,7 +60,7 @@ class AnyDetector(Protocol):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was written: the `files`, the last of which holds `coco`, and a line for each picture that was skipped."""
+    """What `predict` wrote: its `files`, the content of the last one as `coco`, and one line per skipped image."""
 
     coco: dict[str, Any]
     files: tuple[Path, ...]
@@ -96,29 +96,28 @@ def predict(
     skip_bad: bool = False,
     on_picture: OnPicture | None = None,
 ) -> Predictions:
-    """Detect in each of `pictures`, and write it to the directory `out` with what was found; then `predictions.json`.
+    """Detect objects in images; write the images with their boxes, and `predictions.json`, to the directory `out`.
 
-    That file is in COCO format, with a `score` for each annotation: it loads as a data set, and its `annotations` alone
-    are COCO results. Boxes are in pixels of the upright picture; a `file_name` is relative to the deepest folder that
-    holds all pictures, ids count from 1.
+    The JSON is in COCO format, with a `score` per annotation. It loads as a dataset, and its `annotations` alone are
+    COCO results. Boxes are in pixels of the upright image. A `file_name` is relative to the deepest folder that holds
+    all images. Ids count from 1.
 
     Args:
-        detector: what to detect with.
-        pictures: files that Pillow reads, at least one.
-        out: the directory to write to, made if missing.
+        detector: the detector.
+        pictures: image files that Pillow reads, at least one.
+        out: the directory to write to, created if missing.
         threshold: detections with a smaller score are left out.
-        max_size: scale larger pictures to this longer side, in pixels. Default: the detector's.
-        max_pixels: a picture of more pixels cannot be read. It bounds the memory, of which a decoded one takes 4 bytes
-            per pixel.
-        skip_bad: leave out what cannot be read, rather than stop there.
-        on_picture: called after each picture with how many are done, of how many.
+        max_size: scale larger images to this longer side, in pixels. Default: the detector's.
+        max_pixels: an image of more pixels is an error. A decoded image takes 4 bytes per pixel.
+        skip_bad: leave out images that cannot be read, instead of stopping.
+        on_picture: called after each image with two numbers: images done, and all images.
 
     Raises:
-        DataError: a picture cannot be read (unless `skip_bad`), none can, or `out` is where the pictures are.
+        DataError: an image cannot be read (unless `skip_bad`), none can, or `out` is the folder of the images.
         OSError: `out` cannot be written to.
 
     Warns:
-        DataWarning: pictures with 16 bits a channel seem to use only 14 or fewer.
+        DataWarning: images with 16 bits per channel seem to use only 14 or fewer.
     """
     if not pictures:
         raise DataError("pictures: expected at least one file, got none")

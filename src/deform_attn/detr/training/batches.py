@@ -58,8 +58,8 @@ def epoch_parts(
             if config.workers == 0 or "DataLoader worker" not in str(error):
                 raise
             raise ProcessError(
-                f"a worker that prepares batches has died ({one_line(error)}); short of memory, or of shared memory, "
-                "fewer workers help"
+                f"a worker that prepares batches has died ({one_line(error)}); if memory or shared memory is short, "
+                "use fewer workers (--workers)"
             ) from error
         if packed is None:
             return

@@ -119,42 +119,42 @@ def fit(
 ) -> History:
     """Train `detector.model` and write a checkpoint to the directory `path` after every epoch.
 
-    Stopped at any moment (Ctrl-C included) it leaves the checkpoint of the last whole epoch, or of a later step if
-    `config.save_every` asks for some. Resumed from there it goes on as if it had never been stopped, to the last bit on
-    the same machine. Beside the checkpoint it writes `metrics.csv`, a row for each epoch.
+    A training can stop at any moment, also by Ctrl-C. It leaves the checkpoint of the last whole epoch, or of a later
+    step with `config.save_every`. A resumed training gives the same bits as one that was never stopped, on the same
+    machine. The file `metrics.csv` in the same directory gets one row per epoch.
 
-    Started on several processes by `accelerate launch` (on CPUs: `torchrun`), each calls this with the same arguments.
-    Together they train as one would with their batches joined, but for batch normalisation, which sees a process's own
-    pictures, and for dropout. Only the main process writes, and calls `on_step`; all must see `path`.
+    With several processes (`accelerate launch`, on CPUs `torchrun`) each calls this with the same arguments. Together
+    they train as one process would with their batches joined. Batch normalisation and dropout are the exceptions: each
+    process has its own. Only the main process writes and calls `on_step`. All must have access to `path`.
 
     Args:
-        detector: the model to train, in place, and what its checkpoints say beside it.
-        data: what to train on.
-        config: how to train.
-        path: the checkpoint's directory; other files in it are left alone.
-        validation: evaluated after every epoch, if given, in float32.
-        resume: go on from the checkpoint at `path`; if there is none yet, begin.
+        detector: the model to train, in place, with its categories and image size, which the checkpoint keeps.
+        data: the dataset to train on.
+        config: the settings of the training.
+        path: the checkpoint's directory; other files in it are not touched.
+        validation: a dataset to evaluate after every epoch, in float32.
+        resume: continue from the checkpoint at `path`, or begin if there is none.
         overwrite: begin even if there is a checkpoint at `path`; the first one of this training replaces it.
         on_step: called after every step.
         tensorboard: write events for TensorBoard to `path`/tensorboard: every tenth step, and every epoch.
-        accelerator: of the processes, if the caller has one already; its precision must be that of `config`.
-        device: where to train; the model is moved there and stays, and a checkpoint loads on any device. Default: where
-            the model is; of several processes each its own GPU, if there are any. No GPU promises the same bits twice.
+        accelerator: that of the caller's processes, if there is one; its precision must be that of `config`.
+        device: where to train. The model moves there and stays. A checkpoint loads on any device. Default: where the
+            model is. Each of several processes has its own GPU, if there is one. On a GPU the last bits may vary.
 
     Returns:
-        For each epoch its number (from 1), losses, last learning rate, seconds and, with `validation`, its metrics.
+        One entry per epoch: its number (from 1), losses, last learning rate, seconds and, with `validation`, metrics.
 
     Raises:
-        OccupiedError: there is a checkpoint and neither `resume` nor `overwrite`.
-        CheckpointError: the one to resume from is damaged, or from another model, config, data or number of processes;
-            or at `path` there is something else, or another training writes there.
-        ConfigError: both `resume` and `overwrite`; or device, precision and accelerator do not go together; or there is
-            no such device here.
-        DataError: the categories of `data` or `validation` are not the detector's; or no image to train on.
+        OccupiedError: there is a checkpoint, and neither `resume` nor `overwrite` is given.
+        CheckpointError: the checkpoint to resume is damaged, or of another model, config, dataset or number of
+            processes. Or `path` holds other files, or another training writes there.
+        ConfigError: both `resume` and `overwrite` are given, device, precision and accelerator do not fit, or the
+            device does not exist.
+        DataError: the categories of `data` or `validation` are not the detector's, or there is no image to train on.
         DivergenceError: the training has diverged.
         ProcessError: another process has failed.
-        TrainingStopped: Ctrl-C; it says what is kept.
-        OSError: `path` cannot be made or written to.
+        TrainingStopped: Ctrl-C; the message says what is kept.
+        OSError: `path` cannot be created or written to.
     """
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other; choose one")

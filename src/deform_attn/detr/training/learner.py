@@ -88,7 +88,7 @@ class Learner:
                 raise
             raise ConfigError(
                 f"batch normalisation cannot learn from a batch of {len(images)} as small as "
-                f"{images.shape[-2]} x {images.shape[-1]} pixels; choose larger pictures, another batch size, "
+                f"{images.shape[-2]} x {images.shape[-1]} pixels; choose larger images, another batch size, "
                 "or norm='group' or 'frozen'"
             ) from error
         return output

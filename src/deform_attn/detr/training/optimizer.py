@@ -56,11 +56,13 @@ def load_named_state(optimizer: torch.optim.Optimizer, names: Sequence[str], ten
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         if owner not in names:
-            raise CheckpointError(f"training.safetensors: {name} belongs to no parameter of the model")
+            raise CheckpointError(f"training.safetensors: the model has no parameter for {name}; the file is damaged")
         index = names.index(owner)
         if tensor.dim() > 0:
             if tensor.shape != parameters[index].shape:
-                raise CheckpointError(f"training.safetensors: {name} has another shape than its parameter")
+                raise CheckpointError(
+                    f"training.safetensors: {name} has another shape than its parameter; the file is damaged"
+                )
             # The fused optimiser walks through both in memory order, which channels_last changes.
             tensor = torch.empty_like(parameters[index]).copy_(tensor)
         state.setdefault(index, {})[key] = tensor

@@ -160,12 +160,12 @@ def _checked(accelerator: Any, model: DeformableDetr, precision: Precision, devi
         raise ConfigError(f"accelerator: {kind} splits the model; launch with plain data parallelism")
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(
-            "accelerator: joins none of the launched processes; make it after the launch, or with cpu=True"
+            "accelerator: it does not join the launched processes; create it after the launch, or with cpu=True"
         )
     if accelerator.mixed_precision != _MIXED[precision]:
         raise ConfigError(
             f"accelerator: its mixed_precision is {accelerator.mixed_precision!r}, "
-            f"TrainConfig.precision {precision!r} asks for {_MIXED[precision]!r}; make them agree"
+            f"TrainConfig.precision {precision!r} needs {_MIXED[precision]!r}; choose the same for both"
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError("accelerator: gradient_accumulation_steps must be 1; choose TrainConfig.batch_size instead")
@@ -179,7 +179,7 @@ def _checked(accelerator: Any, model: DeformableDetr, precision: Precision, devi
     else:
         here = accelerator.device
     if here.type != accelerator.device.type:
-        cure = "move the model" if device is None else "make the accelerator for that device"
+        cure = "move the model" if device is None else "create the accelerator for that device"
         raise ConfigError(f"accelerator: is for {accelerator.device.type}, the model is on {here.type}; {cure}")
     if precision == "float16" and here.type != "cuda":
         raise ConfigError(f"TrainConfig.precision: 'float16' needs a CUDA device, not {here.type}; choose 'bfloat16'")

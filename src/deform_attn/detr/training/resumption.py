@@ -70,8 +70,8 @@ def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, 
     now = _settings(detector, learner.config.to_dict(), pictures, learner.processes.count)
     if different := list(_differences("", then, now)):
         raise CheckpointError(
-            f"{path}: was begun with {listed(different)}; resume it with what it was begun with, or train on from its "
-            "weights into another directory"
+            f"{path}: this training began with {listed(different)}; resume it with these, or start a new training from "
+            "its weights in another directory"
         )
     detector.model.load_state_dict(saved.model.state_dict())
     learner.load_state(training.optimizer, training.scaler)

@@ -22,9 +22,9 @@ from deform_attn.detr.training.engine import History, OnStep, fit
 
 @dataclass(frozen=True)
 class Run:
-    """A training before its first step: the detector as it begins, how it is trained, and on what.
+    """A training before its first step: its detector, its settings and its data.
 
-    `validation` is None where there is nothing to evaluate on, `start` where there are no starting weights.
+    `validation` is None if there are no images to validate on. `start` is None without starting weights.
     """
 
     detector: Detector
@@ -62,13 +62,14 @@ def prepare(settings: Settings, *, skip_bad: bool = False, on_remark: OnRemark |
     """Return a run with the data of the folder `settings.data.dir` and a detector of their categories.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         skip_bad: leave out records that cannot be used.
-        on_remark: called with a line for whatever is left out, may not be meant, or cannot be learnt or validated.
+        on_remark: called with one line per remark: what is left out, is probably a mistake, or cannot be learnt or
+            validated.
 
     Raises:
-        ConfigError: `settings` name no folder, or a backbone that does not go with the rest.
-        DataError: the data cannot be used, or show no object.
+        ConfigError: `settings` have no folder, or a backbone that does not fit the rest.
+        DataError: the data cannot be used, or contain no object.
         CheckpointError: the starting weights cannot be loaded, or do not fit the categories.
     """
     folder, say = settings.data.dir, on_remark or (lambda line: None)
@@ -114,20 +115,20 @@ def train_folder(
     """Train on a folder of images as `deform-attn train` does: `prepare` a run and train it into `out`.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         out: the checkpoint's directory.
         skip_bad: leave out records that cannot be used.
-        resume: go on from the checkpoint in `out`; if there is none yet, begin.
-        overwrite: begin even if there is a checkpoint in `out`.
-        on_remark: as for `prepare`.
-        on_step: called after every step, see `progress_bar`.
-        device: where to train, see `choose_device`. Default: cuda if available, otherwise cpu.
+        resume: continue from the checkpoint in `out`, or begin if there is none.
+        overwrite: begin even if there is a checkpoint in `out`, and replace it.
+        on_remark: as in `prepare`.
+        on_step: called after every step.
+        device: where to train: "cpu", "cuda", "cuda:1" or "mps". Default: cuda if available, otherwise cpu.
 
     Returns:
-        As `fit`.
+        The history, as `fit` does.
 
     Raises:
-        UserError: as `prepare` and `fit`.
+        UserError: the errors of `prepare` and `fit`.
 
     Example:
         >>> settings = Settings.from_layers({"data": {"dir": "trees"}, "train": {"epochs": 100}})

@@ -13,7 +13,7 @@ from deform_attn.detr.training.processes import Processes
 def evaluate_model(
     detector: Detector, data: DetectionData, batch_size: int = 16, processes: Processes | None = None
 ) -> dict[str, float]:
-    """Return COCO's metrics of `detector` on `data`, of which each of the `processes` detects in its part.
+    """Return COCO's metrics of `detector` on `data`. With `processes`, each detects in its own part of the images.
 
     Raises:
         DataError: the categories of `data` are not the detector's.
