@@ -19,6 +19,8 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.evidence.results import IMAGES, write
+from benchmarks.pictures.canvas import canvas
+from benchmarks.pictures.files import save_figure, save_picture
 from deform_attn.detr.config.run import read_settings
 
 NAME = "trees"
@@ -70,13 +72,9 @@ def train(data: Path, seed: int, threads: int) -> dict[str, Any]:
 
 def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.png") -> Path:
     """Draw loss and AP50 of each seed against the epoch, and return `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (name, label) in enumerate((("loss", "training loss"), ("AP50", "AP50 on the validation strip")), 1):
-        axes = figure.add_subplot(1, 2, place)
+    figure, panels = canvas(5.6, 2)
+    shown = (("loss", "training loss"), ("AP50", "AP50 on the validation strip"))
+    for axes, (name, label) in zip(panels, shown, strict=True):
         for seed, row in measured["seeds"].items():
             epochs, values = ([record[key] for record in row["history"]] for key in ("epoch", name))
             axes.plot(epochs, values, linewidth=1.2, label=f"seed {seed}: {row[name]:.2f} at the end")
@@ -86,12 +84,13 @@ def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=9, frameon=False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return path
+    return save_figure(figure, path)
 
 
 def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.png") -> Path:
-    """Draw what the detector of `seed` finds in every other tile of the strip, and return `path`."""
+    """Draw what the detector of `seed` finds in two tiles of the strip, and return `path`."""
+    from PIL import Image
+
     from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.batch import collate
     from deform_attn.detr.data.coco import CocoFolder
@@ -101,7 +100,7 @@ def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.pn
     detector = starting.load(str(RUNS / f"trees-{seed}"))
     tiles = CocoFolder(data / "val.json", data / "val", max_size=detector.max_size)
     whole = CocoFolder(data / "val.json", data / "val")
-    chosen = range(0, len(tiles), 2)  # the left column; the right one shows much of the same again
+    chosen = range(0, len(tiles), 4)  # of the left column; the right one shows much of the same again
     found = detector.model.detect(collate([tiles[i] for i in chosen]))
     draw_detections(
         [whole[i].image for i in chosen],
@@ -111,7 +110,7 @@ def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.pn
         truths=[Detections.of_sample(whole[i]) for i in chosen],
         min_score=0.4,
     )
-    return path
+    return save_picture(Image.open(path), path)
 
 
 def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") -> Path:
@@ -121,8 +120,7 @@ def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") 
 
     tiles = json.loads((data / "val.json").read_text(encoding="utf-8"))["images"]
     scene = read_scene(RUNS / f"trees-{seed}", data / "val" / tiles[len(tiles) // 2]["file_name"])
-    plot_sampling(scene, detection=0, zoom=True).savefig(path, metadata={"Software": None})
-    return path
+    return save_figure(plot_sampling(scene, detection=0, zoom=True), path)
 
 
 if __name__ == "__main__":
