@@ -20,7 +20,8 @@ from typing import Any
 from benchmarks import report
 from benchmarks.evidence.results import IMAGES, write
 from benchmarks.pictures.canvas import canvas
-from benchmarks.pictures.files import save_figure, save_picture
+from benchmarks.pictures.files import save_figure
+from benchmarks.pictures.narrow import draw_narrow
 from deform_attn.detr.config.run import read_settings
 
 NAME = "trees"
@@ -28,14 +29,19 @@ RECIPE = report.ROOT / "docs" / "trees.toml"
 RUNS = Path("runs")
 
 
-def main() -> None:
-    """Train, write and draw."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return what the command takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder that benchmarks.trees_data makes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, which share the cores (default 1)")
     parser.add_argument("--draw", action="store_true", help="only draw, from the result and the runs that are there")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train, write and draw."""
+    options = build_parser().parse_args()
     if not options.draw:
         threads = max((os.cpu_count() or 1) // options.jobs, 1)
         with ThreadPoolExecutor(options.jobs) as pool:
@@ -89,12 +95,9 @@ def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.
 
 def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.png") -> Path:
     """Draw what the detector of `seed` finds in two tiles of the strip, and return `path`."""
-    from PIL import Image
-
     from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.batch import collate
     from deform_attn.detr.data.coco import CocoFolder
-    from deform_attn.detr.drawing.pictures import draw_detections
     from deform_attn.detr.model.detections import Detections
 
     detector = starting.load(str(RUNS / f"trees-{seed}"))
@@ -102,15 +105,8 @@ def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.pn
     whole = CocoFolder(data / "val.json", data / "val")
     chosen = range(0, len(tiles), 4)  # of the left column; the right one shows much of the same again
     found = detector.model.detect(collate([tiles[i] for i in chosen]))
-    draw_detections(
-        [whole[i].image for i in chosen],
-        found,
-        detector.categories,
-        path,
-        truths=[Detections.of_sample(whole[i]) for i in chosen],
-        min_score=0.4,
-    )
-    return save_picture(Image.open(path), path)
+    images, truths = [whole[i].image for i in chosen], [Detections.of_sample(whole[i]) for i in chosen]
+    return draw_narrow(images, found, truths, detector.categories, path, min_score=0.4)
 
 
 def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") -> Path:

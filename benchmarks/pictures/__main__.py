@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from benchmarks import report, trees
 from benchmarks.evidence.results import IMAGES
 from benchmarks.pictures import convergence, detections, distances, heads, layers, levels, training
 from benchmarks.pictures.run import Run
@@ -15,7 +16,10 @@ OF_A_RUN = {
     "heads": heads.draw,
     "distances": distances.draw,
 }
-OF_RESULTS = {"convergence": convergence.draw}
+OF_RESULTS = {
+    "convergence": convergence.draw,
+    "trees-curve": lambda path: trees.draw_curves(report.load(trees.NAME), path),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

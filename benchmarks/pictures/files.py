@@ -37,7 +37,8 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> Path:
 
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    return save_picture(Image.open(drawn), path)
+    with Image.open(drawn) as picture:
+        return save_picture(picture, path)
 
 
 def _png(picture: "Image") -> bytes:
