@@ -142,3 +142,13 @@ def test_pictures_of_a_run_are_drawn_in_the_size_of_those_in_the_gallery(tmp_pat
         drawn = opened(draw(run.Run(tmp_path), tmp_path / f"{name}.png"))
         assert drawn.size == opened(DOCS / "images" / f"{name}.png").size, name
         assert not is_blank(drawn), name
+
+
+@pytest.mark.slow
+def test_the_live_page_is_filmed_while_the_position_moves_and_detections_are_pinned(browser, monkeypatch):
+    monkeypatch.setattr(animation, "POSITIONS", 3)
+    browser.open(animation.PAGE, *animation.SIZE)
+    frames, durations = zip(*animation.film(browser), strict=True)
+    assert durations == (animation.QUICK,) * 3 + (animation.SLOW,) * 3
+    assert {frame.size for frame in frames} == {animation.SIZE}
+    assert len({frame.tobytes() for frame in frames}) == 6
