@@ -19,6 +19,9 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.evidence.results import IMAGES, write
+from benchmarks.pictures.canvas import canvas
+from benchmarks.pictures.files import save_figure
+from benchmarks.pictures.narrow import draw_narrow
 from deform_attn.detr.config.run import read_settings
 
 NAME = "trees"
@@ -26,14 +29,19 @@ RECIPE = report.ROOT / "docs" / "trees.toml"
 RUNS = Path("runs")
 
 
-def main() -> None:
-    """Train, write and draw."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return what the command takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder that benchmarks.trees_data makes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, which share the cores (default 1)")
     parser.add_argument("--draw", action="store_true", help="only draw, from the result and the runs that are there")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train, write and draw."""
+    options = build_parser().parse_args()
     if not options.draw:
         threads = max((os.cpu_count() or 1) // options.jobs, 1)
         with ThreadPoolExecutor(options.jobs) as pool:
@@ -70,13 +78,9 @@ def train(data: Path, seed: int, threads: int) -> dict[str, Any]:
 
 def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.png") -> Path:
     """Draw loss and AP50 of each seed against the epoch, and return `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (name, label) in enumerate((("loss", "training loss"), ("AP50", "AP50 on the validation strip")), 1):
-        axes = figure.add_subplot(1, 2, place)
+    figure, panels = canvas(5.6, 2)
+    shown = (("loss", "training loss"), ("AP50", "AP50 on the validation strip"))
+    for axes, (name, label) in zip(panels, shown, strict=True):
         for seed, row in measured["seeds"].items():
             epochs, values = ([record[key] for record in row["history"]] for key in ("epoch", name))
             axes.plot(epochs, values, linewidth=1.2, label=f"seed {seed}: {row[name]:.2f} at the end")
@@ -86,32 +90,23 @@ def draw_curves(measured: Mapping[str, Any], path: Path = IMAGES / "trees-curve.
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=9, frameon=False)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return path
+    return save_figure(figure, path)
 
 
 def draw_strip(data: Path, seed: str, path: Path = IMAGES / "trees-detections.png") -> Path:
-    """Draw what the detector of `seed` finds in every other tile of the strip, and return `path`."""
+    """Draw what the detector of `seed` finds in two tiles of the strip, and return `path`."""
     from deform_attn.detr.checkpoints import starting
     from deform_attn.detr.data.batch import collate
     from deform_attn.detr.data.coco import CocoFolder
-    from deform_attn.detr.drawing.pictures import draw_detections
     from deform_attn.detr.model.detections import Detections
 
     detector = starting.load(str(RUNS / f"trees-{seed}"))
     tiles = CocoFolder(data / "val.json", data / "val", max_size=detector.max_size)
     whole = CocoFolder(data / "val.json", data / "val")
-    chosen = range(0, len(tiles), 2)  # the left column; the right one shows much of the same again
+    chosen = range(0, len(tiles), 4)  # of the left column; the right one shows much of the same again
     found = detector.model.detect(collate([tiles[i] for i in chosen]))
-    draw_detections(
-        [whole[i].image for i in chosen],
-        found,
-        detector.categories,
-        path,
-        truths=[Detections.of_sample(whole[i]) for i in chosen],
-        min_score=0.4,
-    )
-    return path
+    images, truths = [whole[i].image for i in chosen], [Detections.of_sample(whole[i]) for i in chosen]
+    return draw_narrow(images, found, truths, detector.categories, path, min_score=0.4)
 
 
 def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") -> Path:
@@ -121,8 +116,7 @@ def draw_sampling(data: Path, seed: str, path: Path = IMAGES / "attention.png") 
 
     tiles = json.loads((data / "val.json").read_text(encoding="utf-8"))["images"]
     scene = read_scene(RUNS / f"trees-{seed}", data / "val" / tiles[len(tiles) // 2]["file_name"])
-    plot_sampling(scene, detection=0, zoom=True).savefig(path, metadata={"Software": None})
-    return path
+    return save_figure(plot_sampling(scene, detection=0, zoom=True), path)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ napoleon_use_rtype = False
 # The theme. Nothing in it loads from elsewhere: the fonts are the reader's own.
 html_theme = "furo"
 html_title = f"deform-attn {release}"
-html_static_path = ["static"]
+html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False

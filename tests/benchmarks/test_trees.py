@@ -5,10 +5,16 @@ import json
 import zipfile
 
 import pytest
+from PIL import Image
 
 from benchmarks import report, trees, trees_data
+from deform_attn.detr.checkpoints import checkpoint
+from deform_attn.detr.config.detector import ModelConfig
 from deform_attn.detr.config.run import Settings, read_settings
+from deform_attn.detr.data.base import Category
 from deform_attn.detr.data.coco import CocoFolder
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
 
 VOC = "<annotation>{}</annotation>"
 BOX = "<object><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
@@ -17,8 +23,6 @@ BOX = "<object><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ym
 @pytest.fixture
 def wheel(tmp_path):
     """Return a package with photographs of 1,000 x 640 pixels, whose trees lie on both sides of the 60 % line."""
-    from PIL import Image
-
     picture = io.BytesIO()
     Image.new("RGB", (1000, 640), (40, 90, 40)).save(picture, "PNG")
     voc = VOC.format(
@@ -85,3 +89,14 @@ def test_the_committed_figures_are_those_of_the_recipe_beside_the_page():
 def test_the_curves_of_a_result_are_drawn(tmp_path):
     path = trees.draw_curves(report.load(trees.NAME), tmp_path / "curve.png")
     assert path.stat().st_size > 10_000
+
+
+def test_what_is_found_in_the_strip_is_drawn_tile_below_tile(wheel, tmp_path, monkeypatch):
+    trees_data.make(wheel, tmp_path / "trees")
+    monkeypatch.setattr(trees, "RUNS", tmp_path)
+    detector = Detector(build_model(ModelConfig(1)), (Category(1, "tree"),), max_size=96)
+    checkpoint.save(tmp_path / "trees-0", detector)
+    path = trees.draw_strip(tmp_path / "trees", "0", tmp_path / "strip.png")
+    tiles = len(json.loads((tmp_path / "trees" / "val.json").read_text())["images"])
+    with Image.open(path) as drawn:
+        assert drawn.size == (524, 600 * -(-tiles // 4))

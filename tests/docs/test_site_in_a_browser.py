@@ -36,6 +36,34 @@ def test_a_search_finds_the_message_that_a_reader_sees(site, browser):
     assert requested_elsewhere(browser) == []
 
 
+def test_a_reader_clicks_from_the_gallery_to_the_live_page_and_points_at_its_picture(site, browser):
+    browser.open(site / "index.html", DESK)
+    click(browser, ".sidebar-tree a[href='gallery.html']")
+    browser.until("document.title.startsWith('Gallery') && document.readyState == 'complete'")
+    click(browser, "article a[href='_static/explore-digits.html']")
+    browser.until("document.getElementById('image') !== null && document.readyState == 'complete'")
+    browser.settle()
+    left, top, width, height = browser.run(
+        "(() => { const r = document.getElementById('image').getBoundingClientRect();"
+        " return [r.x, r.y, r.width, r.height]; })()"
+    )
+    browser.move(left + width / 2, top + height / 2)
+    browser.until("document.querySelectorAll('#points .point').length > 0")
+    assert requested_elsewhere(browser) == []
+
+
+def test_every_picture_of_the_gallery_is_loaded_and_fits_a_phone(site, browser):
+    browser.open(site / "gallery.html", PHONE, touch=True)
+    widths = browser.run(
+        "(async () => { const all = [...document.querySelectorAll('article img')];"
+        " for (const one of all) one.loading = 'eager';"
+        " await Promise.all(all.map((one) => one.decode()));"
+        " return all.map((one) => [one.naturalWidth, one.getBoundingClientRect().right]); })()"
+    )
+    assert len(widths) >= 8
+    assert all(natural > PHONE and right <= PHONE for natural, right in widths)
+
+
 def test_the_page_is_dark_where_the_reader_has_it_dark(site, browser):
     brightness = []
     for dark in (False, True):

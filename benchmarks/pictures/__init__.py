@@ -1,0 +1,1 @@
+"""Pictures of the gallery, each drawn by one module, with one command: `python -m benchmarks.pictures NAME`."""
