@@ -193,7 +193,7 @@ RESEARCH = {
     for model in (
         WholeModel(
             "original",
-            "Deformable DETR of the original's form, two stages, ResNet-50, 800 x 1333",
+            "Deformable DETR of the original's form, two stages, ResNet-50, 800 x 1333 (trained at 400 x 667)",
             original,
             (800, 1333),
             encoder="model.encoder",
