@@ -64,22 +64,21 @@ def padded_batch() -> dict[str, Any]:
 
 
 def deformable_detr(**options: Any) -> nn.Module:
-    config = transformers.DeformableDetrConfig(
-        backbone_config=resnet(),
-        d_model=CHANNELS,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=24,
-        decoder_ffn_dim=24,
-        num_queries=7,
-        two_stage_num_proposals=7,
-        encoder_n_points=2,
-        decoder_n_points=3,
-        **options,
-    )
-    return transformers.DeformableDetrForObjectDetection(config)
+    sizes = {
+        "backbone_config": resnet(),
+        "d_model": CHANNELS,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": 24,
+        "decoder_ffn_dim": 24,
+        "num_queries": 7,
+        "two_stage_num_proposals": 7,
+        "encoder_n_points": 2,
+        "decoder_n_points": 3,
+    }
+    return transformers.DeformableDetrForObjectDetection(transformers.DeformableDetrConfig(**sizes | options))
 
 
 def rt_detr_like(family: str, **options: Any) -> nn.Module:
@@ -236,21 +235,21 @@ def prompted_images() -> dict[str, Any]:
     }
 
 
-def mask2former() -> nn.Module:
-    config = transformers.Mask2FormerConfig(
-        backbone_config=resnet(4),
-        feature_size=CHANNELS,
-        mask_feature_size=CHANNELS,
-        hidden_dim=CHANNELS,
-        encoder_feedforward_dim=24,
-        encoder_layers=2,
-        decoder_layers=2,
-        num_attention_heads=HEADS,
-        dim_feedforward=24,
-        num_queries=7,
-        num_labels=3,
-    )
-    return transformers.Mask2FormerForUniversalSegmentation(config)
+def mask2former(**options: Any) -> nn.Module:
+    sizes = {
+        "backbone_config": resnet(4),
+        "feature_size": CHANNELS,
+        "mask_feature_size": CHANNELS,
+        "hidden_dim": CHANNELS,
+        "encoder_feedforward_dim": 24,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "num_attention_heads": HEADS,
+        "dim_feedforward": 24,
+        "num_queries": 7,
+        "num_labels": 3,
+    }
+    return transformers.Mask2FormerForUniversalSegmentation(transformers.Mask2FormerConfig(**sizes | options))
 
 
 def oneformer() -> nn.Module:
@@ -329,12 +328,12 @@ CASES = {
 }
 
 
-def build(name: str) -> nn.Module:
-    """Return the model of a case, every parameter redrawn, in eval mode."""
+def build(name: str, **options: Any) -> nn.Module:
+    """Return the model of a case, or with other `options`, every parameter redrawn, in eval mode."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of head sizes that are no powers of 2
-        return redraw(CASES[name].build(**CASES[name].options)).eval()
+        return redraw(CASES[name].build(**CASES[name].options | options)).eval()
 
 
 def attentions(model: nn.Module) -> dict[str, nn.Module]:

@@ -16,9 +16,10 @@ from PIL import Image
 from deform_attn import record
 from deform_attn.cli import main
 from deform_attn.detr.data.batch import collate
-from deform_attn.detr.model.deformable_detr import build_model, evaluating
+from deform_attn.detr.model.deformable_detr import build_model
 from deform_attn.detr.prediction.attended import attend
 from deform_attn.detr.prediction.predict import predict, read_picture, sample_of
+from deform_attn.evaluating import evaluating
 from deform_attn.explore import Scene
 
 HEIGHT, WIDTH = 70, 90  # larger than the checkpoint's 60 pixels

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deform_attn.evaluating import evaluating
 from deform_attn.export import forms, free_axes, interface, symbols, verification
 from deform_attn.export.extra import onnx_extra
 from deform_attn.export.free_axes import Dynamic, Shape
@@ -107,7 +108,7 @@ def to_onnx(
     with onnx_extra():
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter is made of it
-    with _evaluating(model), _quiet(), _whole(Path(path)) as file:
+    with evaluating(model), _quiet(), _whole(Path(path)) as file:
         with torch.no_grad():
             outputs = [name for name, _ in named("", model(*example))]
             free = free_axes.specification(model, example, dynamic)
@@ -190,17 +191,6 @@ def _values(model: Any) -> list[Any]:
 def _shapes(values: Any) -> dict[str, Shape]:
     dims = {each.name: each.type.tensor_type.shape.dim for each in values}
     return {name: tuple(dim.dim_param or dim.dim_value for dim in of) for name, of in dims.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import SymFloat, SymInt, Tensor, nn
@@ -26,13 +26,28 @@ def kept(model: nn.Module) -> Iterator[None]:
     names = {type(each).__module__ for each in model.modules()}
     with ExitStack() as stack:
         for module in (sys.modules[name] for name in names if name.split(".")[0] != "torch"):
-            stack.enter_context(mock.patch.object(module, "len", _length, create=True))
+            stack.enter_context(_meaning(module, "len", _length))
             if (otherwise := getattr(module, "torch_int", None)) is not None:
-                stack.enter_context(mock.patch.object(module, "torch_int", _integer(otherwise)))
+                stack.enter_context(_meaning(module, "torch_int", _integer(otherwise)))
         stack.enter_context(_Symbolic())
         hook = model.register_forward_pre_hook(lambda _, arguments: _unite(tensors(arguments)))
         stack.callback(hook.remove)
         yield
+
+
+@contextmanager
+def _meaning(module: ModuleType, name: str, instead: Any) -> Iterator[None]:
+    """Within the block, let a name mean something else in the file of a module."""
+    names = vars(module)
+    is_there, before = name in names, names.get(name)
+    names[name] = instead
+    try:
+        yield
+    finally:
+        if is_there:
+            names[name] = before
+        else:
+            del names[name]
 
 
 def _unite(inputs: list[Tensor]) -> None:

@@ -1,7 +1,5 @@
 """The model: backbone, pyramid, transformer (Deformable DETR, Zhu et al. 2020)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,6 +23,7 @@ from deform_attn.detr.model.heads import Prediction
 from deform_attn.detr.model.norm import PaddedGroupNorm, blank
 from deform_attn.detr.model.pyramid import build_pyramid, valid_ratio
 from deform_attn.detr.model.transformer import Transformer
+from deform_attn.evaluating import evaluating
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, which pretrained backbones expect."""
@@ -169,18 +168,6 @@ def _check_strides(wanted: tuple[int, ...], given: tuple[int, ...]) -> None:
             raise ConfigError(
                 f"strides: after the backbone's {given} each must be twice the one before, got {stride} after {before}"
             )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode for a while; afterwards each of its modules is in its own mode again."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def postprocess(output: Output, original_sizes: list[tuple[int, int]], limit: int | None = None) -> list[Detections]:

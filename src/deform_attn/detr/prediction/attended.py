@@ -12,10 +12,11 @@ from deform_attn.detr.config.detector import MAX_PIXELS, ModelConfig
 from deform_attn.detr.data.batch import Batch, collate
 from deform_attn.detr.data.brightness import warn_if_dark
 from deform_attn.detr.errors import ConfigError
-from deform_attn.detr.model.deformable_detr import best_pairs, detections_of, evaluating
+from deform_attn.detr.model.deformable_detr import best_pairs, detections_of
 from deform_attn.detr.model.detections import Detections
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.prediction.predict import read_picture, sample_of, whole_image
+from deform_attn.evaluating import evaluating
 from deform_attn.recording import Record
 
 if TYPE_CHECKING:

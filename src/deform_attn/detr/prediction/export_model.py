@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from deform_attn.detr.data.base import coco_categories
 from deform_attn.detr.errors import ExportError
 from deform_attn.detr.files import atomic_path
-from deform_attn.detr.model.deformable_detr import DeformableDetr, evaluating
+from deform_attn.detr.model.deformable_detr import DeformableDetr
 from deform_attn.detr.model.detector import Detector
+from deform_attn.evaluating import evaluating
 
 _TOLERANCE = 1e-4  # of logits and boxes: the two add the same numbers, perhaps in another order
 

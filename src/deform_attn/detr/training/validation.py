@@ -5,9 +5,9 @@ from typing import Any
 from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.batch import collate
 from deform_attn.detr.evaluation.metrics import counted_detections, evaluate
-from deform_attn.detr.model.deformable_detr import evaluating
 from deform_attn.detr.model.detector import Detector
 from deform_attn.detr.training.processes import Processes
+from deform_attn.evaluating import evaluating
 
 
 def evaluate_model(
