@@ -90,11 +90,11 @@ sanitize: ## run the CPU kernels under the address and undefined behaviour sanit
 	cmake --build build/sanitize --parallel 2
 	for program in build/sanitize/sanitized-*; do $$program || exit 1; done
 
-# Built with what is in the environment, and dated by the last commit, so that two builds have the same bytes. The wheel is
-# built from the sdist, in a folder of its own, and gets the tag of what it needs of the system.
+# Built with what is in the environment, readable for all and dated by the last commit, so that two builds have the same
+# bytes. The wheel is built from the sdist, in a folder of its own, and gets the tag of what it needs of the system.
 DIST ?= dist
 sdist wheel: export SOURCE_DATE_EPOCH = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
-BUILD = PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/python -m build --no-isolation
+BUILD = umask 022; PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/python -m build --no-isolation
 
 sdist: .venv-package/installed ## make the sdist (dist/)
 	rm -rf $(DIST)/*.tar.gz
@@ -103,7 +103,7 @@ sdist: .venv-package/installed ## make the sdist (dist/)
 wheel: .venv-package/installed ## make the sdist, and from it the wheel for this Linux (dist/)
 	rm -rf $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/built
 	$(BUILD) --outdir $(DIST)/built
-	PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
+	umask 022; PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
 	mv $(DIST)/built/*.tar.gz $(DIST)
 	rm -r $(DIST)/built
 
