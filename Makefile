@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-research bench-onnx gpu gpu-kernels gpu-suites gpu-bench test test-core test-slow test-gpu-kernels test-ecosystems \
-	test-onnxruntime fuzz sanitize sdist wheel test-package versions browser docs lint format clean
+	test-onnxruntime fuzz sanitize isa sdist wheel test-package versions browser docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -90,11 +90,28 @@ sanitize: ## run the CPU kernels under the address and undefined behaviour sanit
 	cmake --build build/sanitize --parallel 2
 	for program in build/sanitize/sanitized-*; do $$program || exit 1; done
 
-# Built with what is in the environment, and dated by the last commit, so that two builds have the same bytes. The wheel is
-# built from the sdist, in a folder of its own, and gets the tag of what it needs of the system.
+# The same cases with the library as it is built in place, on processors of an age each; QEMU knows none with AVX-512. Then
+# with one for aarch64. Each must choose the instruction set behind its name.
+PROCESSORS = core2duo:baseline Nehalem:x86-64-v2 Haswell:x86-64-v3
+CASES = -std=c++17 -O2 -Inative/include tests/kernel_cases.cpp
+
+isa: src/deform_attn/_native.so ## run the CPU kernels as on older processors and on aarch64, in QEMU (build/isa/)
+	@for name in qemu-x86_64 qemu-aarch64 aarch64-linux-gnu-g++; do command -v $$name >/dev/null || { \
+		echo "there is no $$name; on Debian: apt-get install qemu-user g++-aarch64-linux-gnu"; exit 1; }; done
+	cmake -S . -B build/isa/aarch64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/isa/aarch64 --parallel 2
+	aarch64-linux-gnu-g++ $(CASES) build/isa/aarch64/_native.so -o build/isa/cases-aarch64
+	c++ $(CASES) src/deform_attn/_native.so -o build/isa/cases-x86-64
+	for each in $(PROCESSORS); do env -u DEFORM_ATTN_ISA \
+		qemu-x86_64 -cpu $${each%:*} build/isa/cases-x86-64 $${each#*:} 5 || exit 1; done
+	env -u DEFORM_ATTN_ISA qemu-aarch64 -L /usr/aarch64-linux-gnu build/isa/cases-aarch64 baseline 5
+
+# Built with what is in the environment, readable for all and dated by the last commit, so that two builds have the same
+# bytes. The wheel is built from the sdist, in a folder of its own, and gets the tag of what it needs of the system.
 DIST ?= dist
 sdist wheel: export SOURCE_DATE_EPOCH = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
-BUILD = PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/python -m build --no-isolation
+BUILD = umask 022; PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/python -m build --no-isolation
 
 sdist: .venv-package/installed ## make the sdist (dist/)
 	rm -rf $(DIST)/*.tar.gz
@@ -103,7 +120,7 @@ sdist: .venv-package/installed ## make the sdist (dist/)
 wheel: .venv-package/installed ## make the sdist, and from it the wheel for this Linux (dist/)
 	rm -rf $(DIST)/*.tar.gz $(DIST)/*.whl $(DIST)/built
 	$(BUILD) --outdir $(DIST)/built
-	PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
+	umask 022; PATH="$(CURDIR)/.venv-package/bin:$$PATH" .venv-package/bin/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
 	mv $(DIST)/built/*.tar.gz $(DIST)
 	rm -r $(DIST)/built
 

@@ -70,8 +70,9 @@ def placed(x: Tensor, size: Tensor, padding_mode: str) -> Tensor:
     With padding "border" what lies beyond the outermost centre is read there.
     """
     if padding_mode == "border":
-        # Not clamp, which passes a gradient on at the last centre itself, where the surface is level beyond.
-        x = torch.where(x >= size - 1, size - 1, x.clamp(min=0))
+        # Not clamp: at a bound itself some versions of torch pass a gradient on, others do not. The first centre passes
+        # one on; the last one does not, since the surface is level beyond.
+        x = torch.where(x >= size - 1, size - 1, torch.where(x < 0, 0, x))
     # The size may be none of the numbers of float32, which above 2^24 leaves some out; so its double.
     return torch.where((x > -1) & (x < 2 * size), x, -2)
 

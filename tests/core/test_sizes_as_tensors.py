@@ -426,6 +426,7 @@ def test_gradients_forward_mode_and_second_derivatives_are_those_of_finite_diffe
 
 
 @FORMS
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_opcheck_passes_for_the_op_that_takes_a_tensor(form):
     case = named("small boxes")
     op, tensors, arguments = op_of(form, "Tensor", case, torch.float32)

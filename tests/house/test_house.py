@@ -1,4 +1,4 @@
-"""The house: the public names, who imports whom, what the core needs, and how large files are."""
+"""The house: the public names, who imports whom, what the core needs, what is unpickled, and how large files are."""
 
 import ast
 import functools
@@ -239,6 +239,31 @@ def test_it_is_seen_whether_an_import_is_at_the_top(tmp_path):
     source = tmp_path / "module.py"
     source.write_text("import numpy\nfrom PIL import Image\ndef f():\n    import scipy.optimize\n")
     assert imports(source) == [("numpy", True), ("PIL.Image", True), ("scipy.optimize", False)]
+
+
+def unpickling(source):
+    """Return the calls of a source that may run what is in a file: unpickling of more than tensors."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    found = []
+    for call in calls:
+        given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        safe = {"torch.load": given.get("weights_only") == "True", "numpy.load": "allow_pickle" not in given}
+        safe |= dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"), False)
+        if not safe.get(ast.unparse(call.func), True):
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_no_module_unpickles_more_than_tensors():
+    assert found({str(module): unpickling(file_of(module).read_text()) for module in modules()}) == {}
+
+
+def test_an_unpickling_is_seen():
+    wrong = ["torch.load(x)", "torch.load(x, weights_only=False)", "pickle.loads(x)", "pickle.Unpickler(x).load()"]
+    wrong += ["numpy.load(x, allow_pickle=True)", "joblib.load(x)"]
+    assert all(unpickling(line) for line in wrong)
+    right = ["torch.load(x, weights_only=True)", "json.load(x)", "numpy.load(x)", "torch.export.load(x)"]
+    assert not any(unpickling(line) for line in right)
 
 
 USE = """

@@ -25,9 +25,10 @@ def wheel():
 
 @pytest.fixture(scope="session")
 def environment(wheel, tmp_path_factory):
-    """Return the folder of an environment that had nothing before the wheel and what it needs for the detector."""
+    """Return the folder of an environment that has a wheel of the package, and what the detector and ONNX need."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder)
-    pip = (folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "install", "--constraint", ROOT / "constraints.txt", f"{wheel}[detr]", env=alone(folder / "bin"))
+    install = (folder / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile")
+    wanted = ("--constraint", ROOT / "constraints.txt", f"{wheel}[detr,onnx]")
+    run(*install, *wanted, env=alone(folder / "bin"))
     return folder

@@ -1,4 +1,4 @@
-"""What an installation must do, whatever installed it: `python -I installed.py native detector`.
+"""What an installation must do, whatever installed it: `python -I installed.py native operator detector`.
 
 The names are those of the functions below. `-I` keeps the sources of the folder that it runs in out of the way.
 """
@@ -46,6 +46,45 @@ def pure():
     assert reason in str(warning), warning
 
 
+def operator():
+    """Run a file of one node in ONNX Runtime, which takes the operator from the library."""
+    import numpy
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    from deform_attn.export.onnxruntime import register
+
+    # The middle of the map, between its pixels 1 and 4, as in `attend`.
+    given = {
+        "value": numpy.arange(6, dtype=numpy.float32).reshape(1, 6, 1, 1),
+        "shapes": numpy.array([[2, 3]]),
+        "points": numpy.full((1, 1, 1, 1, 2), 0.5, dtype=numpy.float32),
+        "weights": numpy.ones((1, 1, 1, 1), dtype=numpy.float32),
+    }
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in given.items()
+    ]
+    node = helper.make_node(
+        "MultiScaleDeformableAttention",
+        list(given),
+        ["out"],
+        domain="deform_attn",
+        num_points=[1],
+        interpolation="bilinear",
+        padding_mode="zeros",
+    )
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "one_node", inputs, [output])
+    domains = [helper.make_opsetid("", 18), helper.make_opsetid("deform_attn", 1)]
+    file = helper.make_model(graph, opset_imports=domains, ir_version=9).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    register(options)
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, given)
+    assert output.tolist() == [[[2.5]]], output
+
+
 def detector():
     """Train the detector of the demo for an epoch of a few scenes, and draw what it finds."""
     from deform_attn.detr.demo import run_demo
@@ -57,7 +96,7 @@ def detector():
 
 def main(names):
     """Run the functions of these names."""
-    checks = {check.__name__: check for check in (native, pure, detector)}
+    checks = {check.__name__: check for check in (native, pure, operator, detector)}
     for name in names:
         checks[name]()
         print(f"deform-attn {metadata.version('deform-attn')}, torch {torch.__version__}: {name} works")

@@ -28,6 +28,13 @@ def alone(path):
     return {name: text for name, text in os.environ.items() if name not in named} | {"PATH": str(path)}
 
 
+def put(wheel, environment):
+    """Put the package of this wheel in the place of the one in an environment; return the folder of its programs."""
+    programs = environment / "bin"
+    run(programs / "python", "-m", "pip", "install", "--no-deps", "--force-reinstall", wheel, env=alone(programs))
+    return programs
+
+
 def build_tools(folder):
     """Make a folder that has what a build of the package runs, but no compiler; return it."""
     folder.mkdir()

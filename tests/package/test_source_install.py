@@ -4,7 +4,7 @@ import sys
 import zipfile
 
 import pytest
-from release import ROOT, alone, attempt, build_tools, run
+from release import ROOT, alone, attempt, build_tools, put, run
 
 INSTALLED = ROOT / "tests" / "package" / "installed.py"
 BUILD = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "--verbose")
@@ -23,8 +23,7 @@ def pure_wheel(sdist, tmp_path_factory):
 def test_without_a_compiler_there_is_a_package_without_kernels_that_works_and_says_so(pure_wheel, environment):
     with zipfile.ZipFile(pure_wheel) as archive:
         assert not [name for name in archive.namelist() if "_native" in name]
-    path = environment / "bin"
-    run(path / "python", "-m", "pip", "install", "--no-deps", "--force-reinstall", pure_wheel, env=alone(path))
+    path = put(pure_wheel, environment)
     assert "pure works" in run(path / "python", "-I", INSTALLED, "pure", env=alone(path))
 
 

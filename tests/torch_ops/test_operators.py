@@ -38,6 +38,7 @@ def op_and_arguments(form, case, dtype, modes=("bilinear", "zeros"), requires_gr
 
 @FORMS
 @pytest.mark.parametrize("case", SMALL_CASES, ids=case_id)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_the_ops_pass_all_checks_of_torch_library(form, case):
     plain = (SMALL_CASES.index(case) + (form == "fused")) % 2  # each form and each case with both
     op, args = op_and_arguments(form, case, torch.float32, ("bilinear", "zeros") if plain else ("nearest", "border"))

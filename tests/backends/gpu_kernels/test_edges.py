@@ -211,6 +211,7 @@ def test_the_deterministic_gradient_of_parts_is_that_of_the_whole(monkeypatch):
         assert_close(part, found[0].double(), torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_opcheck_passes_where_the_interpreter_is_meant():
     inputs = inputs_of(named("tiny boxes"), torch.float32)
     value, locations, weights = (tensor.clone().requires_grad_() for tensor in inputs.classic_tensors)

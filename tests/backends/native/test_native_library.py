@@ -93,13 +93,6 @@ def test_an_unknown_instruction_set_is_refused_and_the_package_still_works(child
     assert "'x86-64-v9'" in done.stdout
 
 
-def test_no_symbol_is_weak_so_that_no_modern_copy_replaces_an_old_one():
-    # The four that every shared library has come from the C library's start files.
-    known = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__", "__cxa_finalize"}
-    weak = {name.split("@")[0] for kind, name in symbols() if kind in "wWvVu"}
-    assert weak <= known
-
-
 def test_nothing_but_the_interface_is_exported():
     exported = {name for kind, name in symbols("--dynamic", "--defined-only") if kind in "TDBR"}
     names = [

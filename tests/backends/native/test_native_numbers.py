@@ -131,6 +131,7 @@ def test_native_counts_an_input_that_was_made_from_another_once():
     assert torch.autograd.gradgradcheck(function, (value,))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # read by the check itself
 def test_native_ops_keep_the_rules_of_torch_library():
     _, tensors = small((2, 2))
     value, references, offsets, logits = differentiable(tensors)

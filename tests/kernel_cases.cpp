@@ -1,10 +1,13 @@
-// Runs the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`): both passes, all number
-// formats, one thread and several, on ordinary maps, on maps with a side above 2^24 and on empty levels of any size.
+// The cases of the CPU kernels: both passes, all number formats, one thread and several, on ordinary maps, on maps with a
+// side above 2^24 and on empty levels of any size. `make sanitize` runs them under AddressSanitizer and
+// UndefinedBehaviorSanitizer, `make isa` as on other processors.
 //
-// Each array is an allocation of its own, and what the kernels write begins as NaN. Beside the sanitizers' own, three
-// checks see wrong reads and writes: the output of the classic op is compared with scalar loops, all that is written is
-// finite, and <grad_value, value> is <grad_output, output>, since the op is linear in value. deform_attn_check must take
-// each of these calls, and judge strange ones without an overflow.
+//     kernel_cases [the instruction set that must have been chosen [n: each n-th case alone]]
+//
+// Each array is an allocation of its own, and what the kernels write begins as NaN. Three checks see wrong reads and
+// writes: the output of the classic op is compared with scalar loops, all that is written is finite, and <grad_value,
+// value> is <grad_output, output>, since the op is linear in value; the classic one in the weights, too.
+// deform_attn_check must take each of these calls, and judge strange ones without an overflow.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -22,6 +25,7 @@
 namespace {
 
 int failures = 0;
+int each = 1;  // 1: all cases
 
 void expect(bool holds, const std::string &name, const char *what) {
     if (holds) return;
@@ -223,6 +227,13 @@ void run(const Case &c) {
     expect(std::abs(forward - backward) <= step * size, c.name, "grad_value is not the transpose of the forward pass");
 
     if (fused) return;
+    double along_weights = 0;
+    for (int64_t i = 0; i < weights.count(); ++i) {
+        along_weights += grad_weights.get(i) * weights.get(i);
+        size += std::abs(grad_weights.get(i) * weights.get(i));
+    }
+    expect(std::abs(forward - along_weights) <= step * size, c.name, "grad_weights is not that of a linear function");
+
     for (int64_t i = 0; i < output.count(); ++i) {
         const int64_t n = i / (Q * M * D), m = i / D % M, d = i % D, row = i / D;
         double sum = 0, most = 1;
@@ -249,7 +260,7 @@ void run(const Case &c) {
 
 void ordinary_maps() {
     const int64_t channels[] = {1, 2, 3, 4, 5, 7, 8, 12, 16, 30, 32, 37, 64};
-    for (int i = 0; i < 480; ++i) {
+    for (int i = 0; i < 480; i += each) {
         Case c{};
         c.name = "ordinary map " + std::to_string(i);
         const int64_t levels = 1 + up_to(3);
@@ -269,7 +280,7 @@ void empty_levels() {
     const Level empty[] = {{0, most, 2}, {most, 0, 2}, {0, most, 0}, {int64_t(1) << 40, 0, 3}, {0, int64_t(1) << 32, 1}};
     int number = 0;
     for (const Level &level : empty) {
-        for (int i = 0; i < 24; ++i) {
+        for (int i = 0; i < 24; i += each) {
             Case c{};
             c.name = "empty level " + std::to_string(number++);
             c.levels = {{2, 2, 2}, level, {3, 5, 1}};
@@ -292,7 +303,7 @@ void sides_above_2_24() {
     const std::vector<double> along = {1.0, 0.0, 0.99999994, 5.9604645e-8, 0.5, 1.0000001, -1e-7, 1e30, -1e30, 2.0};
     const std::vector<double> across = {0.5, 0.5, 0.5, 0.5, 0.25};
     for (const int64_t extra : {1, 3, 4, 7}) {
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < 8; i += each) {
             Case c{};
             const int64_t side = (int64_t(1) << 24) + extra;
             const bool wide = i & 1;
@@ -358,11 +369,14 @@ void fields_of_strangers() {
 
 }  // namespace
 
-int main(int, char **arguments) {
-    if (!deform_attn_isa()) return std::printf("DEFORM_ATTN_ISA names none of %s\n", deform_attn_isas()), 2;
+int main(int count, char **arguments) {
+    const char *isa = deform_attn_isa();
+    if (!isa) return std::printf("DEFORM_ATTN_ISA names none of %s\n", deform_attn_isas()), 2;
+    if (count > 1) expect(!std::strcmp(isa, arguments[1]), isa, "this instruction set was chosen");
+    if (count > 2) each = std::max(1, std::atoi(arguments[2]));
     void (*const groups[])() = {ordinary_maps, empty_levels, sides_above_2_24, sizes_that_are_no_call,
                                fields_of_strangers};
     for (const auto group : groups) group();
-    std::printf("%s: %s\n", arguments[0], failures ? "FAILED" : "all cases passed");
+    std::printf("%s, %s: %s\n", arguments[0], isa, failures ? "FAILED" : "all cases passed");
     return failures ? 1 : 0;
 }
