@@ -22,12 +22,11 @@ def test_no_kernel_spills(gpu):
     assert [row for row in ROWS if row["gpu"] == gpu and (row["stack"] or row["spills"])] == []
 
 
-def test_forward_passes_of_the_classic_op_and_all_backward_passes_have_few_instructions():
+def test_forward_and_backward_passes_of_both_ops_have_few_instructions():
     rows = [row for row in ROWS if (row["gpu"], row["channels"], row["strips"]) == ("sm_90", 32, False)]
-    judged = [row for row in rows if row["backward"] or row["form"] == "classic"]
-    limits = [MOST_BACKWARD if row["backward"] else MOST[row["dtype"]] for row in judged]
-    assert len(judged) >= 3
-    assert [row for row, most in zip(judged, limits, strict=True) if row["instructions"] > most] == []
+    limits = [MOST_BACKWARD if row["backward"] else MOST[row["form"]][row["dtype"]] for row in rows]
+    assert len(rows) >= 6
+    assert [row for row, most in zip(rows, limits, strict=True) if row["instructions"] > most] == []
 
 
 def test_the_page_shows_the_committed_table():

@@ -12,11 +12,13 @@ from deform_attn.backends.triton.kernels.levels import first_level, level_size, 
 from deform_attn.backends.triton.kernels.points import (
     beside_box,
     beside_point,
+    inverses,
     locations_of,
     references_of,
     softmax_terms,
     weights_of,
 )
+from deform_attn.backends.triton.kernels.program import places_of
 from deform_attn.backends.triton.kernels.rows import offset_of
 
 SIZES = [f"{side}{level}" for level in range(8) for side in "hw"]
@@ -42,16 +44,13 @@ def key_kernel(
     there = q < Q
     q = tl.where(there, q, 0)
     row = (n * Q * M + m).to(tl.int64) + q.to(tl.int64) * M
-    points += n * points_n + m * (2 * T)
-    weights += n * weights_n + m * T
-    points_at = offset_of(q, points_q, WIDE)
-    weights_at = offset_of(q, weights_q, WIDE)
+    points, points_at, weights, weights_at, references, references_at = places_of(
+        points, weights, references, m, n, q, points_n, points_q, weights_n, weights_q, references_n, references_q,
+        T, FUSED, WIDE,
+    )  # fmt: skip
     most = tl.zeros([B], F)
     rescale = tl.zeros([B], F)
-    references_at = q
     if FUSED:
-        references += n * references_n
-        references_at = offset_of(q, references_q, WIDE)
         most, rescale = softmax_terms(weights, weights_at, there, T, TP, F)
     K = keys.dtype.element_ty
     none = tl.cast(N, K) * M * S * 4
@@ -159,8 +158,10 @@ def gather_kernel(
                         x = beside_box(rx, rw, x, tl.cast(scale, F), P[:, None].to(F))
                         y = beside_box(ry, rh, y, tl.cast(scale, F), P[:, None].to(F))
                     else:
-                        x = beside_point(rx, x, W[:, None])
-                        y = beside_point(ry, y, H[:, None])
+                        wide, high = W[:, None].to(F), H[:, None].to(F)
+                        per_wide, per_high = inverses(wide, high)
+                        x = beside_point(rx, x, wide, per_wide)
+                        y = beside_point(ry, y, high, per_high)
                 a = tl.load(weights + offset_of(q, weights_q, WIDE) + t, mask=ok, other=0.0).to(F)[:, None]
                 _, u, _ = axis(in_pixels(x, W[:, None], NEAREST), W[:, None], BORDER)
                 _, v, _ = axis(in_pixels(y, H[:, None], NEAREST), H[:, None], BORDER)

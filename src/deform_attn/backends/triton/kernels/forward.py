@@ -14,7 +14,8 @@ from deform_attn.backends.triton.kernels.geometry import (
     unmasked,
 )
 from deform_attn.backends.triton.kernels.levels import first_level, level_size, next_level
-from deform_attn.backends.triton.kernels.points import locations_of, references_of, softmax_terms, weights_of
+from deform_attn.backends.triton.kernels.points import exponentials_of, locations_of, references_of, shares_of
+from deform_attn.backends.triton.kernels.program import places_of
 from deform_attn.backends.triton.kernels.reads import channels_of, read_pixels
 from deform_attn.backends.triton.kernels.rows import offset_of, rows_of
 
@@ -148,33 +149,30 @@ def forward_kernel(
     channels = (d < D)[None, :]
     value += n * S * STEP + m * D
     value, read_channels = channels_of(value, D, BD, PAIRS)
-    points += n * points_n + m * (2 * T)
-    weights += n * weights_n + m * T
     mask = mask + n * S if MASKED else mask
-    points_at = offset_of(q, points_q, WIDE)
-    weights_at = offset_of(q, weights_q, WIDE)
-    most = tl.zeros([B], F)
+    points, points_at, weights, weights_at, references, references_at = places_of(
+        points, weights, references, m, n, q, points_n, points_q, weights_n, weights_q, references_n, references_q,
+        T, FUSED, WIDE,
+    )  # fmt: skip
     rescale = tl.zeros([B], F)
-    references_at = q
+    exponentials = ()
     if FUSED:
-        references += n * references_n
-        references_at = offset_of(q, references_q, WIDE)
-        most, rescale = softmax_terms(weights, weights_at, there, T, TP, F)
+        exponentials, rescale = exponentials_of(weights, weights_at, there, COUNTS, B, F)
     sums = tl.zeros([B, BD], F)
     bad = tl.zeros([B, 4], F)
     first = first_level(BY_TABLE)
     done: tl.constexpr = 0
     for l in tl.static_range(L):
         H, W = level_size(l, sizes, table, BY_TABLE)
-        rx = most
-        ry = most
-        rw = most
-        rh = most
+        rx = rescale
+        ry = rescale
+        rw = rescale
+        rh = rescale
         if FUSED:
             rx, ry, rw, rh = references_of(references, references_at + l * references_l, there, FUSED, F)
         for k in tl.static_range((COUNTS[l] + 3) // 4):
             j = k * 4 + tl.arange(0, 4)
-            ok = there[:, None] & (j < COUNTS[l])[None, :]
+            ok = (there & (H > 0) & (W > 0))[:, None] & (j < COUNTS[l])[None, :]
             t = (done + j)[None, :]
             x, y, _, _ = locations_of(
                 points,
@@ -192,9 +190,13 @@ def forward_kernel(
                 NEAREST,
                 F,
             )
-            a = weights_of(weights, weights_at[:, None] + t, ok, most, rescale, FUSED, F)
+            if FUSED:
+                a = tl.where(ok, shares_of(exponentials[0], rescale, F), 0.0)
+                exponentials = exponentials[1:]
+            else:
+                a = tl.load(weights + weights_at[:, None] + t, mask=ok, other=0.0).to(F)
             pixel, c00, c01, c10, c11, spoilt = codes(x, y, a, ok, H, W, first, S, mask, NEAREST, BORDER, MASKED)
-            bad += tl.where((H > 0) & (W > 0), spoilt, 0.0)
+            bad += spoilt
             p0, p1, p2, p3 = split4(pixel, B)
             e0, e1, e2, e3 = split4(c00, B)
             f0, f1, f2, f3 = split4(c01, B)

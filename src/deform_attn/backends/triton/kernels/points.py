@@ -16,6 +16,41 @@ def softmax_terms(logits, at, there, T: tl.constexpr, TP: tl.constexpr, F: tl.co
 
 
 @triton.jit
+def exponentials_of(logits, at, there, COUNTS: tl.constexpr, B: tl.constexpr, F: tl.constexpr):
+    """Return of each group of four points the exponentials of the logits above the largest of the row, `[B, 4]`.
+
+    And of each row one over their sum, `[B]`. In these tiles no lane does what another does, and logits are read once.
+    """
+    j = tl.arange(0, 4)
+    tiles = ()
+    largest = tl.full([B, 4], float("-inf"), F)
+    done: tl.constexpr = 0
+    for l in tl.static_range(len(COUNTS)):
+        for k in tl.static_range((COUNTS[l] + 3) // 4):
+            ok = there[:, None] & (k * 4 + j < COUNTS[l])[None, :]
+            t = (done + k * 4 + j)[None, :]
+            x = tl.load(logits + at[:, None] + t, mask=ok, other=float("-inf")).to(F)
+            largest = tl.maximum(largest, x)
+            tiles = tiles + (x,)
+        done += COUNTS[l]
+    most = tl.max(largest, 1)[:, None]
+    exponentials = ()
+    total = tl.zeros([B, 4], F)
+    for i in tl.static_range(len(tiles)):
+        e = tl.exp2((tiles[i] - most) * 1.4426950408889634)
+        total += e
+        exponentials = exponentials + (e,)
+    return exponentials, 1 / tl.sum(total, 1)
+
+
+@triton.jit
+def shares_of(exponentials, scale, F: tl.constexpr):
+    """Return the weights of a softmax, `[B, 4]`; those below the smallest normal number are 0."""
+    a = exponentials * scale[:, None]
+    return tl.where(a < (2.2250738585072014e-308 if F == tl.float64 else 1.1754943508222875e-38), 0.0, a)
+
+
+@triton.jit
 def weights_of(weights, at, ok, most, scale, FUSED: tl.constexpr, F: tl.constexpr):
     """Return the weights of four points a row, `[B, 4]`; of a softmax those below the smallest normal number are 0."""
     a = tl.load(weights + at, mask=ok, other=float("-inf") if FUSED else 0.0).to(F)
@@ -39,9 +74,11 @@ def references_of(references, at, there, SIZE: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
-def quotient(x, y):
-    """Return x / y for y >= 1, rounded as a division is, of which the GPU would make a call of a function."""
-    inverse = 1 / y
+def quotient(x, y, inverse):
+    """Return x / y for y >= 1, rounded as a division is, of which the GPU would make a call of a function.
+
+    `inverse` is 1 / y, but for its last bits.
+    """
     near = x * inverse
     left = tl.fma(-near, tl.broadcast_to(y, x.shape), x)
     exact = tl.fma(left, tl.broadcast_to(inverse, x.shape), near)
@@ -49,15 +86,22 @@ def quotient(x, y):
 
 
 @triton.jit
-def beside_point(reference, offset, size):
+def inverses(W, H):
+    """Return 1 / W and 1 / H, but for their last bits, by one division; 1 of sides of an empty map."""
+    both = 1 / (W * H)
+    return tl.minimum(both * H, 1.0), tl.minimum(both * W, 1.0)
+
+
+@triton.jit
+def beside_point(reference, offset, size, inverse):
     """Return reference + offset / size; the rounding is that of reference.py, so that both pick the same cell."""
-    return reference[:, None] + quotient(offset, tl.maximum(size, 1).to(offset.dtype))
+    return reference[:, None] + quotient(offset, size, inverse)
 
 
 @triton.jit
 def beside_box(centre, side, offset, scale, count):
     """Return centre + offset / count * side * scale, rounded as in reference.py; `count` is of the level's points."""
-    return centre[:, None] + quotient(offset, count) * side[:, None] * scale
+    return centre[:, None] + quotient(offset, count, 1 / count) * side[:, None] * scale
 
 
 @triton.jit
@@ -84,8 +128,10 @@ def locations_of(
     x = tl.load(points + at, mask=ok, other=0.0).to(F)
     y = tl.load(points + at + 1, mask=ok, other=0.0).to(F)
     if FUSED == 2:
-        fx = beside_point(rx, x, W)
-        fy = beside_point(ry, y, H)
+        wide, high = W.to(F), H.to(F)
+        per_wide, per_high = inverses(wide, high)
+        fx = beside_point(rx, x, wide, per_wide)
+        fy = beside_point(ry, y, high, per_high)
     elif FUSED == 4:
         count = tl.cast(tl.maximum(P, 1), F)
         fx = beside_box(rx, rw, x, scale, count)

@@ -1,4 +1,4 @@
-"""What a program of the backward pass begins with: its rows, the gradient of their output, where its tensors are."""
+"""What a program begins with: where its tensors are, and in a backward pass its rows and their output's gradient."""
 
 import triton
 import triton.language as tl
@@ -6,6 +6,23 @@ import triton.language as tl
 from deform_attn.backends.triton.kernels.points import softmax_terms
 from deform_attn.backends.triton.kernels.reads import channels_of
 from deform_attn.backends.triton.kernels.rows import offset_of, rows_of
+
+
+@triton.jit
+def places_of(
+    points, weights, references, m, n, q, points_n, points_q, weights_n, weights_q, references_n, references_q,
+    T: tl.constexpr, FUSED: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Return where points, weights and references of head m of image n begin, each with where in it the queries are."""
+    points += n * points_n + m * (2 * T)
+    weights += n * weights_n + m * T
+    if FUSED:
+        references += n * references_n
+        references_at = offset_of(q, references_q, WIDE)
+    else:
+        references = points  # None cannot be returned
+        references_at = q
+    return points, offset_of(q, points_q, WIDE), weights, offset_of(q, weights_q, WIDE), references, references_at
 
 
 @triton.jit
@@ -30,21 +47,16 @@ def begin(
         other=0.0,
     ).to(F)
     value, channels = channels_of(value + n * S * (M * D) + m * D, D, BD, PAIRS)
-    points += n * points_n + m * (2 * T)
-    weights += n * weights_n + m * T
-    mask = mask + n * S if MASKED else value  # None cannot be returned
-    points_at = offset_of(q, points_q, WIDE)
-    weights_at = offset_of(q, weights_q, WIDE)
+    mask = mask + n * S if MASKED else value
+    points, points_at, weights, weights_at, references, references_at = places_of(
+        points, weights, references, m, n, q, points_n, points_q, weights_n, weights_q, references_n, references_q,
+        T, FUSED, WIDE,
+    )  # fmt: skip
     row = (n * Q * M + m).to(tl.int64) + q.to(tl.int64) * M
     most = tl.zeros([B], F)
     rescale = tl.zeros([B], F)
-    references_at = q
     if FUSED:
-        references += n * references_n
-        references_at = offset_of(q, references_q, WIDE)
         most, rescale = softmax_terms(weights, weights_at, there, T, TP, F)
-    else:
-        references = points
     return (
         m, n, there, row, pull, value, channels, points, points_at, weights, weights_at, references, references_at,
         mask, most, rescale,
