@@ -159,3 +159,12 @@ def test_a_tuple_to_verify_is_what_is_run(tmp_path):
     other = query[:, :2], points[:, :2], [features[..., :3]]
     exported = to_onnx(attention, (query, points, [features]), tmp_path / "attention.onnx", verify=other)
     assert exported.tried == {"query": (2, 2, 8), "reference_points": (2, 2, 2), "features_0": (2, 8, 4, 3)}
+
+
+def test_a_file_that_onnx_runtime_cannot_run_is_refused_unless_it_is_not_to_be_run(tmp_path):
+    double, path = tuple(tensor.double() for tensor in EXAMPLE), tmp_path / "model.onnx"
+    with pytest.raises(ValueError, match=r"^verify: .* can run, got from ONNX Runtime: .*GridSample.*verify=False"):
+        to_onnx(Call(), double, path)
+    assert not path.exists()
+    to_onnx(Call(), double, path, verify=False)
+    assert path.exists()

@@ -60,7 +60,7 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
     """Return how far the outputs of a file are from its model's, as a share of the largest number or of 1.
 
     Raises:
-        ValueError: it is further than rounding explains.
+        ValueError: it is further than rounding explains, or ONNX Runtime cannot run the file.
     """
     with onnx_extra():
         import onnxruntime
@@ -68,7 +68,11 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
 
     with torch.no_grad():
         expected = tensors(model(*example))
-    session = onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
+    except state.NotImplemented as failure:  # such as GridSample in float64
+        fix = "No file is written. Export another form, or a float32 model, or pass verify=False to have the file."
+        fail("verify", "a file that ONNX Runtime can run", f"from ONNX Runtime: {_line(failure)}", fix)
     names = [each.name for each in session.get_inputs()]
     given = [tensor.detach().cpu().numpy() for tensor in tensors(example)]
     tried = f"inputs of {[tuple(each.shape) for each in given]}"
@@ -77,8 +81,7 @@ def error_of(model: nn.Module, example: tuple[Any, ...], file: Path) -> float:
     except (state.Fail, state.InvalidArgument, state.RuntimeException) as failure:
         # The graph has a size of the example as a number, somewhere inside.
         fix = 'No file is written. Pass dynamic="batch", which fixes the sizes of images to those of example.'
-        message = " ".join(str(failure).split())[-300:]
-        fail("verify", f"a file that runs for {tried}", f"from ONNX Runtime: {message}", fix)
+        fail("verify", f"a file that runs for {tried}", f"from ONNX Runtime: {_line(failure)}", fix)
     error = 0.0
     for output, result, tensor in zip(session.get_outputs(), results, expected, strict=True):
         distance, tolerance = difference(torch.from_numpy(result), tensor), TOLERANCES.get(tensor.dtype, 0.0)
@@ -102,6 +105,10 @@ def difference(actual: Tensor, expected: Tensor) -> float:
     finite = expected[expected.isfinite()].double().abs()
     largest = max(1.0, finite.amax().item()) if finite.numel() else 1.0
     return distances.amax().item() / largest if distances.numel() else 0.0
+
+
+def _line(failure: Exception) -> str:
+    return " ".join(str(failure).split())[-300:]
 
 
 def _are_sizes(tensor: Tensor) -> bool:
