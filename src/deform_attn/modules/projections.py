@@ -20,7 +20,7 @@ def directional_offsets(num_heads: int, num_points: Sequence[int]) -> Tensor:
 
 
 def reset(*projections: nn.Linear) -> None:
-    """Draw the weights of `value_proj` and `output_proj` anew, as the published modules do; biases start at 0."""
+    """Draw new weights of `value_proj` and `output_proj`, as the published modules do; biases start at 0."""
     for projection in projections:
         nn.init.xavier_uniform_(projection.weight)
         if projection.bias is not None:

@@ -25,7 +25,7 @@ class Attention(nn.Module):
         self.output_proj = nn.Linear(V, C)
 
     def _draw(self) -> None:
-        """Draw the parameters anew, as the published modules do."""
+        """Draw new parameters, as the published modules do."""
         L, P = self._grid
         nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
