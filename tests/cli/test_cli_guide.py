@@ -85,17 +85,22 @@ def fill_memory(*_args, **_kwargs):
 # Of each message: what spoils the folder, the exit status, and further options of `train`.
 FAULTS = {
     "there is no train split; looked for": (lambda folder: (folder / "train.json").unlink(), 1),
+    "no such folder; pass the folder that holds the images": (
+        lambda folder: (folder / "train").rename(folder / "pictures"),
+        1,
+    ),
     "no such file": (lambda folder: (folder / "train" / "1.png").unlink(), 1),
     "not a readable image": (lambda folder: (folder / "train" / "1.png").write_text("not an image"), 1),
     "pixels large, the annotations say": (change("images", width=48, height=64), 1),
-    "lies outside image": (change("annotations", bbox=[70, 10, 90, 34]), 1),
+    "is outside image": (change("annotations", bbox=[70, 10, 90, 34]), 1),
+    "boxes extend beyond their image and are clipped": (change("annotations", bbox=[40, 10, 64, 34]), 0),
     "has no area": (change("annotations", bbox=[10, 10, 0, 24]), 1),
     "have iscrowd = 1": (change("annotations", every=True, iscrowd=1), 1),
     "the detector's is": (change("categories", split="val", name="ball"), 1),
-    "there is no val split, so nothing is evaluated": (lambda folder: (folder / "val.json").unlink(), 0),
+    "there is no val split, so there are no metrics": (lambda folder: (folder / "val.json").unlink(), 0),
     "have more objects than the detector has queries": (repeat, 0, "--queries", "1"),
-    "bring their own; leave the one or the other": (None, 1, "--from", "run", "--queries", "5"),
-    "was begun with": (train, 1, "--resume", "--lr", "0.01"),
+    "have a model of their own; leave one of the two out": (None, 1, "--from", "run", "--queries", "5"),
+    "this training began with": (train, 1, "--resume", "--lr", "0.01"),
     "is not finite; a smaller learning rate may help": (None, 1, "--lr", "1e30", "--batch-size", "1"),
     "out of memory": (None, 1),
 }

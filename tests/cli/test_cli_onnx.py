@@ -1,7 +1,9 @@
 """`export` to a file of ONNX, and `predict --onnx`: the predictions of the checkpoint, by ONNX Runtime alone."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from deform_attn.detr.prediction.predict import predict
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+PAGE = Path(__file__).parents[2] / "docs" / "onnx.md"
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # by torch, in its exporter
 
 
@@ -68,6 +71,24 @@ def test_a_file_predicts_what_its_checkpoint_does_and_builds_no_model(tmp_path, 
             np.asarray(Image.open(folder / path.name)).astype(int) for folder in (tmp_path / "out", path.parent)
         )
         assert (np.abs(actual - expected).max(-1) > 8).mean() < 0.01  # a line may lie a pixel further
+
+    # The program of docs/onnx.md, which needs neither torch nor us.
+    (program,) = re.findall(r"^```py\n(import json\n.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    file.rename("detector.onnx")
+    (pictures / "a.jpg").rename("image.jpg")
+    capsys.readouterr()
+    exec(compile(program.replace("> 0.3", "> 0"), "docs/onnx.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    truth = predictions(tmp_path / "expected")
+    (image,) = [one["id"] for one in truth["images"] if one["file_name"] == "a.jpg"]
+    best = max((one for one in truth["annotations"] if one["image_id"] == image), key=lambda one: one["score"])
+    name, score, corners = max((line.split(" ", 2) for line in lines), key=lambda parts: float(parts[1]))
+    assert name == next(one["name"] for one in truth["categories"] if one["id"] == best["category_id"])
+    np.testing.assert_allclose(float(score), best["score"], rtol=1e-4)
+    x, y, w, h = best["bbox"]
+    found = np.array([float(number) for number in re.findall(r"[-\d.]+(?:e-\d+)?(?=[,)\]])", corners)])
+    np.testing.assert_allclose(found.clip(0, (64, 48, 64, 48)), [x, y, x + w, y + h], atol=1e-2)
 
 
 @pytest.fixture(scope="module")

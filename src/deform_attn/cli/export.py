@@ -65,7 +65,7 @@ def _write_onnx(detector: "Detector", options: argparse.Namespace) -> None:
     exported = write_onnx(detector, options.out, form=form, batch=options.batch, size=options.size)
     print(f"wrote {options.out}: form {form}, {_taken(options)}")
     if exported.tried is None:
-        print("checked: the graph and its nodes; ONNX Runtime cannot run this form (docs/onnx.md)")
+        print("checked: the graph and its nodes; ONNX Runtime runs this form with the operators of deform-attn only")
         return
     tried, _, height, width = exported.tried["images"]
     error = f"at most {exported.error:.1e} of the largest number"

@@ -189,3 +189,14 @@ def test_two_image_records_of_one_picture_are_said(folder):
     assert remark.startswith(f"{folder / 'boxes.json'}: images 1 and 9 are the same file; merge their records")
     data["images"].append({"id": 10, "file_name": "./a.png", "width": 48, "height": 32})
     assert "images 1 and 9 are the same file (pairs of this kind: 2); merge" in load(folder, data).remarks[0]
+
+
+def test_boxes_that_are_clipped_are_counted(folder):
+    data = content()
+    data["annotations"][0]["bbox"] = [-0.5, 0, 10, 10]  # rounding: half a pixel
+    assert load(folder, data).remarks == ()
+    data["annotations"][0]["bbox"] = [30, 10, 40, 20]  # two corners, in an image of 48 x 32
+    (remark,) = load(folder, data).remarks
+    count, name = len(data["annotations"]), data["annotations"][0]["id"]
+    assert f": 1 of {count} boxes extend beyond their image and are clipped, " in remark
+    assert f"the first is that of annotation {name}; bbox is x, y, width, height" in remark

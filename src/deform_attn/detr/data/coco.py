@@ -82,9 +82,11 @@ class CocoFolder:
         self._images = list(pictures.values())
         category_ids = sorted(categories)
         self.categories = tuple(Category(i, categories[i]["name"]) for i in category_ids)
-        self._annotations = checked_annotations(self.annotations, tables["annotations"], pictures, categories, problems)
+        self._annotations, clipped = checked_annotations(
+            self.annotations, tables["annotations"], pictures, categories, problems
+        )
         self.skipped = problems.messages
-        self.remarks = tuple(self._remarks())
+        self.remarks = tuple(self._remarks(clipped))
 
         self._label_of = {category_id: label for label, category_id in enumerate(category_ids)}
         self._targets: dict[int, list[Record]] = {image["id"]: [] for image in self._images}
@@ -163,8 +165,14 @@ class CocoFolder:
         deep = check_header(self._files[record["id"]], size, self._place(record), self.max_pixels)
         return self._read_picture(record).brightest if deep and look else None
 
-    def _remarks(self) -> Iterator[str]:
-        """Yield a line for each thing about the pictures that can be used but may not be meant."""
+    def _remarks(self, clipped: list[Record]) -> Iterator[str]:
+        """Yield a line for each thing about pictures and boxes that can be used but may not be meant."""
+        if clipped:
+            yield (
+                f"{self.annotations}: {len(clipped)} of {len(self._annotations)} boxes extend beyond their image and "
+                f"are clipped, the first is that of annotation {clipped[0]['id']}; bbox is x, y, width, height, not "
+                "two corners"
+            )
         moved = [record for record in self._images if record["id"] in self._moved]
         if moved:
             name, file = moved[0]["file_name"], self._files[moved[0]["id"]]

@@ -49,8 +49,10 @@ def checked_records(path: Path, table: str, records: list[Any], problems: Proble
 
 def checked_annotations(
     path: Path, records: list[Any], images: dict[int, Record], categories: dict[int, Record], problems: Problems
-) -> list[Record]:
-    """Return what we keep of the good annotations of `images`; of two with one id the first.
+) -> tuple[list[Record], list[Record]]:
+    """Return what we keep of the good annotations of `images`, and those of them whose box was clipped by over a pixel.
+
+    Of two annotations with one id the first is kept.
 
     Nothing refers to the id of an annotation: one without gets the next number that is free.
 
@@ -58,6 +60,7 @@ def checked_annotations(
         DataError: an annotation cannot be used; or all are crowds, so that nothing is to be found.
     """
     annotations: list[Record] = []
+    clipped: list[Record] = []
     seen: set[int] = set()
     for position, record in enumerate(records):
         with problems.noted():
@@ -67,7 +70,10 @@ def checked_annotations(
             if record["id"] is not None:
                 seen.add(record["id"])
             if record["image_id"] in images or not problems.lost_with(record["image_id"]):
-                annotations.append(_checked_annotation(path, position, record, images, categories))
+                kept = _checked_annotation(path, position, record, images, categories)
+                annotations.append(kept)
+                if any(abs(given - used) > 1 for given, used in zip(record["bbox"], kept["bbox"], strict=True)):
+                    clipped.append(kept)
     require_some(path, "annotations", annotations, problems)
     free = itertools.count(max(seen, default=0) + 1)
     for annotation in annotations:
@@ -79,7 +85,7 @@ def checked_annotations(
             f"{path}: there is no object to find, all {len(annotations)} annotations{left} have iscrowd = 1, as some "
             "tools write by default; write iscrowd = 0 where a box holds a single object"
         )
-    return annotations
+    return annotations, clipped
 
 
 def require_some(path: Path, table: str, left: Sized, problems: Problems) -> None:
