@@ -49,7 +49,7 @@ def test_the_steps_in_the_guide_to_training_follow_from_images_and_epochs():
 
 def test_the_table_of_runtimes_says_which_forms_are_checked_as_a_graph_only_and_their_dtypes():
     table = rows(DEPLOY, "runtime")
-    assert {len(row) for row in table} == {7}
+    assert {len(row) for row in table} == {6}
     for name, form in FORMS.items():
         of_form = [row for row in table if f"`{name}`" in row[1]]
         assert of_form
