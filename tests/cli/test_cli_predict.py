@@ -220,3 +220,12 @@ def test_a_line_break_in_a_category_is_drawn_as_a_space(tmp_path, pictures):
         assert run(tmp_path / name, pictures / "b.png", out=tmp_path / "out" / name) == 0
     breaks, spaces = (pixels_of(tmp_path / "out" / name / "b.png") for name in ("breaks", "spaces"))
     assert (breaks == spaces).all()
+
+
+def test_where_nothing_is_found_the_threshold_is_named(tmp_path, pictures, capsys):
+    write_checkpoint(tmp_path / "run")
+    options = "--out", str(tmp_path / "out"), "--threshold", "1"
+    assert main(["predict", str(tmp_path / "run"), str(pictures), *options]) == 0
+    printed = capsys.readouterr()
+    assert "objects found: 0" in printed.out
+    assert printed.err == "deform-attn: no score is above --threshold 1.0: lower it, or train longer\n"

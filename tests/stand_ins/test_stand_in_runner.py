@@ -136,6 +136,8 @@ def test_a_call_without_a_script_or_with_an_option_that_keeps_the_stand_ins_out_
         runner.main()
     monkeypatch.setattr(sys, "argv", ["deform_attn.stand_ins", "--help"])
     runner.main()
-    assert capsys.readouterr().out.startswith("usage: python -m deform_attn.stand_ins SCRIPT")
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: python -m deform_attn.stand_ins SCRIPT")
+    assert "MultiScaleDeformableAttention, groundingdino._C, detrex._C, mmcv._ext" in printed
     code, _, err = run(sys.executable, "-I", "-m", "deform_attn.stand_ins", "script.py", folder=tmp_path)
     assert (code, err.startswith("python: expected it without -E, -I and -S")) == (1, True)

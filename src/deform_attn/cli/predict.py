@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
         say(f"skipped: {reason}")
     found = len(result.coco["annotations"])
     print(f"images: {len(result.coco['images'])}, objects found: {found}, images skipped: {len(result.skipped)}")
+    if not found:
+        say(f"no score is above --threshold {options.threshold}: lower it, or train longer")
     print(f"wrote {result.files[-1]}, and the images to the same folder")
 
 

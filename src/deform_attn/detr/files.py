@@ -83,7 +83,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}; pass the directory of a checkpoint") from error
+        inside = sorted(file.parent.glob(f"*/{file.name}"))  # such as the checkpoint in the folder of the demo
+        advice = f"did you mean {inside[0].parent}?" if inside else "pass the directory of a checkpoint"
+        raise CheckpointError(f"{file}: {error.strerror}; {advice}") from error
     except (ValueError, RecursionError) as error:  # no JSON, or no text at all
         raise CheckpointError(f"{file}: damaged ({error})") from error
     if not isinstance(values, dict):

@@ -27,7 +27,7 @@ def patch(model: nn.Module) -> Report:
     the instance, so that it survives `copy.deepcopy`, pickling and `torch.save`. Attention weights are returned where a
     caller passes `output_attentions=True` or a forward hook looks at them. Otherwise they are `None`. In some models
     only a part around the attention knows whether they are wanted; that part's `forward` is set, too. Patching a second
-    time changes nothing. The families: docs/reference/families.md.
+    time changes nothing. The page "Model families" of the documentation lists what it knows.
 
     Args:
         model: a built model, or a part of one; wrappers such as DistributedDataParallel are looked into.

@@ -1,6 +1,7 @@
 """Stand-ins for the compiled extensions that other projects import: importing this package makes them importable.
 
-An extension that is installed goes first. The names are those of `finder.NAMES`.
+They are `MultiScaleDeformableAttention`, `groundingdino._C`, `detrex._C` and `mmcv._ext`. An extension that is
+installed comes first.
 """
 
 from deform_attn.stand_ins.finder import StandInWarning, install

@@ -10,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deform_attn.stand_ins.finder import NAMES
+
 USAGE = "usage: python -m deform_attn.stand_ins SCRIPT [ARGS], or -m MODULE [ARGS], or -c CODE [ARGS]"
+HELP = f"""Runs Python code that imports a compiled extension which is not installed. A stand-in computes the same.
+There is one for each of {", ".join(NAMES)}. An installed extension comes first."""
 FOLDER = str(Path(__file__).with_name("at_start"))
 
 
@@ -34,7 +38,7 @@ def main() -> None:
     """Run what the command line says."""
     args = sys.argv[1:]
     if args in (["-h"], ["--help"]):
-        sys.stdout.write(f"{USAGE}\n")
+        sys.stdout.write(f"{USAGE}\n\n{HELP}\n")
         return
     if not args:
         sys.exit(USAGE)

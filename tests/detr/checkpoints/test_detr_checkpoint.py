@@ -291,3 +291,12 @@ def test_a_checkpoint_without_training_still_loads_its_model(tmp_path: Path) -> 
     assert len(load_model(tmp_path / "checkpoint").categories) == 2
     with pytest.raises(CheckpointError, match=r"training\.safetensors: no such file"):
         load_training(tmp_path / "checkpoint")
+
+
+def test_a_folder_around_a_checkpoint_is_an_error_that_names_the_checkpoint(tmp_path: Path) -> None:
+    inner = tmp_path / "demo" / "checkpoint"
+    save(inner, detector(0), training(1))
+    with pytest.raises(
+        CheckpointError, match=r"demo.config\.json: No such file or directory; did you mean .*checkpoint"
+    ):
+        load_model(inner.parent)
