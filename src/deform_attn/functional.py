@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from deform_attn import checks, tracing
-from deform_attn.backends import registry, remembered
+from deform_attn.backends import kinds, registry, remembered
 from deform_attn.backends.base import Tensors
 from deform_attn.shape_checks import on_host
 from deform_attn.signatures import by_name
@@ -86,8 +86,8 @@ def deformable_attention(
         spatial_shapes = on_host(spatial_shapes)
     value = autocast.cast(value)
     tensors = value, reference_points, sampling_offsets, attention_logits, padding_mask
-    key = remembered.key(name, tensors, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
-    if key is not None and (call := remembered.recall(key)) is not None:
+    kind = kinds.kind_of(name, tensors, 2, spatial_shapes, num_points, offset_scale, interpolation, padding_mode)
+    if kind is not None and (call := remembered.recall(kind)) is not None:
         return call(tensors)
     inputs = checks.attention_inputs(
         value,
@@ -101,7 +101,7 @@ def deformable_attention(
         interpolation,
         padding_mode,
     )
-    return _run(inputs, name, key, tensors)
+    return _run(inputs, name, kind, tensors)
 
 
 @by_name
@@ -154,13 +154,13 @@ def multi_scale_deformable_attention(
         spatial_shapes = on_host(spatial_shapes)
     value = autocast.cast(value)
     tensors = value, sampling_locations, attention_weights
-    key = remembered.key(name, tensors, spatial_shapes, num_points, interpolation, padding_mode)
-    if key is not None and (call := remembered.recall(key)) is not None:
+    kind = kinds.kind_of(name, tensors, 1, spatial_shapes, num_points, interpolation, padding_mode)
+    if kind is not None and (call := remembered.recall(kind)) is not None:
         return call(tensors)
     inputs = checks.sampling_inputs(
         value, spatial_shapes, sampling_locations, attention_weights, num_points, interpolation, padding_mode
     )
-    return _run(inputs, name, key, tensors)
+    return _run(inputs, name, kind, tensors)
 
 
 @contextmanager
@@ -258,16 +258,18 @@ def explain(
     return registry.explanation(inputs, None if name is None else registry.get(name).name)
 
 
-def _run(inputs: checks.Inputs, name: str | None, key: remembered.Key | None, tensors: Tensors) -> Tensor:
-    """Run a judged call by the backend that is chosen for it; one that has a key is remembered."""
+def _run(inputs: checks.Inputs, name: str | None, kind: kinds.Kind | None, tensors: Tensors) -> Tensor:
+    """Run a judged call by the backend that is chosen for it; one that has a kind may be remembered."""
     if is_tracing():
         with tracing.paused():
             chosen = registry.select(inputs, name)
             checks.writable(chosen.name)
     else:
         chosen = registry.select(inputs, name)
-    if key is not None and chosen.is_registered and not chosen.only_by_name(inputs):
-        return remembered.remember(key, inputs, tensors, chosen)
+    if kind is not None and chosen.is_registered and not chosen.only_by_name(inputs):
+        output = remembered.remember(kind, inputs, tensors, chosen)
+        if output is not None:
+            return output
     return chosen.sample(inputs) if isinstance(inputs, checks.SamplingInputs) else chosen.attend(inputs)
 
 

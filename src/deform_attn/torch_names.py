@@ -61,6 +61,9 @@ REMEMBERED = Group(
     "torch._C.DispatchKey.BackendSelect",
     "torch._C.DispatchKey.ADInplaceOrView",
     "torch._C._is_torch_function_mode_enabled",
+    "torch._C._len_torch_dispatch_stack",
+    # Whether tensors look like those of an earlier call.
+    "torch._C._dynamo.guards.TensorGuards",
     # Whether autograd is off below it, inside another op's kernel.
     "torch._C._dispatch_tls_is_dispatch_key_excluded",
     "torch._C.DispatchKey.AutogradCPU",
@@ -86,8 +89,11 @@ KeySet = _found("torch._C.DispatchKeySet")
 is_key_excluded = _found("torch._C._dispatch_tls_is_dispatch_key_excluded")
 included_keys = _found("torch._C._dispatch_tls_local_include_set")
 is_function_mode_on = _found("torch._C._is_torch_function_mode_enabled")
+modes_of_dispatch = _found("torch._C._len_torch_dispatch_stack")
 get_tracing_state = _found("torch._C._get_tracing_state")
 set_tracing_state = _found("torch._C._set_tracing_state")
+
+TensorGuards = _found("torch._C._dynamo.guards.TensorGuards")
 
 is_profiler_on = _found("torch._C._autograd._profiler_enabled")
 
@@ -96,6 +102,7 @@ FakeTensor: Any = _found("torch._subclasses.fake_tensor.FakeTensor") or type(Non
 is_batched = _found("torch._C._functorch.is_batchedtensor") or (lambda _tensor: False)  # by torch.vmap
 # By any transform of torch.func; where torch cannot tell, none is taken for plain.
 is_wrapped = _found("torch._C._functorch.is_functorch_wrapped_tensor") or (lambda _tensor: True)
+is_any_autocast_on = _found("torch._C._is_any_autocast_enabled") or (lambda: True)  # or somebody has to look
 _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")

@@ -7,7 +7,7 @@ import torch
 
 from deform_attn import deformable_attention, multi_scale_deformable_attention
 from deform_attn.backends import remembered
-from deform_attn.backends.kept import Kept
+from deform_attn.backends.kinds import Kinds
 from deform_attn.torch_ops import schema
 
 SHAPES = [(2, 3), (4, 1)]
@@ -19,7 +19,7 @@ EACH = [("fused", name) for name in FUSED] + [("classic", name) for name in CLAS
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(remembered, "_calls", Kept())
+    monkeypatch.setattr(remembered, "_calls", Kinds())
 
 
 def tensors_of(form):

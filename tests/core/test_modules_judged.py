@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from deform_attn import DeformableAttention, MultiScaleDeformableAttention
-from deform_attn.backends.kept import Kept
+from deform_attn.backends.kinds import Kinds
 from deform_attn.modules import judged
 
 SHAPES = [(3, 4), (2, 3)]
@@ -16,7 +16,7 @@ N, Q, S = 2, 5, 18
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(judged, "_judged", Kept())
+    monkeypatch.setattr(judged, "_judged", Kinds())
 
 
 @pytest.fixture

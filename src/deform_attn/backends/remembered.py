@@ -1,46 +1,23 @@
 """Calls that are remembered: what was judged once about a kind of call is not judged again, whatever the device.
 
 The checks, the choice of a backend and torch's dispatcher look at metadata only, and cost more than a small call's
-kernel. So a call whose metadata passed before goes straight to the twin of its op (torch_ops/schema.py), which has the
-kernels of devices and nothing around them, or, where those are Python's, to them at once (`Backend.direct`); autograd,
-where it has something to record, is told here. While anything
-else is at work that would have to see the op (a transform, a mode, a tracer), every call takes the long way.
-
-Where numbers lie, and with which strides and sign, is no part of a kind of call: the kernels look at that each time.
-
-No tensor is kept, and no number of one.
+kernel. So a call of a kind (kinds.py) that passed before goes straight to the twin of its op (torch_ops/schema.py),
+which has the kernels of devices and nothing around them, or, where those are Python's, to them at once
+(`Backend.direct`); autograd, where it has something to record, is told here. While anything else is at work that would
+have to see the op (a transform, a mode, a tracer), every call takes the long way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from deform_attn.backends.base import Backend, Tensors
-from deform_attn.backends.kept import Kept
+from deform_attn.backends.kinds import Kind, Kinds, is_alone
 from deform_attn.checks import Inputs
-from deform_attn.torch_names import (
-    REMEMBERED,
-    DispatchKey,
-    included_keys,
-    is_forward_mode_on,
-    is_function_mode_on,
-    is_key_excluded,
-    nothing_included,
-)
+from deform_attn.torch_names import DispatchKey, is_key_excluded
 from deform_attn.torch_ops import autograd, schema
 
-Key = tuple[Any, ...]
-
-_calls: Kept[Key, "_Call"] = Kept()
-
-_OPTION_TYPES = str, float, int
-
-# Looking a name up in torch takes as long as some of these questions do.
-_Parameter, _strided = torch.nn.Parameter, torch.strided
-_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
-_NOTHING_INCLUDED = nothing_included()
 _AUTOGRAD = getattr(DispatchKey, "AutogradCPU", None)  # stands for those of all devices
 
 
@@ -57,14 +34,13 @@ class _Call:
             for i, tensor in zip(self._op.tensors, tensors, strict=True)
         ]
         self._args = [None if i in self._op.tensors else arg for i, arg in enumerate(args)]
+        self._has_gradients = any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
     def __call__(self, tensors: Tensors) -> Tensor:
-        if _is_grad_enabled():
-            for tensor in tensors:
-                if tensor is not None and tensor.requires_grad:
-                    if is_key_excluded(_AUTOGRAD):  # inside another op's kernel, where autograd must not record
-                        return self._op.forward(*self._arguments(tensors))
-                    return _Recorded.run(self, *tensors)
+        if self._has_gradients and is_grad_enabled():
+            if is_key_excluded(_AUTOGRAD):  # inside another op's kernel, where autograd must not record
+                return self._op.forward(*self._arguments(tensors))
+            return _Recorded.run(self, *tensors)
         return self.forward(tensors)
 
     # The call that is remembered runs as all later ones do, so that autograd keeps the same of each (checkpoints).
@@ -78,7 +54,7 @@ class _Call:
 
     def backward(self, grad_output: Tensor, tensors: Tensors, wanted: Sequence[bool]) -> Sequence[Tensor | None]:
         """Return the gradients of all tensors, None where not wanted; through torch's dispatcher if anybody looks."""
-        if self._direct is not None and not _is_grad_enabled() and _is_alone():
+        if self._direct is not None and not is_grad_enabled() and is_alone():
             found = self._direct.backward(grad_output, tensors, wanted)
             if found is not None:
                 return found
@@ -114,73 +90,18 @@ class _Recorded(autograd.Function):
         return None, *ctx.call.backward(grad_output, tensors, wanted)
 
 
-def key(backend: str | None, tensors: Sequence[Any], spatial_shapes: Any, num_points: Any, *options: Any) -> Key | None:
-    """Return all that checks and the choice of a backend look at in a call, or None where it must take the long way."""
-    if not _is_alone():
-        return None
-    # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
-    pairs, counts = _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points)
-    if pairs == () or counts == ():
-        return None
-    result = [backend, pairs, counts, *options]
-    for option in options:
-        if type(option) not in _OPTION_TYPES:
-            return None
-    for tensor in tensors:
-        if tensor is None:
-            result.append(None)
-        elif (type(tensor) is Tensor or type(tensor) is _Parameter) and not tensor.is_nested:
-            result += tensor.shape, tensor.dtype, tensor.device
-            if tensor.layout is not _strided:
-                return None
-        else:
-            return None
-    return tuple(result)
+_calls: Kinds[_Call] = Kinds()  # that passed all checks
 
 
-def remember(key: Key, inputs: Inputs, tensors: Tensors, backend: Backend) -> Tensor:
-    """Remember that a call with this key passed all checks, as `inputs`, and runs by its op; return its output."""
-    return _calls.keep(key, _Call(inputs, tensors, backend)).first(tensors)
+def recall(kind: Kind) -> _Call | None:
+    """Return what runs calls of a kind, or None where none was remembered."""
+    return _calls.find(kind)
 
 
-def recall(key: Key) -> Callable[[Tensors], Tensor] | None:
-    """Return what runs calls with this key, or None where none was remembered."""
-    return _calls.get(key)
+def remember(kind: Kind, inputs: Inputs, tensors: Tensors, backend: Backend) -> Tensor | None:
+    """Remember that a call of this kind passed all checks, as `inputs`, and runs by its op, and return its output.
 
-
-def _is_alone() -> bool:
-    """Return whether nothing is at work that would have to see an op: no mode, transform or tracer."""
-    return not (
-        REMEMBERED.missing
-        or _is_compiling()
-        or included_keys().raw_repr() not in _NOTHING_INCLUDED
-        or is_function_mode_on()
-        or is_forward_mode_on()
-    )
-
-
-def _counts(num_points: Any) -> Any:
-    """Return counts of points that can be looked up, or ()."""
-    if type(num_points) is int:
-        return num_points
-    if type(num_points) not in (list, tuple):
-        return ()
-    for count in num_points:
-        if type(count) is not int:
-            return ()
-    return tuple(num_points)
-
-
-def _pairs(spatial_shapes: Any) -> tuple[int, ...]:
-    """Return spatial shapes that can be looked up, flat, or ()."""
-    if type(spatial_shapes) not in (list, tuple):
-        return ()
-    result = []
-    for pair in spatial_shapes:
-        if type(pair) not in (list, tuple) or len(pair) != 2:
-            return ()
-        H, W = pair
-        if type(H) is not int or type(W) is not int:
-            return ()
-        result += pair
-    return tuple(result)
+    Or None, where the op has to see it.
+    """
+    call = _Call(inputs, tensors, backend)
+    return call.first(tensors) if _calls.add(kind, call) else None

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from deform_attn.backends import remembered
-from deform_attn.backends.kept import Kept
+from deform_attn.backends.kinds import Kinds, kind_of
 
 Result = TypeVar("Result")
 
-_judged: Kept[remembered.Key, Any] = Kept()
+_judged: Kinds[Any] = Kinds()
 
 
 def once(judge: Callable[[], Result], tensors: Sequence[Any], spatial_shapes: Any, *sizes: int | str) -> Result:
@@ -17,12 +16,15 @@ def once(judge: Callable[[], Result], tensors: Sequence[Any], spatial_shapes: An
     What it judges and returns must follow from these, but for a dtype that only autocast allows: calls whose tensors
     differ in their dtypes are judged each time.
     """
-    key = remembered.key(None, tensors, spatial_shapes, None, *sizes)
-    if key is None:
+    missing = " ".join([str(i) for i, tensor in enumerate(tensors) if tensor is None])
+    kind = kind_of(None, tensors, 0, spatial_shapes, None, missing, *sizes)
+    if kind is None:
         return judge()
-    result = _judged.get(key)
+    key, given = kind
+    kind = (*key, given[-1].shape), given  # that of the last map
+    result: Result | None = _judged.find(kind)
     if result is None:
         result = judge()
-        if len({tensor.dtype for tensor in tensors if tensor is not None}) == 1:
-            _judged.keep(key, result)
+        if len({tensor.dtype for tensor in given}) == 1:
+            _judged.add(kind, result)
     return result

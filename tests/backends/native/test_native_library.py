@@ -14,7 +14,7 @@ import torch
 from deform_attn import explain, multi_scale_deformable_attention
 from deform_attn.backends import registry, remembered
 from deform_attn.backends.base import SlowBackendWarning
-from deform_attn.backends.kept import Kept
+from deform_attn.backends.kinds import Kinds
 from deform_attn.backends.native import library as native_library
 from deform_attn.backends.native import registration
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_library_is_a_reason(monkeypatch, tmp_path):
 def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeypatch):
     monkeypatch.setattr(registration, "_reasons", ["it is not here"])
     monkeypatch.setattr(registry, "_warned", set())
-    monkeypatch.setattr(remembered, "_calls", Kept())
+    monkeypatch.setattr(remembered, "_calls", Kinds())
     with pytest.warns(SlowBackendWarning, match="it is not here"):
         first = multi_scale_deformable_attention(*classic_call())
     with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def test_without_the_library_the_first_slow_call_warns_and_no_other_does(monkeyp
 def test_a_slow_backend_that_was_asked_for_does_not_warn(monkeypatch):
     monkeypatch.setattr(registration, "_reasons", ["it is not here"])
     monkeypatch.setattr(registry, "_warned", set())
-    monkeypatch.setattr(remembered, "_calls", Kept())
+    monkeypatch.setattr(remembered, "_calls", Kinds())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         multi_scale_deformable_attention(*classic_call(), backend="reference")

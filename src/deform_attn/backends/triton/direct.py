@@ -1,8 +1,8 @@
 """A remembered call that goes straight to its launch: torch's dispatcher would only lead back to Python.
 
-Its shapes, dtypes, device and options were judged and are those of its kind. Left to look at are strides, and whether
-its tensors are plain: those that are negated, efficient zeros or wrappers are for the dispatcher, as is a call that a
-profiler wants to see.
+What its tensors look like was judged and is that of its kind (backends/kinds.py). In a backward pass hooks may have
+given back others, so they are looked at again: those that are negated, efficient zeros or wrappers are for the
+dispatcher, as is a call that a profiler wants to see.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,6 @@ from deform_attn.torch_ops import schema
 _is_profiler_on, _is_deterministic = torch_names.is_profiler_on, torch.are_deterministic_algorithms_enabled
 
 
-_Ready = tuple[Launch, Tensors, list[int | None]]  # the tensors in the order of a launch, and their addresses
-
-
 class DirectCall:
     """A kind of call, and its launches by the strides of its tensors."""
 
@@ -37,13 +34,23 @@ class DirectCall:
         self._fused = isinstance(inputs, AttentionInputs)
         self._device = inputs.value.device
         self._launches: Kept[tuple[Any, ...], Launch] = Kept()
+        self._is_plain = None not in [0 if tensor is None else _address_of(tensor) for tensor in tensors]
+        self._forward: Launch | None = None
 
     def forward(self, tensors: Tensors) -> Tensor | None:
         """Return the output, or None where the op has to see the call."""
-        ready = self._ready(tensors)
-        if ready is None:
+        if _is_profiler_on() or not self._is_plain or self._device in ops.failures:
             return None
-        launch, given, addresses = ready
+        launch = self._forward
+        if launch is None:
+            launch = self._forward = self._launch_of(tensors)
+            if launch is None:
+                self._is_plain = False
+                return None
+        given = self._in_order(tensors)
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in given]
+        if 0 in addresses:  # the memory of a tensor was given back, though not its shape
+            return None
         try:
             return launch.forward(given, None, addresses)
         except toolchain.KernelUnavailable as error:
@@ -56,10 +63,15 @@ class DirectCall:
             return None
         if _kinds_of(tensors) != self._kinds:  # hooks on saved tensors may give back any others
             return None
-        ready = self._ready(tensors)
-        if ready is None or _address_of(grad_output) is None:
+        if _is_profiler_on() or self._device in ops.failures or _address_of(grad_output) is None:
             return None
-        launch, given, _ = ready
+        for tensor in tensors:
+            if tensor is not None and _address_of(tensor) is None:
+                return None
+        launch = self._launch_of(tensors)
+        if launch is None:
+            return None
+        given = self._in_order(tensors)
         want = (wanted[0], wanted[2], wanted[3], wanted[1]) if self._fused else (*wanted, False)
         try:
             grads = launch.backward(grad_output.to(launch.dtype).contiguous(), given, want)
@@ -68,32 +80,23 @@ class DirectCall:
             return None
         return (grads[0], grads[3], grads[1], grads[2], None) if self._fused else grads[:3]
 
-    def _ready(self, tensors: Tensors) -> _Ready | None:
-        if _is_profiler_on() or self._device in ops.failures:
-            return None
+    def _in_order(self, tensors: Tensors) -> Tensors:
+        """Return value, points, weights, references and mask."""
         if self._fused:
             value, references, points, weights, mask = tensors
-        else:
-            (value, points, weights), references, mask = tensors, None, None
-        given = value, points, weights, references, mask
-        addresses: list[int | None] = []
-        strides: list[Any] = []
-        for tensor in given:
-            if tensor is None:
-                addresses.append(None)
-                continue
-            if (address := _address_of(tensor)) is None:
-                return None
-            addresses.append(address)
-            strides.append(tensor.is_contiguous() or tensor.stride())
-        key = tuple(strides)
-        launch = self._launches.get(key)
+            return value, points, weights, references, mask
+        return *tensors, None, None
+
+    def _launch_of(self, tensors: Tensors) -> Launch | None:
+        """Return the launch for tensors with these strides, or None where it would need copies of them."""
+        strides = tuple([tensor.is_contiguous() or tensor.stride() for tensor in tensors if tensor is not None])
+        launch = self._launches.get(strides)
         if launch is None:
             found = launch_of(self._op, [*tensors, *self._options], twin=True)
             if isinstance(found, Call):
                 return None
-            launch = self._launches.keep(key, found)
-        return launch, given, addresses
+            launch = self._launches.keep(strides, found)
+        return launch
 
 
 def direct_of(inputs: Inputs, tensors: Tensors) -> DirectCall | None:

@@ -70,7 +70,7 @@ class Launch:
         self._reference_levels = 0 if references is None else references.shape[2]
         rows = Q if self.interpreted else N * Q * M
         older = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) < (9, 0)
-        tiles = [tile_of(D, rows, strips, backward, self.interpreted, older) for backward in (False, True)]
+        tiles = [tile_of(D, rows, strips, fused > 0, backward, self.interpreted, older) for backward in (False, True)]
         self._tiles = tiles
         dtypes = value.dtype, points.dtype, weights.dtype, None if references is None else references.dtype
         table_dtype = sizes.dtype if isinstance(sizes, Tensor) else torch.int64
@@ -86,7 +86,7 @@ class Launch:
         """
         value = tensors[0]
         assert value is not None
-        output = value.new_empty(self.shape)
+        output = value.new_empty(*self.shape)  # torch takes twice the time for a tuple
         self._launch(0, (*tensors, self._table(sizes)), (output,), (), known)
         return output
 
@@ -106,13 +106,13 @@ class Launch:
         assert points is not None
         assert weights is not None
         want_value, want_points, want_weights, want_references = wanted
-        grad_value = value.new_zeros(value.shape, dtype=self.sum_dtype) if want_value else None
-        grad_points = points.new_empty(points.shape) if want_points else None
-        grad_weights = weights.new_empty(weights.shape) if want_weights else None
+        grad_value = value.new_zeros(*value.shape, dtype=self.sum_dtype) if want_value else None
+        grad_points = points.new_empty(*points.shape) if want_points else None
+        grad_weights = weights.new_empty(*weights.shape) if want_weights else None
         by_head = None
         if want_references and references is not None:
             N, Q, M = points.shape[:3]
-            by_head = references.new_empty((N, Q, M, *references.shape[2:]), dtype=self.sum_dtype)
+            by_head = references.new_empty(N, Q, M, *references.shape[2:], dtype=self.sum_dtype)
         given = grad_output, value, points, weights, references, mask, self._table(sizes)
         want = want_value, want_points, want_weights, by_head is not None
         self._launch(1, given, (grad_value, grad_points, grad_weights, by_head), want)
@@ -153,7 +153,8 @@ class Launch:
             addresses.append(None if tensor is None else tensor.data_ptr())
         bits = 0
         for address in addresses:
-            bits |= address or 0
+            if address:
+                bits |= address
         # Triton compiles code of its own for addresses that are no multiples of 16.
         odd = () if bits % 16 == 0 else tuple([address is not None and address % 16 != 0 for address in addresses])
         ready = self._ready.get((backward, want, odd))

@@ -35,7 +35,9 @@ def groups_of(counts: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(groups)
 
 
-def tile_of(D: int, rows: int, strips: bool, backward: bool, interpreted: bool, few_registers: bool = False) -> Tile:
+def tile_of(
+    D: int, rows: int, strips: bool, fused: bool, backward: bool, interpreted: bool, few_registers: bool = False
+) -> Tile:
     """Return the tile of a call of this many rows with D channels; `few_registers`: they would not do."""
     BD = max(4, power_of_two(D))
     if interpreted:  # it pays for programs, whatever their size is
@@ -44,7 +46,8 @@ def tile_of(D: int, rows: int, strips: bool, backward: bool, interpreted: bool, 
     if strips:
         warps = 4 if backward else 16
     numbers = _NUMBERS_A_WARP * warps
-    if backward and few_registers and warps > 1:
+    # The fused backward pass keeps more numbers, and with many channels they would not fit either.
+    if backward and warps > 1 and (few_registers or (fused and BD > 32)):
         numbers //= 2
     return Tile(max(1, min(_MOST_ROWS, numbers // BD)), BD, warps)
 

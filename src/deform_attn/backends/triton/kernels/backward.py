@@ -168,7 +168,6 @@ def backward_kernel(
     shares = ()
     pulls = ()
     bad = tl.zeros([B, 4], F)
-    bad_places = tl.zeros([B, 4], F)
     sum_x = tl.zeros([B, 4], F)
     sum_y = tl.zeros([B, 4], F)
     sum_w = tl.zeros([B, 4], F)
@@ -262,8 +261,7 @@ def backward_kernel(
                     if BORDER:
                         by_x = tl.where(moves_x, by_x, 0.0)
                         by_y = tl.where(moves_y, by_y, 0.0)
-                bad = tl.fma(by_weight + by_x + by_y, 0.0, bad)
-                bad_places = tl.fma(x + y, 0.0, bad_places)
+                bad = tl.fma(by_weight + by_x + by_y + (x + y), 0.0, bad)
                 at = row[:, None] * T + t
                 if FUSED:
                     shares = shares + (a,)
@@ -313,7 +311,7 @@ def backward_kernel(
             tl.store(grad_weights + at, by_logit.to(grad_weights.dtype.element_ty), mask=ok)
     if WANT_DOTS and CAREFUL:
         # In most programs no row is bad. Bits of the others stay what they are.
-        spoilt = tl.sum(bad, 1) + tl.sum(bad_places, 1) != 0
+        spoilt = tl.sum(bad, 1) != 0
         found = tl.max((spoilt & there).to(tl.int32), 0)
         if found > 0:
             careful_program(

@@ -52,11 +52,10 @@ def shares_of(exponentials, scale, F: tl.constexpr):
 
 @triton.jit
 def weights_of(weights, at, ok, most, scale, FUSED: tl.constexpr, F: tl.constexpr):
-    """Return the weights of four points a row, `[B, 4]`; of a softmax those below the smallest normal number are 0."""
+    """Return the weights of four points a row, `[B, 4]`."""
     a = tl.load(weights + at, mask=ok, other=float("-inf") if FUSED else 0.0).to(F)
     if FUSED:
-        a = tl.exp(a - most[:, None]) * scale[:, None]
-        a = tl.where(a < (2.2250738585072014e-308 if F == tl.float64 else 1.1754943508222875e-38), 0.0, a)
+        a = shares_of(tl.exp(a - most[:, None]), scale, F)
     return a
 
 
