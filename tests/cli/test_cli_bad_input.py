@@ -70,9 +70,17 @@ def test_categories_that_differ_are_one_line_before_training_and_in_evaluation(f
     capsys.readouterr()
     edit(folder / "val.json", lambda truth: truth["categories"][0].update(name="ball"))
     assert main(["evaluate", str(folder / "run"), "--data", str(folder)]) == 1
-    assert "'ball' (id 3), the detector's is 'block' (id 3)" in error_line(capsys)
+    val, kept = folder / "val.json", f"the checkpoint {folder / 'run'}"
+    cure = "give both the same categories, with the same ids and names"
+    assert error_line(capsys) == (
+        f"deform-attn: error: the categories of {val} and {kept} differ; only in {val}: 'ball' (id 3); "
+        f"only in {kept}: 'block' (id 3); {cure}"
+    )
     assert main(["train", "--data", str(folder), "--out", str(folder / "other")]) == 1
-    assert "validation data: category 1 is 'ball'" in error_line(capsys)
+    assert error_line(capsys) == (
+        f"deform-attn: error: the categories of {val} and {folder / 'train.json'} differ; only in {val}: "
+        f"'ball' (id 3); only in {folder / 'train.json'}: 'block' (id 3); {cure}"
+    )
     assert not (folder / "other").exists()
 
 

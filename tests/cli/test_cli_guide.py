@@ -96,7 +96,7 @@ FAULTS = {
     "boxes extend beyond their image and are clipped": (change("annotations", bbox=[40, 10, 64, 34]), 0),
     "has no area": (change("annotations", bbox=[10, 10, 0, 24]), 1),
     "have iscrowd = 1": (change("annotations", every=True, iscrowd=1), 1),
-    "the detector's is": (change("categories", split="val", name="ball"), 1),
+    "give both the same categories": (change("categories", split="val", name="ball"), 1),
     "there is no val split, so there are no metrics": (lambda folder: (folder / "val.json").unlink(), 0),
     "have more objects than the detector has queries": (repeat, 0, "--queries", "1"),
     "have a model of their own; leave one of the two out": (None, 1, "--from", "run", "--queries", "5"),

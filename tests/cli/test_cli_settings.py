@@ -230,4 +230,4 @@ def test_a_checkpoint_of_other_categories_is_one_line(folder, capsys):
     write_checkpoint(folder / "start", ("ball",))
     edit(folder / "val.json", lambda truth: truth["categories"][0].update(name="ball"))
     assert main(["evaluate", str(folder / "start"), "--data", str(folder)]) == 1
-    assert "category 1 is 'ball' (id 3), the detector's is 'ball' (id 10)" in error_line(capsys)
+    assert f"'ball' (id 3); only in the checkpoint {folder / 'start'}: 'ball' (id 10); give" in error_line(capsys)

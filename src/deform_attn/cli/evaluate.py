@@ -25,6 +25,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the metrics on the validation split."""
     from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.data.base import check_categories
     from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.data.division import held_out
     from deform_attn.detr.data.objects import require_objects
@@ -38,7 +39,9 @@ def run(options: argparse.Namespace) -> None:
     detector.model.to(device)
 
     def read(split: Split) -> CocoFolder:
-        return CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
+        data = CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
+        check_categories(data, detector.categories, str(split.annotations), f"the checkpoint {options.checkpoint}")
+        return data
 
     data = held_out(options.data, options.hold_out or 0.0, read, say)
     require_objects(data, str(options.data), "hold out more (--hold-out)")

@@ -159,11 +159,11 @@ def fit(
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other; choose one")
     chosen = None if device is None else choose_device(device)
-    check_categories(data, detector.categories, "training data")
+    check_categories(data, detector.categories, "the training data", "the detector")
     if len(data) == 0:
         raise DataError("training data: no image to train on; give at least one")
     if validation is not None:
-        check_categories(validation, detector.categories, "validation data")
+        check_categories(validation, detector.categories, "the validation data", "the detector")
     data = Augmented(data, config.augment, config.seed)
     started = start_processes(detector.model, config.precision, accelerator, chosen)
     with started as processes, ExitStack() as claim:
