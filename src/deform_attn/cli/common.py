@@ -97,3 +97,9 @@ def say_if_anew(resume: bool, folder: Path) -> None:
 
     if resume and not checkpoint.exists(folder):
         say(f"{folder} holds no training yet; a new one begins")
+
+
+def say_finished(folder: Path, epochs: int, advice: str) -> None:
+    """Say that there was nothing left to train of the training in `folder`, and what to do for more."""
+    count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    say(f"{folder}: this training has finished, after {count}; {advice}")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import add_device, add_restart, positive, say_if_anew
+from deform_attn.cli.common import add_device, add_restart, positive, say_finished, say_if_anew
 
 NAME, SUMMARY = "demo", "train a small detector on handwritten digits and show what it learnt"
 
@@ -26,16 +26,19 @@ def run(options: argparse.Namespace) -> None:
 
     device = choose_device(options.device)
     say_if_anew(options.resume, options.out / CHECKPOINT)
-    with progress_bar() as on_step:
+    with progress_bar() as shown:
         result = run_demo(
             options.out,
             epochs=options.epochs,
             seed=options.seed,
             resume=options.resume,
             overwrite=options.overwrite,
-            on_step=on_step,
+            on_step=shown.on_step,
+            on_epoch=shown.on_epoch,
             device=device,
         )
+    if not shown.steps:
+        say_finished(options.out / CHECKPOINT, len(result.history), "--overwrite trains again")
     attention = options.out / "attention.png"
     _draw_attention(options.out / CHECKPOINT, options.out / SCENE, attention)
     print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")

@@ -6,7 +6,17 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from deform_attn.cli.common import MAX_PIXELS_HELP, add_device, add_restart, is_main, positive, say, say_if_anew, share
+from deform_attn.cli.common import (
+    MAX_PIXELS_HELP,
+    add_device,
+    add_restart,
+    is_main,
+    positive,
+    say,
+    say_finished,
+    say_if_anew,
+    share,
+)
 from deform_attn.detr.config.detector import Precision
 from deform_attn.detr.config.run import Settings, merged, read_settings
 from deform_attn.detr.errors import printable
@@ -102,19 +112,28 @@ def run(options: argparse.Namespace) -> None:
     if is_main():
         if begun.start is not None:
             print(f"starting weights: {settings.start}; {begun.start}")
+            size = begun.detector.max_size
+            if settings.data.max_size is None and size is not None:
+                print(
+                    f"longer side of images: at most {size} pixels, as in the starting weights; --max-size overrides it"
+                )
         say_if_anew(options.resume, options.out)
     names = ", ".join(printable(category.name, 80) for category in begun.data.categories)
-    with progress_bar(f"images: {len(begun.data)}, categories: {names:.200}") as on_step:
+    with progress_bar(f"images: {len(begun.data)}, categories: {names:.200}") as shown:
         history = begun.train(
             options.out,
             resume=options.resume,
             overwrite=options.overwrite,
-            on_step=on_step,
+            on_step=shown.on_step,
+            on_epoch=shown.on_epoch,
             tensorboard=options.tensorboard,
             device=device,
         )
     if not is_main():
         return
+    if not shown.steps:
+        more = f"to train further, start from its weights: --from {options.out}, with another --out, and --epochs"
+        say_finished(options.out, len(history), more)
     last = history[-1]
     if begun.validation is not None:
         print(format_metrics({name: number for name, number in last.items() if name.startswith(("AP", "AR"))}))
