@@ -99,7 +99,7 @@ FAULTS = {
     "give both the same categories": (change("categories", split="val", name="ball"), 1),
     "there is no val split, so there are no metrics": (lambda folder: (folder / "val.json").unlink(), 0),
     "have more objects than the detector has queries": (repeat, 0, "--queries", "1"),
-    "have a model of their own; leave one of the two out": (None, 1, "--from", "run", "--queries", "5"),
+    "have a model of their own; leave out either": (None, 1, "--from", "run", "--queries", "5"),
     "this training began with": (train, 1, "--resume", "--lr", "0.01"),
     "is not finite; a smaller learning rate may help": (None, 1, "--lr", "1e30", "--batch-size", "1"),
     "out of memory": (None, 1),

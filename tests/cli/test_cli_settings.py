@@ -189,7 +189,7 @@ def test_starting_weights_that_are_not_there_or_come_with_a_model_are_one_line(f
         assert main([*verb, "somebody/cats"]) == 1
         assert "`hf download somebody/cats` (deform-attn downloads nothing)" in error_line(capsys)
     assert train(folder, "--from", str(folder / "start"), "--queries", "5") == 1
-    assert "have a model of their own; leave one of the two out" in error_line(capsys)
+    assert "have a model of their own; leave out either --from, or --queries, --backbone and" in error_line(capsys)
     assert train(folder, "--backbone", "somebody/resnet") == 1
     assert "`hf download somebody/resnet`" in error_line(capsys)
 

@@ -59,7 +59,7 @@ def test_a_training_that_has_finished_says_so_where_it_is_resumed_and_how_to_tra
 
 def test_starting_weights_bring_the_size_of_images_which_is_said_and_an_option_overrides(folder, capsys):
     write_checkpoint(folder / "start", ("block",))
-    said = "longer side of images: at most 60 pixels, as in the starting weights; --max-size overrides it\n"
+    said = "longer side of images: 60 pixels at most, as in the starting weights; --max-size overrides it\n"
     for options, size in (([], 60), (["--max-size", "48"], 48)):
         assert train(folder, "--from", str(folder / "start"), "--overwrite", *options) == 0
         assert (said in capsys.readouterr().out) == (size == 60)

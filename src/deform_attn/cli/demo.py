@@ -4,15 +4,29 @@ import argparse
 from pathlib import Path
 
 from deform_attn.cli.common import add_device, add_restart, positive, say_finished, say_if_anew
+from deform_attn.detr.config.detector import TrainConfig
 
 NAME, SUMMARY = "demo", "train a small detector on handwritten digits and show what it learnt"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
-    verb.add_argument("--epochs", type=positive, help="epochs of 2,000 new scenes each (default: the tested number)")
-    verb.add_argument("--seed", type=int, default=0, help="random seed of scenes and weights (default: %(default)s)")
+    verb.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="FOLDER",
+        help="folder to write to (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help=f"epochs of 2,000 new scenes each (default: {TrainConfig().epochs})",
+    )
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of scenes and weights (default: %(default)s)"
+    )
     add_device(verb)
     add_restart(verb)
 

@@ -10,16 +10,25 @@ NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     verb.add_argument(
-        "--data", type=Path, required=True, help="folder with a validation split, in a layout that train reads"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder with a validation split, in a layout that train reads",
     )
     verb.add_argument(
-        "--hold-out", type=share, metavar="X", help="share of the images that train held out, to evaluate on"
+        "--hold-out",
+        type=share,
+        metavar="X",
+        help="evaluate on the images that train held out: the same share as there (default: on the validation split)",
     )
     add_max_pixels(verb)
     add_device(verb)
-    verb.add_argument("--skip-bad", action="store_true", help="skip records that cannot be used, and list them")
+    verb.add_argument(
+        "--skip-bad", action="store_true", help="leave out images and boxes that cannot be used, and list them"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

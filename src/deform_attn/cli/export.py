@@ -16,17 +16,27 @@ SUMMARY = "write a checkpoint as a torch.export program or an ONNX file, and com
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     verb.add_argument(
-        "--out", type=_file, required=True, metavar="FILE", help="file to write, a name that ends in .pt2 or .onnx"
+        "--out",
+        type=_file,
+        required=True,
+        metavar="FILE",
+        help="file to write: .pt2 for a torch.export program, .onnx for an ONNX file",
     )
     verb.add_argument(
         "--form",
         choices=list(FORMS),
-        help="form of the attention in an ONNX file; docs/onnx.md says which runtime takes which (default: gridsample)",
+        help="form of the attention in an ONNX file. For ONNX Runtime: gridsample, or native with the kernels of "
+        "deform-attn. For OpenVINO: gridsample. For plugins: tensorrt, mmdeploy. For other runtimes: gather "
+        "(default: gridsample)",
     )
-    verb.add_argument("--size", type=_size, metavar="HxW", help="height and width in pixels (default: any)")
-    verb.add_argument("--batch", type=_batch, metavar="N", help="images per call (default: free, that is, any number)")
+    verb.add_argument(
+        "--size", type=_size, metavar="HxW", help="height and width of images in pixels, such as 480x640 (default: any)"
+    )
+    verb.add_argument(
+        "--batch", type=_batch, metavar="N", help="images per call, or free for any number (default: free)"
+    )
     verb.set_defaults(fail=verb.error)
 
 

@@ -113,7 +113,7 @@ def _export(
     for tensor, axes in zip(inputs, dynamic, strict=True):
         if any(isinstance(tensor.shape[axis], int) for axis in axes):
             fixed = list(tensor.shape)
-            raise ExportError(f"torch.export fixes the sizes of this model's input to {fixed}; pass batch and size")
+            raise ExportError(f"torch.export fixes the sizes of this model's input to {fixed}; pass --batch and --size")
     return program
 
 
