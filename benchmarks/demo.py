@@ -29,8 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     load, cpu_before, start = os.getloadavg()[0], time.process_time(), time.perf_counter()
     out = Path("runs") / f"demo-{options.backend}"
-    with use_backend(options.backend), progress_bar() as on_step:
-        result = run_demo(out, seed=options.seed, overwrite=True, on_step=on_step)
+    with use_backend(options.backend), progress_bar() as shown:
+        result = run_demo(out, seed=options.seed, overwrite=True, on_step=shown.on_step, on_epoch=shown.on_epoch)
     report = {
         "backend": options.backend,
         "seed": options.seed,

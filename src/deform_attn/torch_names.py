@@ -107,6 +107,9 @@ _any_global_hook = _found("torch.nn.modules.module._has_any_global_hook")
 _global_forward_hooks = _found("torch.nn.modules.module._global_forward_hooks")
 _saved_tensors_hooks = _found("torch._C._autograd._top_saved_tensors_default_hooks")
 
+EXPORT_LOGGER = "torch.onnx._internal.exporter._registration"
+"""The logger of what torch.onnx says while it collects operators. If it has another name, those lines are shown."""
+
 
 def nothing_included() -> tuple[int, ...]:
     """Return the sets of keys that torch includes in each dispatch while no mode, transform or tracer is in force."""

@@ -131,7 +131,8 @@ def test_memory_that_is_too_small_is_one_line(folder, capsys, monkeypatch, ask, 
     monkeypatch.setattr("deform_attn.detr.training.run.fit", lambda *_args, **_kwargs: ask())
     assert train(folder) == 1
     line = error_line(capsys)
-    expected = rf"deform-attn: error: out of memory \({said}\); smaller images \(--max-size\) or batches need less"
+    cure = r"smaller images \(--max-size\) or batches \(--batch-size\) need less"
+    expected = rf"deform-attn: error: out of memory \({said}\); {cure}"
     assert re.fullmatch(expected, line), line
 
 

@@ -42,7 +42,13 @@ def test_a_fixed_batch_and_size_are_exported_as_asked(tmp_path, capsys):
     write_checkpoint(tmp_path / "run")
     file = tmp_path / "model.pt2"
     assert main(["export", str(tmp_path / "run"), "--out", str(file), "--batch", "1", "--size", "50x70"]) == 0
-    assert "1 images per call, 50 x 70 pixels" in capsys.readouterr().out
+    first, traced, checked, wrote, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"exporting {tmp_path / 'run'} to {file}"
+    assert (traced, checked) == (
+        "tracing the model with torch.export ...",
+        "checking against PyTorch: the file is read back and run ...",
+    )
+    assert wrote == f"wrote {file}, {file.stat().st_size / 1e6:.1f} MB: 1 image per call, 50 x 70 pixels"
     extra = {"detector.json": ""}
     program = torch.export.load(file, extra_files=extra).module()
     logits, boxes = program(torch.rand(1, 3, 50, 70), torch.zeros(1, 50, 70, dtype=torch.bool))

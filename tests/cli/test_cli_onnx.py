@@ -56,7 +56,10 @@ def test_a_file_predicts_what_its_checkpoint_does_and_builds_no_model(tmp_path, 
     assert main(["export", str(tmp_path / "run"), "--out", str(file)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert f"wrote {file}: form gridsample, any number of images, any size\n" in printed.out
+    assert (
+        f"wrote {file}, {file.stat().st_size / 1e6:.1f} MB: form gridsample, any number of images, any size\n"
+        in printed.out
+    )
     assert "checked: ONNX Runtime differs from the model by at most" in printed.out
     options = ["--threshold", "0", "--out"]
     assert main(["predict", str(tmp_path / "run"), str(pictures), *options, str(tmp_path / "expected")]) == 0
@@ -89,6 +92,26 @@ def test_a_file_predicts_what_its_checkpoint_does_and_builds_no_model(tmp_path, 
     x, y, w, h = best["bbox"]
     found = np.array([float(number) for number in re.findall(r"[-\d.]+(?:e-\d+)?(?=[,)\]])", corners)])
     np.testing.assert_allclose(found.clip(0, (64, 48, 64, 48)), [x, y, x + w, y + h], atol=1e-2)
+
+
+@pytest.mark.slow
+def test_an_export_says_each_stage_and_nothing_of_other_packages(tmp_path, children):
+    """In a process of its own, where torch has yet to look for operators of torchvision."""
+    write_checkpoint(tmp_path / "run")
+    arguments = ["export", "run", "--out", "model.onnx", "--form", "native", "--batch", "1", "--size", "64x96"]
+    done = children.run("import sys\nfrom deform_attn.cli import main\nsys.exit(main())", *arguments, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *stages, wrote, checked, _, use = done.stdout.splitlines()
+    assert first == "exporting run to model.onnx"
+    assert stages == [
+        "tracing the model with torch.export ...",
+        "writing the graph ...",
+        "checking against PyTorch: ONNX Runtime runs the file ...",
+    ]
+    assert wrote.startswith("wrote model.onnx, 0.")
+    assert wrote.endswith(" MB: form native, 1 image per call, 64 x 96 pixels")
+    assert checked.endswith(" on 1 image of 64 x 96 pixels")
+    assert use == "    deform-attn predict --onnx model.onnx IMAGE --out FOLDER"
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ def test_starting_weights_that_are_not_there_or_come_with_a_model_are_one_line(f
         assert main([*verb, "somebody/cats"]) == 1
         assert "`hf download somebody/cats` (deform-attn downloads nothing)" in error_line(capsys)
     assert train(folder, "--from", str(folder / "start"), "--queries", "5") == 1
-    assert "have a model of their own; leave one of the two out" in error_line(capsys)
+    assert "have a model of their own; leave out either --from, or --queries, --backbone and" in error_line(capsys)
     assert train(folder, "--backbone", "somebody/resnet") == 1
     assert "`hf download somebody/resnet`" in error_line(capsys)
 
@@ -230,4 +230,4 @@ def test_a_checkpoint_of_other_categories_is_one_line(folder, capsys):
     write_checkpoint(folder / "start", ("ball",))
     edit(folder / "val.json", lambda truth: truth["categories"][0].update(name="ball"))
     assert main(["evaluate", str(folder / "start"), "--data", str(folder)]) == 1
-    assert "category 1 is 'ball' (id 3), the detector's is 'ball' (id 10)" in error_line(capsys)
+    assert f"'ball' (id 3); only in the checkpoint {folder / 'start'}: 'ball' (id 10); give" in error_line(capsys)

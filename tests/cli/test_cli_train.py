@@ -1,9 +1,10 @@
 """The verbs `train`, `evaluate` and `demo`: what they print, and what they begin from."""
 
+import json
 import re
 
 import pytest
-from cli_cases import edit, error_line, train
+from cli_cases import edit, error_line, train, write_checkpoint
 
 from deform_attn.cli import main
 from deform_attn.detr import demo
@@ -19,12 +20,13 @@ def test_train_then_evaluate_print_the_same_metrics(folder, capsys):
     assert trained.startswith(evaluated)
 
 
-def test_what_is_trained_on_is_said_first_and_the_last_ap50_in_the_bar(folder, capsys):
+def test_a_log_has_what_is_trained_on_and_a_line_for_each_epoch(folder, capsys):
     assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--epochs", "2", "--queries", "5"]) == 0
-    printed = capsys.readouterr()
-    assert printed.err.startswith("images: 2, categories: b")
-    assert "epoch 1/2, loss" in printed.err
-    assert re.search(r"epoch 2/2, loss \d+\.\d\d, AP50 \d\.\d\d", printed.err)
+    first, *epochs = capsys.readouterr().err.splitlines()
+    assert first == "images: 2, categories: block"
+    said = r"epoch 1/2, loss \d+\.\d\d, AP50 \d\.\d\d, \d+ s, \d\d:\d\d left", r"epoch 2/2, loss \S+, AP50 \S+, \d+ s"
+    assert len(epochs) == 2
+    assert all(re.fullmatch(*pair) for pair in zip(said, epochs, strict=True))
 
 
 def test_control_characters_of_a_category_do_not_reach_the_terminal(folder, capsys):
@@ -41,6 +43,27 @@ def test_training_resumes_where_it_ended(folder, capsys):
     assert train(folder, "--queries", "5") == 0
     assert main(["train", "--data", str(folder), "--out", str(folder / "run"), "--queries", "6", "--resume"]) == 1
     assert "num_queries" in error_line(capsys)
+
+
+def test_a_training_that_has_finished_says_so_where_it_is_resumed_and_how_to_train_further(folder, capsys):
+    assert train(folder, "--queries", "5") == 0
+    trained = capsys.readouterr().out
+    assert train(folder, "--queries", "5", "--resume") == 0
+    printed, run = capsys.readouterr(), folder / "run"
+    assert printed.out == trained
+    assert printed.err == (
+        f"deform-attn: {run}: this training has finished, after 1 epoch; to train further, start from its weights: "
+        f"--from {run}, with another --out, and --epochs\n"
+    )
+
+
+def test_starting_weights_bring_the_size_of_images_which_is_said_and_an_option_overrides(folder, capsys):
+    write_checkpoint(folder / "start", ("block",))
+    said = "longer side of images: 60 pixels at most, as in the starting weights; --max-size overrides it\n"
+    for options, size in (([], 60), (["--max-size", "48"], 48)):
+        assert train(folder, "--from", str(folder / "start"), "--overwrite", *options) == 0
+        assert (said in capsys.readouterr().out) == (size == 60)
+        assert json.loads((folder / "run" / "config.json").read_text())["max_size"] == size
 
 
 def test_training_again_needs_to_be_told_what_to_do_with_the_earlier_one(folder, capsys):
@@ -87,5 +110,7 @@ def test_the_demo_resumes_like_a_training_and_counts_in_proper_words(tmp_path, c
             assert f"wrote {tmp_path / epochs / name}\n" in printed.out
             assert (tmp_path / epochs / name).read_bytes().startswith(b"\x89PNG")
         assert f"deform-attn: {tmp_path / epochs / 'checkpoint'} holds no training yet" in printed.err
+    assert main([*arguments, "--resume"]) == 0
+    assert "finished, after 2 epochs; --overwrite trains again\n" in capsys.readouterr().err
     assert main(arguments) == 1
     assert "(--overwrite)" in error_line(capsys)

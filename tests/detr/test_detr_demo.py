@@ -24,8 +24,9 @@ def test_the_demo_writes_a_checkpoint_metrics_and_pictures_and_resumes(
     detector = load_model(tmp_path / "run" / "checkpoint")
     assert len(detector.model.detect(collate([DigitScenes("test", 1)[0]]))[0].scores) == 100
     assert capsys.readouterr() == ("", "")
-    with progress_bar() as on_step:
-        again = run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3, resume=True, on_step=on_step)
+    with progress_bar() as shown:
+        again = run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3, resume=True, on_step=shown.on_step)
+    assert shown.steps == 0
     assert (again.metrics["AP50"], again.history) == (result.metrics["AP50"], result.history)
     with pytest.raises(OccupiedError, match="overwrite=True"):
         run_demo(tmp_path / "run", epochs=1, scenes=4, test_scenes=3)

@@ -14,7 +14,11 @@ typedef struct OrtValue OrtValue;
 typedef struct OrtTypeInfo OrtTypeInfo;
 typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
 
-enum { ORT_LOGGING_LEVEL_FATAL = 4, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1 };
+enum { ORT_LOGGING_LEVEL_FATAL = 4 };
+typedef enum ONNXTensorElementDataType {
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL = 9
+} ONNXTensorElementDataType;
 
 typedef struct {
     void *place_0[2];
@@ -29,19 +33,21 @@ typedef struct {
     OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **made);
     void *place_11[19];
     OrtStatus *(*SessionGetInputCount)(const OrtSession *session, size_t *count);
-    void *place_31[2];
+    OrtStatus *(*SessionGetOutputCount)(const OrtSession *session, size_t *count);
+    void *place_32[1];
     OrtStatus *(*SessionGetInputTypeInfo)(const OrtSession *session, size_t i, OrtTypeInfo **type);
     void *place_34[2];
     OrtStatus *(*SessionGetInputName)(const OrtSession *session, size_t i, OrtAllocator *allocator, char **name);
     OrtStatus *(*SessionGetOutputName)(const OrtSession *session, size_t i, OrtAllocator *allocator, char **name);
     void *place_38[10];
     OrtStatus *(*CreateTensorAsOrtValue)(
-        OrtAllocator *allocator, const int64_t *sizes, size_t rank, int type, OrtValue **made);
+        OrtAllocator *allocator, const int64_t *sizes, size_t rank, ONNXTensorElementDataType type, OrtValue **made);
     void *place_49[2];
     OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **data);
     void *place_52[3];
     OrtStatus *(*CastTypeInfoToTensorInfo)(const OrtTypeInfo *type, const OrtTensorTypeAndShapeInfo **shape);
-    void *place_56[5];
+    void *place_56[4];
+    OrtStatus *(*GetTensorElementType)(const OrtTensorTypeAndShapeInfo *shape, ONNXTensorElementDataType *type);
     OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *shape, size_t *rank);
     OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *shape, int64_t *sizes, size_t rank);
     void *place_63[1];

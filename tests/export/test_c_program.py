@@ -11,6 +11,11 @@ import pytest
 import torch
 
 from deform_attn.backends.native import registration
+from deform_attn.detr.checkpoints.checkpoint import save
+from deform_attn.detr.config.detector import BackboneConfig, ModelConfig, TransformerConfig
+from deform_attn.detr.data.base import Category
+from deform_attn.detr.model.deformable_detr import build_model
+from deform_attn.detr.model.detector import Detector
 from tolerances import assert_close
 
 for package in ("onnx", "onnxscript"):
@@ -20,6 +25,15 @@ onnxruntime = pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "docs" / "export.md").read_text().partition("## Or run an ONNX file in C")[2]
 LIBRARY = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), None)
+
+
+def small_detector():
+    """Return a very small detector of two categories."""
+    sizes = {"width": 16, "num_heads": 2, "num_points": 2, "feedforward_dim": 16, "num_queries": 5}
+    transformer = TransformerConfig(**sizes, encoder_layers=1, decoder_layers=1)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(2, backbone=BackboneConfig(channels=(8, 8, 16, 16)), transformer=transformer))
+    return Detector(model.eval(), (Category(1, "pine"), Category(2, "oak")))
 
 
 def blocks(language):
@@ -98,3 +112,25 @@ def test_what_is_wrong_ends_the_program_with_a_sentence(page):
         done = shell(command, folder)
         assert done.returncode == 1
         assert sentence in done.stderr
+
+
+@pytest.mark.slow
+def test_the_program_runs_a_detector_as_the_page_says(page):
+    folder, _ = page
+    detector = small_detector()
+    save(folder / "runs" / "trees", detector)
+    images, mask = torch.zeros(1, 3, 96, 128), torch.ones(1, 96, 128, dtype=torch.bool)
+    images[:, :, :80, :128], mask[:, :80, :128] = torch.rand(3, 80, 128), False
+    images.numpy().tofile(folder / "images.bin")
+    mask.numpy().tofile(folder / "mask.bin")
+    library, export, run = blocks("sh")[1].splitlines()[0], *blocks("sh")[2].splitlines()
+    done = shell("\n".join((library, export.replace("deform-attn", "python -m deform_attn"), run)), folder)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = detector.model(images, mask)
+    found = torch.frombuffer(bytearray((folder / "found.bin").read_bytes()), dtype=torch.float32)
+    logits, boxes = found.split([expected.logits.numel(), expected.boxes.numel()])
+    torch.testing.assert_close(logits.reshape(expected.logits.shape), expected.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(boxes.reshape(expected.boxes.shape), expected.boxes, rtol=1e-4, atol=1e-4)
+    done = shell("\n".join((library, run.replace("mask.bin", "/dev/null"))), folder)
+    assert (done.returncode, done.stderr) == (1, "/dev/null: expected 12288 bytes\n")

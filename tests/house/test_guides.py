@@ -8,8 +8,9 @@ from pathlib import Path
 from deform_attn.export.forms import FORMS
 
 ROOT = Path(__file__).parents[2]
-TRAIN, DEPLOY, ONNX = (
-    (ROOT / "docs" / name).read_text() for name in ("guides/train.md", "guides/deploy.md", "onnx.md")
+TRAIN, DEPLOY, PERFORMANCE, ONNX = (
+    (ROOT / "docs" / name).read_text()
+    for name in ("guides/train.md", "guides/deploy.md", "guides/performance.md", "onnx.md")
 )
 
 
@@ -37,6 +38,19 @@ def test_the_times_of_a_training_step_are_those_of_the_benchmarks():
         assert f"| {size}, training | {time} |" in benchmarks
     seconds = 500 * 50 * float(times["640 x 640"].removesuffix(" s"))
     assert f"500 images at 640 x 640 take {math.ceil(seconds / 60)} minutes for 50 epochs." in TRAIN
+
+
+def test_the_times_of_the_detector_in_the_performance_tips_are_the_committed_ones():
+    result = json.loads((ROOT / "benchmarks" / "results" / "onnx.json").read_text())["onnx"]["detector"]
+    assert result["pixels"] == [640, 640]
+    sides = {"PyTorch, our kernels": "patched", "PyTorch, `grid_sample`": "stock"}
+    table = rows(PERFORMANCE, "where it runs")
+    assert len(table) == 5
+    for side, time in table:
+        assert time == f"{result['times'][sides.get(side, side)]['median_ms'] / 1000:.2f} s", side
+    benchmarks, times = (ROOT / "docs" / "benchmarks.md").read_text(), rows(PERFORMANCE, "image")
+    assert len(times) == 3
+    assert all(f"| {size}, inference | {time} |" in benchmarks for size, time in times)
 
 
 def test_the_steps_in_the_guide_to_training_follow_from_images_and_epochs():

@@ -366,10 +366,15 @@ def test_quantised_projections_are_called(model, inputs, monkeypatch):
     assert_runs_ours(model, inputs, wanted, monkeypatch)
 
 
-def test_a_model_with_nothing_to_replace_is_refused_with_what_was_looked_for():
-    with pytest.raises(ValueError, match=r"^model: expected .*DeformableDetrMultiscaleDeformableAttention.*got Linear"):
+def test_a_model_with_nothing_to_replace_is_refused_with_what_to_do_before_what_was_looked_for():
+    known = r"\. Known classes: .*\bDeformableDetrMultiscaleDeformableAttention, .*\.$"
+    advice = (
+        r", got Linear without one\. If yours has another name, call deform_attn.deformable_attention in its forward"
+    )
+    with pytest.raises(ValueError, match=f"^model: expected a model with a deformable .* rule knows{advice}{known}"):
         patch(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"got DeformableAttention with \(the model itself\).*deform_attn's own"):
+    own = r"got DeformableAttention with \(the model itself\) .*: it is deform_attn's own and needs no patch\. Remove"
+    with pytest.raises(ValueError, match=f"{own} .*do{known}"):
         patch(nn.Sequential(DeformableAttention(8, num_heads=2))[0])
 
 

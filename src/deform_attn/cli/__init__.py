@@ -89,7 +89,9 @@ def _run(options: argparse.Namespace) -> int:
         short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not short:
             raise
-        say(f"error: out of memory ({one_line(error)}); smaller images (--max-size) or batches need less")
+        say(
+            f"error: out of memory ({one_line(error)}); smaller images (--max-size) or batches (--batch-size) need less"
+        )
         return 1
     except (UserError, ModuleNotFoundError, OSError) as error:  # OSError: a file out of reach, a full disk
         say(f"error: {error}")

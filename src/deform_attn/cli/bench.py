@@ -16,6 +16,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--threads",
         type=positive,
         default=torch.get_num_threads(),
+        metavar="N",
         help="number of threads for both (default: torch's number)",
     )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deform_attn.detr.config.detector import MAX_PIXELS
 
-MAX_PIXELS_HELP = "largest image to read, width times height in pixels"
-CHECKPOINT_HELP = "checkpoint: its folder, or a hub id in the Hugging Face cache on this disk"
+MAX_PIXELS_HELP = "largest image to read, width times height in pixels; a larger one is an error"
+CHECKPOINT_HELP = "checkpoint: folder that train wrote, or the name of a model in the Hugging Face cache on this disk"
 
 
 def say(line: str) -> None:
@@ -57,13 +57,17 @@ def score(text: str) -> float:
 def add_detecting(verb: argparse.ArgumentParser, what: str) -> None:
     """Add the flags of a verb that detects: the smallest score of `what`, and the size of the pictures."""
     verb.add_argument(
-        "--threshold", type=score, default=0.3, help=f"lowest score of a box that is {what} (default: %(default)s)"
+        "--threshold",
+        type=score,
+        default=0.3,
+        metavar="X",
+        help=f"lowest score, from 0 to 1, of a box that is {what} (default: %(default)s)",
     )
     verb.add_argument(
         "--max-size",
         type=positive,
         metavar="N",
-        help="longer side, in pixels, to which larger images are scaled down (default: as in training)",
+        help="longer side, in pixels, to which larger images are scaled down (default: that of the training)",
     )
     add_max_pixels(verb)
 
@@ -87,8 +91,10 @@ def add_device(verb: argparse.ArgumentParser) -> None:
 def add_restart(verb: argparse.ArgumentParser) -> None:
     """Add the two ways to begin where there is a training already."""
     ways = verb.add_mutually_exclusive_group()
-    ways.add_argument("--resume", action="store_true", help="resume the training in the folder, if there is one")
-    ways.add_argument("--overwrite", action="store_true", help="replace the training in the folder")
+    ways.add_argument(
+        "--resume", action="store_true", help="continue the training in --out with the same options, or begin"
+    )
+    ways.add_argument("--overwrite", action="store_true", help="replace the training in --out")
 
 
 def say_if_anew(resume: bool, folder: Path) -> None:
@@ -97,3 +103,9 @@ def say_if_anew(resume: bool, folder: Path) -> None:
 
     if resume and not checkpoint.exists(folder):
         say(f"{folder} holds no training yet; a new one begins")
+
+
+def say_finished(folder: Path, epochs: int, advice: str) -> None:
+    """Say that there was nothing left to train of the training in `folder`, and what to do for more."""
+    count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    say(f"{folder}: this training has finished, after {count}; {advice}")

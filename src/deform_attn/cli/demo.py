@@ -3,16 +3,30 @@
 import argparse
 from pathlib import Path
 
-from deform_attn.cli.common import add_device, add_restart, positive, say_if_anew
+from deform_attn.cli.common import add_device, add_restart, positive, say_finished, say_if_anew
+from deform_attn.detr.config.detector import TrainConfig
 
 NAME, SUMMARY = "demo", "train a small detector on handwritten digits and show what it learnt"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (default: %(default)s)")
-    verb.add_argument("--epochs", type=positive, help="epochs of 2,000 new scenes each (default: the tested number)")
-    verb.add_argument("--seed", type=int, default=0, help="random seed of scenes and weights (default: %(default)s)")
+    verb.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="FOLDER",
+        help="folder to write to (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help=f"epochs of 2,000 new scenes each (default: {TrainConfig().epochs})",
+    )
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of scenes and weights (default: %(default)s)"
+    )
     add_device(verb)
     add_restart(verb)
 
@@ -26,16 +40,19 @@ def run(options: argparse.Namespace) -> None:
 
     device = choose_device(options.device)
     say_if_anew(options.resume, options.out / CHECKPOINT)
-    with progress_bar() as on_step:
+    with progress_bar() as shown:
         result = run_demo(
             options.out,
             epochs=options.epochs,
             seed=options.seed,
             resume=options.resume,
             overwrite=options.overwrite,
-            on_step=on_step,
+            on_step=shown.on_step,
+            on_epoch=shown.on_epoch,
             device=device,
         )
+    if not shown.steps:
+        say_finished(options.out / CHECKPOINT, len(result.history), "--overwrite trains again")
     attention = options.out / "attention.png"
     _draw_attention(options.out / CHECKPOINT, options.out / SCENE, attention)
     print("On 200 test scenes, of digits and parts of photographs not seen in training (AP<16: below 16 x 16 pixels)")

@@ -10,21 +10,31 @@ NAME, SUMMARY = "evaluate", "print COCO's metrics of a checkpoint"
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     verb.add_argument(
-        "--data", type=Path, required=True, help="folder with a validation split, in a layout that train reads"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder with a validation split, in a layout that train reads",
     )
     verb.add_argument(
-        "--hold-out", type=share, metavar="X", help="share of the images that train held out, to evaluate on"
+        "--hold-out",
+        type=share,
+        metavar="X",
+        help="evaluate on the images that train held out: the same share as there (default: on the validation split)",
     )
     add_max_pixels(verb)
     add_device(verb)
-    verb.add_argument("--skip-bad", action="store_true", help="skip records that cannot be used, and list them")
+    verb.add_argument(
+        "--skip-bad", action="store_true", help="leave out images and boxes that cannot be used, and list them"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the metrics on the validation split."""
     from deform_attn.detr.checkpoints import starting
+    from deform_attn.detr.data.base import check_categories
     from deform_attn.detr.data.coco import CocoFolder
     from deform_attn.detr.data.division import held_out
     from deform_attn.detr.data.objects import require_objects
@@ -38,7 +48,9 @@ def run(options: argparse.Namespace) -> None:
     detector.model.to(device)
 
     def read(split: Split) -> CocoFolder:
-        return CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
+        data = CocoFolder(*split, max_size=detector.max_size, max_pixels=options.max_pixels, skip_bad=options.skip_bad)
+        check_categories(data, detector.categories, str(split.annotations), f"the checkpoint {options.checkpoint}")
+        return data
 
     data = held_out(options.data, options.hold_out or 0.0, read, say)
     require_objects(data, str(options.data), "hold out more (--hold-out)")

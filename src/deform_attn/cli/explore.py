@@ -16,7 +16,7 @@ NAME, SUMMARY = "explore", "write a page that shows where a checkpoint looks in 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     verb.add_argument("picture", type=Path, metavar="IMAGE", help="image to look at")
     verb.add_argument(
         "--out",

@@ -14,9 +14,19 @@ NAME, SUMMARY = "predict", "draw the detections of a checkpoint on images, and w
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
-    verb.add_argument("checkpoint", help=f"{CHECKPOINT_HELP}; or an ONNX file of the command export")
-    verb.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE", help="image, or folder of images")
-    verb.add_argument("--out", type=Path, required=True, help="folder to write the images and predictions.json to")
+    verb.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}. Or an ONNX file of deform-attn export"
+    )
+    verb.add_argument(
+        "pictures",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="image, or folder of images (folders inside it are not searched)",
+    )
+    verb.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder to write the images and predictions.json to"
+    )
     verb.add_argument(
         "--onnx",
         action="store_true",
@@ -24,7 +34,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     add_detecting(verb, "shown")
     add_device(verb)
-    verb.add_argument("--skip-bad", action="store_true", help="skip images that cannot be read, and list them")
+    verb.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, and list them")
     verb.set_defaults(fail=verb.error)
 
 

@@ -19,7 +19,7 @@ from deform_attn.detr.files import atomic_path
 from deform_attn.detr.model.deformable_detr import DeformableDetr, build_model
 from deform_attn.detr.model.detections import Detections
 from deform_attn.detr.model.detector import Detector
-from deform_attn.detr.training.engine import History, OnStep, fit
+from deform_attn.detr.training.engine import History, OnEpoch, OnStep, fit
 from deform_attn.detr.training.resumption import stoppable
 from deform_attn.detr.training.validation import evaluate_model
 
@@ -50,6 +50,7 @@ def run_demo(
     resume: bool = False,
     overwrite: bool = False,
     on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
     scenes: int = 2000,
     test_scenes: int = 200,
     device: str | torch.device | None = None,
@@ -65,6 +66,7 @@ def run_demo(
         resume: go on where an earlier run into `out` was stopped; if there was none, begin.
         overwrite: begin even if `out` holds an earlier run; the first epoch replaces its checkpoint.
         on_step: called after every training step, see `progress_bar`.
+        on_epoch: called after every epoch, see there.
         scenes: training scenes an epoch.
         test_scenes: scenes to evaluate on.
         device: where to train and detect, see `choose_device`. Default: cuda if available, otherwise cpu.
@@ -83,7 +85,15 @@ def run_demo(
         model = build_model(ModelConfig(len(data.categories)))
     detector = Detector(model, data.categories, max_size=data.size)
     history = fit(
-        detector, data, train, out / CHECKPOINT, resume=resume, overwrite=overwrite, on_step=on_step, device=chosen
+        detector,
+        data,
+        train,
+        out / CHECKPOINT,
+        resume=resume,
+        overwrite=overwrite,
+        on_step=on_step,
+        on_epoch=on_epoch,
+        device=chosen,
     )
     with stoppable(out / CHECKPOINT, train.epochs):
         metrics = evaluate_model(detector, test, train.batch_size)

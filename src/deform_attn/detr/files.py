@@ -71,7 +71,7 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as content:
             yield content
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: damaged ({error})") from error
+        raise CheckpointError(f"{file}: damaged ({error}); copy it again, or pass another checkpoint") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -87,9 +87,11 @@ def read_json(file: Path) -> dict[str, Any]:
         advice = f"did you mean {inside[0].parent}?" if inside else "pass the directory of a checkpoint"
         raise CheckpointError(f"{file}: {error.strerror}; {advice}") from error
     except (ValueError, RecursionError) as error:  # no JSON, or no text at all
-        raise CheckpointError(f"{file}: damaged ({error})") from error
+        raise CheckpointError(f"{file}: damaged ({error}); copy it again, or pass another checkpoint") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: damaged (expected an object, found {type(values).__name__})")
+        raise CheckpointError(
+            f"{file}: damaged (expected an object, found {type(values).__name__}); pass another checkpoint"
+        )
     return values
 
 

@@ -3,8 +3,7 @@
 import inspect
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from deform_attn.export import forms, free_axes, interface, symbols, verificatio
 from deform_attn.export.extra import onnx_extra
 from deform_attn.export.free_axes import Dynamic, Shape
 from deform_attn.export.nested import named, tensors
+from deform_attn.export.quiet import quiet
 from deform_attn.messages import fail, shown
 
 _OPSET = 18  # its GridSample is that of 16, the newest that the GPU kernels of ONNX Runtime have known for long
@@ -49,6 +49,7 @@ def to_onnx(
     plugin_version: int = 1,
     half_node: bool = False,
     metadata: dict[str, str] | None = None,
+    on_stage: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a model to a file of ONNX, with its deformable attention in the form that a runtime takes.
 
@@ -81,6 +82,7 @@ def to_onnx(
         half_node: for the form `tensorrt`: whether the node computes in float16 where value is float16. The plugin's
             coordinates are then float16, too, which is coarse. By default the node is float32.
         metadata: texts to store in the file.
+        on_stage: called with a line, such as "writing the graph", whenever another slow stage begins.
 
     Returns:
         An `Exported` with what the file takes and returns.
@@ -100,6 +102,7 @@ def to_onnx(
         >>> example = torch.randn(2, 5, 32), torch.rand(2, 5, 2), maps
         >>> exported = to_onnx(attention, example, "attention.onnx")  # doctest: +SKIP
     """
+    say = on_stage or (lambda line: None)
     _check(model, example, path, verify)
     forms.named(form)
     options = _check_options(form, plugin_version, half_node)
@@ -108,7 +111,8 @@ def to_onnx(
     with onnx_extra():
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter is made of it
-    with evaluating(model), _quiet(), _whole(Path(path)) as file:
+    say("tracing the model with torch.export")
+    with evaluating(model), quiet(), _whole(Path(path)) as file:
         with torch.no_grad():
             outputs = [name for name, _ in named("", model(*example))]
             free = free_axes.specification(model, example, dynamic)
@@ -122,6 +126,7 @@ def to_onnx(
         # An output may not have the name of an input.
         taken = {*program.graph_signature.user_inputs, ""}
         names = [f"{name}_output".lstrip("_") if name in taken else name for name in outputs]
+        say("writing the graph")
         written: Any = torch.onnx.export(
             program, (), dynamo=True, opset_version=_OPSET, output_names=names, optimize=False, verbose=False
         )
@@ -135,8 +140,10 @@ def to_onnx(
         tried: dict[str, Shape] | None = None
         error = None
         if not forms.FORMS[form].runs_here:
+            say("checking the graph and its nodes")
             interface.check(graph)
         elif other:
+            say("checking against PyTorch: ONNX Runtime runs the file")
             error = verification.error_of(model, other, file)
             tried = {name: tuple(each.shape) for name, each in zip(given, tensors(other), strict=True)}
     return Exported(_shapes(graph.input), _shapes(graph.output), tried, error)
@@ -191,14 +198,6 @@ def _values(model: Any) -> list[Any]:
 def _shapes(values: Any) -> dict[str, Shape]:
     dims = {each.name: each.type.tensor_type.shape.dim for each in values}
     return {name: tuple(dim.dim_param or dim.dim_value for dim in of) for name, of in dims.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, leave out what torch 2.13 says of its own code while it exports."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
-        yield
 
 
 @contextmanager

@@ -19,14 +19,15 @@ def a_module(model: Any) -> None:
 
 def nothing_to_replace(model: nn.Module, looked_for: Sequence[str], left: Sequence[tuple[str, str, str]]) -> ValueError:
     """Return the error where nothing can be replaced; `left` has name, class and reason of the candidates."""
-    expected = "a model with a deformable attention that a rule knows: a module of class " + ", ".join(looked_for)
+    expected = "model: expected a model with a deformable attention that a rule knows"
+    known = f"Known classes: {', '.join(looked_for)}."  # after what to do, since there are many
     if not left:
         fix = "If yours has another name, call deform_attn.deformable_attention in its forward."
-        return ValueError(f"model: expected {expected}; got {type(model).__name__} without one. {fix}")
+        return ValueError(f"{expected}, got {type(model).__name__} without one. {fix} {known}")
     reasons = "; ".join(f"{name or '(the model itself)'} ({kind}): {reason}" for name, kind, reason in left[:3])
     more = f"; and {len(left) - 3} more" if len(left) > 3 else ""
     fix = "Remove what stands in the way, and patch before other tools do."
-    return ValueError(f"model: expected {expected}; got {type(model).__name__} with {reasons}{more}. {fix}")
+    return ValueError(f"{expected}, got {type(model).__name__} with {reasons}{more}. {fix} {known}")
 
 
 def covered(module: nn.Module) -> ValueError:

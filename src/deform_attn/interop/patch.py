@@ -68,7 +68,12 @@ def patch(model: nn.Module) -> Report:
                 left.append(Row(name, kind, family.name, reason))
         elif module not in beside and _LIKELY_NAME.search(kind):
             left.append(
-                Row(name, kind, None, "it is deform_attn's own" if _is_own(module) else "no rule knows this class")
+                Row(
+                    name,
+                    kind,
+                    None,
+                    "it is deform_attn's own and needs no patch" if _is_own(module) else "no rule knows this class",
+                )
             )
     if not known:
         candidates = [(row.name, row.kind, row.reason or "") for row in left]

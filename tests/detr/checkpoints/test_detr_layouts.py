@@ -476,7 +476,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backbone_config": {**RESNET, "out_features": ["stem", "stage4"]}}, r"out_features \['stem', 'stage4'\]"),
     ({"num_feature_levels": 2}, "out_features .* are not 2 levels or fewer"),
     ({"d_model": "wide"}, "not a configuration of transformers' Deformable DETR"),
-    ({"d_model": 48}, "norm_groups: 32 do not divide width 48"),
+    ({"d_model": 48}, "norm_groups: must divide the width, 48, got 32"),
 ]
 
 

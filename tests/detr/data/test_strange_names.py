@@ -58,7 +58,7 @@ def test_a_category_of_a_strange_name_is_named_plainly(tmp_path, name):
     data = load(tmp_path, category=name)
     assert data.categories[0].name == name
     with pytest.raises(DataError) as caught:
-        check_categories(data, (Category(1, "tree"),), "data")
+        check_categories(data, (Category(1, "tree"),), "data", "the detector")
     shown = shown_in(data.ground_truth() | {"annotations": []})
     for said in (str(caught.value), *remarks_on(shown, None, 1, ""), str(Start(None, (name,), (name,)))):
         assert is_plain(said)

@@ -139,6 +139,13 @@ def test_without_truths_each_category_has_a_colour_and_a_line_in_the_legend(draw
     assert all(shows(tmp_path / "sheet.png", entry.colour) for entry in drawn.legend)
 
 
+def test_annotated_boxes_have_no_score_and_of_a_single_category_no_caption(drawn, tmp_path):
+    boxes, sheet = [one([20.0, 20.0, 40.0, 50.0], score=1.0)], tmp_path / "sheet.png"
+    for categories in (CATEGORIES, CATEGORIES[:1]):
+        draw_detections([torch.zeros(3, 60, 80)], boxes, categories, sheet, show_scores=False)
+    assert [drawn.captions(panel) for panel in (0, 1)] == [{"cat"}, set()]
+
+
 def test_boxes_are_drawn_in_the_frame_they_refer_to(drawn, tmp_path):
     found = one([40.0, 10.0, 80.0, 50.0])
     draw_detections([torch.zeros(3, 30, 40)], [found], CATEGORIES, tmp_path / "sheet.png", sizes=[(60, 80)])

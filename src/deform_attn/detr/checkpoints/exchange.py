@@ -54,11 +54,13 @@ def load_transformers(path: str | os.PathLike[str]) -> Detector:
     settings, file = Path(path) / CONFIG, Path(path) / MODEL
     values = read_json(settings)
     if values.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(f"{settings}: model_type is {values.get('model_type')!r}, expected {MODEL_TYPE!r}")
+        raise CheckpointError(
+            f"{settings}: model_type is {values.get('model_type')!r}, expected {MODEL_TYPE!r}; pass such a one"
+        )
     try:
         config = from_transformers(values)
     except ConfigError as error:
-        raise ConfigError(f"{settings}: {error}") from error
+        raise ConfigError(f"{settings}: {error}; choose another checkpoint") from error
     tensors = modern_names(_read_shards(file))
     layout = transformers_layout(torchvision_names="model.backbone.model.conv1.weight" in tensors)
     categories, max_size = _categories(values, config.num_classes, settings)
@@ -113,7 +115,7 @@ def load_original(path: str | os.PathLike[str]) -> Detector:
         raise CheckpointError(f"{file}: damaged, or not a file of torch.save with tensors alone ({error})") from error
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file}: has no state of a model under 'model'")
+        raise CheckpointError(f"{file}: has no state of a model under 'model'; pass a file of the authors' repository")
     arguments = content.get("args", {})
     arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     if not isinstance(arguments, dict):
@@ -182,7 +184,9 @@ def _read_shards(file: Path) -> dict[str, Tensor]:
         return read_tensors(file)
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(Path(str(name)).name == name for name in places.values()):
-        raise CheckpointError(f"{index}: damaged (expected a weight_map from tensors to files in its folder)")
+        raise CheckpointError(
+            f"{index}: damaged (expected a weight_map from tensors to files in its folder); download it again"
+        )
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         tensors |= read_tensors(file.with_name(name))

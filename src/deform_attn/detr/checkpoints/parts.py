@@ -50,7 +50,9 @@ def assemble(config: Mapping[str, Any], file: Path, tensors: Path, prefix: str =
             raise ValueError(f"{len(categories)} categories for {settings.num_classes} classes")
         model = build_model(settings)  # RuntimeError: larger than the memory
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: not the configuration of a detector, or damaged ({error!r})") from error
+        raise CheckpointError(
+            f"{file}: not the configuration of a detector, or damaged ({error!r}); pass another checkpoint"
+        ) from error
     found, expected = read_tensors(tensors, prefix), model.state_dict()
     for name in sorted(found.keys() ^ expected.keys()):
         what = "lacks" if name in expected else "has an unknown"

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from deform_attn.detr.errors import ConfigError
 
 _LARGEST = sys.float_info.max
+_WORDS = {int: "whole number", float: "number", str: "text in quotes"}
+"""Of the types that a field may have, for those who write the TOML file."""
 
 
 def _checked(kind: Any, value: Any, name: str) -> Any:
@@ -28,8 +30,20 @@ def _checked(kind: Any, value: Any, name: str) -> Any:
     accepted = tuple(get_origin(option) or option for option in options if get_origin(option) not in (Literal, tuple))
     if accepted and isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool)):
         return value
-    expected = kind.__name__ if isinstance(kind, type) and origin is None else str(kind).replace("typing.", "")
-    raise ConfigError(f"{name}: expected {expected}, got {value!r}")
+    raise ConfigError(f"{name}: expected {_in_words(kind)}, got {value!r}")
+
+
+def _in_words(kind: Any) -> str:
+    """Return what a value of `kind` is, in words."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if get_origin(kind) is UnionType:
+        return " or ".join(_in_words(one) for one in arguments if one is not NoneType)
+    if get_origin(kind) is tuple:
+        count = "" if Ellipsis in arguments else f"{len(arguments)} "
+        return f"a list of {count}{_WORDS[arguments[0]]}s"
+    return "true or false" if kind is bool else f"a {_WORDS.get(kind, 'table')}"
 
 
 class Config:
@@ -74,7 +88,7 @@ class Config:
             ConfigError: `values` is no mapping, or has an unknown, missing or wrong field, which the message names.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__}: expected a mapping of fields, got {values!r}")
+            raise ConfigError(f"{cls.__name__}: expected a table, got {values!r}")
         known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
         if unknown := sorted(str(name) for name in values if name not in known):
             raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; the fields are {', '.join(known)}")

@@ -39,12 +39,14 @@ class BackboneConfig(Config):
         self.require(channels, f"channels: must be at least one, all above zero, got {self.channels}")
         self.require(
             self.norm != "group" or all(width % 8 == 0 for width in self.channels),
-            f"channels: {self.channels} are not multiples of 8, a group of norm='group'",
+            f"channels: {self.channels} are not multiples of 8, which norm='group' needs; change them, or the norm",
         )
-        self.require(self.norm != "group" or self.name == "small", "norm: a backbone from transformers has its own")
+        self.require(
+            self.norm != "group" or self.name == "small", "norm: 'group' is for the built-in backbone; leave norm out"
+        )
         self.require(
             self.name == "small" or self.source is not None,
-            "source: a backbone from transformers needs its configuration or its directory",
+            "source: is missing; name the folder or the configuration of the backbone from transformers",
         )
         self.require(
             self.name != "small" or self.source is None,
@@ -89,11 +91,12 @@ class TransformerConfig(Config):
         self.require_above_zero("width", "num_heads", "num_points", "feedforward_dim", "decoder_layers", "num_queries")
         self.require_not_negative("encoder_layers")
         self.require(
-            self.width % self.num_heads == 0, f"width: {self.width} is not a multiple of num_heads {self.num_heads}"
+            self.width % self.num_heads == 0,
+            f"width: {self.width} is not a multiple of num_heads {self.num_heads}; change one",
         )
-        self.require(self.width % 8 == 0, f"width: {self.width} is not a multiple of 8, a group of its norm")
+        self.require(self.width % 8 == 0, f"width: must be a multiple of 8, got {self.width}")
         self.require_above_zero("proposal_size", "position_periods", "position_temperature")
-        self.require(0 <= self.dropout < 1, f"dropout: must be in [0, 1), got {self.dropout}")
+        self.require(0 <= self.dropout < 1, f"dropout: must be at least 0 and below 1, got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,14 @@ class ModelConfig(Config):
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require_above_zero("num_classes")
-        self.require(bool(self.strides), "strides: at least one level is needed")
+        self.require(bool(self.strides), "strides: must be at least one number, such as [8, 16]")
         for stride in (*self.strides, self.single_stride):
             is_power = stride >= 2 and stride & (stride - 1) == 0
-            self.require(is_power, f"strides: {stride} is not a power of two above one")
+            self.require(is_power, f"strides: must be powers of two, such as 8 or 16, got {stride}")
         width, groups = self.transformer.width, self.norm_groups
         self.require(
-            groups is None or (groups > 0 and width % groups == 0), f"norm_groups: {groups} do not divide width {width}"
+            groups is None or (groups > 0 and width % groups == 0),
+            f"norm_groups: must divide the width, {width}, got {groups}",
         )
         self.require(list(self.strides) == sorted(set(self.strides)), f"strides: must ascend, got {self.strides}")
 
@@ -149,7 +153,7 @@ class LossConfig(Config):
     def check(self) -> None:
         """Raise ConfigError if the fields cannot work together."""
         self.require_not_negative("class_weight", "box_weight", "giou_weight", "gamma")
-        self.require(0 <= self.alpha <= 1, f"alpha: must be in [0, 1], got {self.alpha}")
+        self.require(0 <= self.alpha <= 1, f"alpha: must be from 0 to 1, got {self.alpha}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class AugmentConfig(Config):
         self.require(self.max_size is None or self.max_size > 0, f"max_size: must be above zero, got {self.max_size}")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
             value = getattr(self, name)
-            self.require(0 <= value <= most, f"{name}: must be in [0, {most:g}], got {value}")
+            self.require(0 <= value <= most, f"{name}: must be from 0 to {most:g}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -221,4 +225,4 @@ class TrainConfig(Config):
         self.require_not_negative(
             "offsets_lr_factor", "backbone_lr_factor", "weight_decay", "warmup_steps", "save_every", "workers"
         )
-        self.require(0 <= self.seed < 2**31, f"seed: must be in [0, 2**31), got {self.seed}")
+        self.require(0 <= self.seed < 2**31, f"seed: must be from 0 to {2**31 - 1}, got {self.seed}")

@@ -84,7 +84,8 @@ class Settings(Config):
             raise ConfigError("model: num_classes comes from the data; leave it out")
         if given.get("start") is not None and model:
             raise ConfigError(
-                f"model: the starting weights {given['start']} have a model of their own; leave one of the two out"
+                f"model: the starting weights {given['start']} have a model of their own; leave out either --from, "
+                "or --queries, --backbone and the table [model]"
             )
         values = merged(DEFAULTS, {"model": {"num_classes": 1}}, given)
         try:

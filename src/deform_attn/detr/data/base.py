@@ -1,6 +1,5 @@
 """A detection data set: pictures with boxes, and the categories those boxes belong to."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -45,19 +44,23 @@ def coco_categories(categories: Sequence[Category]) -> list[dict[str, Any]]:
     return [{"id": category.id, "name": category.name} for category in categories]
 
 
-def check_categories(data: DetectionData, expected: Sequence[Category], name: str) -> None:
-    """Check that labels mean in `data`, called `name`, what they mean to a detector of the `expected` categories.
+def check_categories(data: DetectionData, expected: Sequence[Category], name: str, other: str) -> None:
+    """Check that the labels of `data`, called `name`, mean what they mean in `other`, whose categories are `expected`.
 
     Raises:
-        DataError: they do not; the message names the first difference.
+        DataError: they do not; the message says which categories only one of the two has, or which have another place.
     """
-    for label, (theirs, ours) in enumerate(itertools.zip_longest(data.categories, expected)):
-        if theirs != ours:
-            found, wanted = (f"{quoted(c.name)} (id {c.id})" if c else "missing" for c in (theirs, ours))
-            raise DataError(
-                f"{name}: category {label + 1} is {found}, the detector's is {wanted}; "
-                "give all annotations, and the checkpoint, the same categories"
-            )
+    if tuple(data.categories) == tuple(expected):
+        return
+    alone = [
+        f"only in {place}: {listed([f'{quoted(one.name)} (id {one.id})' for one in ours if one not in theirs])}"
+        for place, ours, theirs in ((name, data.categories, expected), (other, expected, data.categories))
+        if not set(ours) <= set(theirs)
+    ]
+    raise DataError(
+        f"the categories of {name} and {other} differ; {'; '.join(alone) or 'they are in another order'}; "
+        "give both the same categories, with the same ids and names"
+    )
 
 
 def coco_from_samples(samples: Iterable[Sample], categories: Sequence[Category]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from deform_attn.detr.data.base import DetectionData
+from deform_attn.detr.data.base import DetectionData, check_categories
 from deform_attn.detr.data.coco import CocoFolder
 from deform_attn.detr.data.holdout import hold_out
 from deform_attn.detr.data.splits import Split, find_split, looked_for, required_split
@@ -33,11 +33,13 @@ def divide(
         on_remark: takes what was left out, what may not be meant, and how the data are divided.
 
     Raises:
-        DataError: there is no training split, or it cannot be read or divided.
+        DataError: there is no training split, it cannot be read or divided, or the splits have other categories.
     """
     whole = read(required_split(folder, "train"))
     split, held_share = _validation_split(folder, share, on_remark)
     validation = None if split is None else read(split)
+    if validation is not None:
+        check_categories(validation, whole.categories, str(validation.annotations), str(whole.annotations))
     _pass_remarks(whole, on_remark)
     if validation is not None:
         _pass_remarks(validation, on_remark)

@@ -33,6 +33,7 @@ def draw_detections(
     truths: Sequence[Detections] | None = None,
     min_score: float = 0.4,
     sizes: Sequence[tuple[int, int]] | None = None,
+    show_scores: bool = True,
 ) -> None:
     """Write a grid of pictures with what was detected in them, each box with its category and score.
 
@@ -47,6 +48,7 @@ def draw_detections(
         truths: what is to be found in each picture, see `Detections.of_sample`.
         min_score: detections with a smaller score are left out.
         sizes: (H, W) of the frame that the boxes of each picture refer to. Default: the picture's own.
+        show_scores: whether boxes have scores; annotated boxes have none.
     """
     if not images:
         raise ValueError("images: expected at least one image, got none")
@@ -60,7 +62,8 @@ def draw_detections(
         scale = PANEL * min(1 / width, tallest / height)
         labels, boxes = found.labels.tolist(), _rectangles(found.boxes * scale)
         colours = [category_colour(label) for label in labels]
-        texts = [f"{names[label]}{score:.2f}" for label, score in zip(labels, found.scores.tolist(), strict=True)]
+        scores = [f"{score:.2f}" if show_scores else "" for score in found.scores.tolist()]
+        texts = [f"{names[label]}{score}".strip() or None for label, score in zip(labels, scores, strict=True)]
         missed: list[Mark] = []
         if truths is not None:
             right, is_found = _judge(found, truths[i])

@@ -126,7 +126,7 @@ class TransformersBackbone(Backbone):
         else:
             entries = dict(source)
             if "model_type" not in entries:
-                raise ConfigError("BackboneConfig.source: the dictionary needs the model_type of its configuration")
+                raise ConfigError('BackboneConfig.source: model_type is missing; add it, such as model_type = "resnet"')
             config = AutoConfig.for_model(**entries)
         network_class, stages = stages_by_stride(config)
         self.strides = tuple(stride for stride in strides if stride in stages)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,7 @@ def export_model(
     *,
     batch: int | None = None,
     size: tuple[int, int] | None = None,
+    on_stage: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write the detector to the file `path` as a program of torch.export, once that is seen to do as the model does.
 
@@ -65,6 +67,7 @@ def export_model(
         path: the file; its suffix must be `.pt2`.
         batch: N. Default: any.
         size: (H, W) in pixels. Default: any.
+        on_stage: called with a line whenever another slow stage begins.
 
     Raises:
         ExportError: torch cannot leave that much free, or the program differs from the model; nothing is written.
@@ -72,7 +75,8 @@ def export_model(
     """
     stride = max(32, detector.model.config.levels[-1])
     height, width = size or (2 * stride, 3 * stride)
-    module = LastLayer(detector.model)
+    module, say = LastLayer(detector.model), on_stage or (lambda line: None)
+    say("tracing the model with torch.export")
     with atomic_path(path) as temporary, torch.no_grad(), evaluating(detector.model), warnings.catch_warnings():
         # torch 2.13 says so of weights in channels_last order, and saves them right all the same: they are compared.
         warnings.filterwarnings("ignore", "No complete tensor found in the group")
@@ -82,6 +86,7 @@ def export_model(
         content = io.BytesIO()  # torch's own writer says of a full disk where in its C++ it noticed
         torch.export.save(program, content, extra_files=extra)
         temporary.write_bytes(content.getbuffer())
+        say("checking against PyTorch: the file is read back and run")
         loaded = torch.export.load(temporary).module()
         tried = batch or 3, *(size or (3 * stride + 8, 2 * stride + 24))
         arguments = pictures(*tried)
@@ -108,7 +113,7 @@ def _export(
     for tensor, axes in zip(inputs, dynamic, strict=True):
         if any(isinstance(tensor.shape[axis], int) for axis in axes):
             fixed = list(tensor.shape)
-            raise ExportError(f"torch.export fixes the sizes of this model's input to {fixed}; pass batch and size")
+            raise ExportError(f"torch.export fixes the sizes of this model's input to {fixed}; pass --batch and --size")
     return program
 
 

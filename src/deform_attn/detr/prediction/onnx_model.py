@@ -61,7 +61,7 @@ def write_onnx(
         form: as in `to_onnx`.
         batch: N. Default: any.
         size: (H, W) in pixels. Default: any.
-        options: those of `to_onnx` for its forms.
+        options: those of `to_onnx` for its forms, and its `on_stage`.
 
     Raises:
         ExportError: it cannot be written so, or the file differs from the model; nothing is written.

@@ -80,7 +80,9 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
             continue
         inside = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not inside:
-            raise DataError(f"{place}: no image in this folder; looked for {', '.join(SUFFIXES)}")
+            raise DataError(
+                f"{place}: no image in this folder; looked for {', '.join(SUFFIXES)}, not in folders inside it"
+            )
         found |= dict.fromkeys(inside)
     return list(found)
 

@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class Step:
 
 
 OnStep = Callable[[Progress], None]
+OnEpoch = Callable[[Mapping[str, float], int], None]
 History = list[dict[str, float]]
 
 
@@ -113,6 +114,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
     tensorboard: bool = False,
     accelerator: "Accelerator | None" = None,
     device: str | torch.device | None = None,
@@ -125,7 +127,7 @@ def fit(
 
     With several processes (`accelerate launch`, on CPUs `torchrun`) each calls this with the same arguments. Together
     they train as one process would with their batches joined. Batch normalisation and dropout are the exceptions: each
-    process has its own. Only the main process writes and calls `on_step`. All must have access to `path`.
+    process has its own. Only the main process writes and calls back. All must have access to `path`.
 
     Args:
         detector: the model to train, in place, with its categories and image size, which the checkpoint keeps.
@@ -136,6 +138,7 @@ def fit(
         resume: continue from the checkpoint at `path`, or begin if there is none.
         overwrite: begin even if there is a checkpoint at `path`; the first one of this training replaces it.
         on_step: called after every step.
+        on_epoch: called after every epoch and its evaluation, with its entry of the history and the number of epochs.
         tensorboard: write events for TensorBoard to `path`/tensorboard: every tenth step, and every epoch.
         accelerator: that of the caller's processes, if there is one; its precision must be that of `config`.
         device: where to train. The model moves there and stays. A checkpoint loads on any device. Default: where the
@@ -159,11 +162,11 @@ def fit(
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other; choose one")
     chosen = None if device is None else choose_device(device)
-    check_categories(data, detector.categories, "training data")
+    check_categories(data, detector.categories, "the training data", "the detector")
     if len(data) == 0:
         raise DataError("training data: no image to train on; give at least one")
     if validation is not None:
-        check_categories(validation, detector.categories, "validation data")
+        check_categories(validation, detector.categories, "the validation data", "the detector")
     data = Augmented(data, config.augment, config.seed)
     started = start_processes(detector.model, config.precision, accelerator, chosen)
     with started as processes, ExitStack() as claim:
@@ -184,7 +187,7 @@ def fit(
                 if processes.is_main:
                     checkpoints.save_model(path, detector)  # a save that was killed may have left older ones
         with stoppable(path, config.epochs, state.run):
-            _run(detector, data, validation, learner, state, path, on_step, tensorboard)
+            _run(detector, data, validation, learner, state, path, on_step, on_epoch, tensorboard)
         return state.history
 
 
@@ -196,6 +199,7 @@ def _run(
     begun: TrainingState,
     path: str | os.PathLike[str],
     on_step: OnStep | None,
+    on_epoch: OnEpoch | None,
     tensorboard: bool,
 ) -> None:
     """Train from where `begun` stands, and add to its history."""
@@ -237,3 +241,6 @@ def _run(
             with processes.together():
                 save(position)  # before the evaluation, which may fail or be stopped
             close_epoch()
+            with processes.together():
+                if processes.is_main and on_epoch is not None:
+                    on_epoch(history[-1], config.epochs)

@@ -69,7 +69,7 @@ class Learner:
                 sums += torch.stack([losses.total, losses.classes, losses.boxes, losses.giou]).detach().cpu()
         means = (sums / processes.count).float()
         if not means.isfinite().all():
-            raise DivergenceError("the loss is not finite; a smaller learning rate may help")
+            raise DivergenceError("the loss is not finite; a smaller learning rate may help (--lr)")
         set_learning_rate(self.optimizer, rate)
         self._stepper.zero_grad()
         accelerator.backward(total)
@@ -88,8 +88,8 @@ class Learner:
                 raise
             raise ConfigError(
                 f"batch normalisation cannot learn from a batch of {len(images)} as small as "
-                f"{images.shape[-2]} x {images.shape[-1]} pixels; choose larger images, another batch size, "
-                "or norm='group' or 'frozen'"
+                f"{images.shape[-2]} x {images.shape[-1]} pixels; choose larger images (--max-size), "
+                "another --batch-size, or norm = 'group' or 'frozen' in the table [model.backbone]"
             ) from error
         return output
 

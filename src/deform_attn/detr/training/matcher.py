@@ -87,7 +87,9 @@ class Matcher:
 
         costs = self.cost(prediction, targets).cpu()  # one transfer for all layers and pictures
         if not costs.isfinite().all():
-            raise DivergenceError("a prediction or an object's box is not finite; a smaller learning rate may help")
+            raise DivergenceError(
+                "a prediction or an object's box is not finite; a smaller learning rate may help (--lr)"
+            )
         table = costs.numpy()
         rows: list[list[int]] = [[], [], [], []]
         for layer in range(len(table)):

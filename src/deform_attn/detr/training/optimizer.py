@@ -45,6 +45,10 @@ def named_state(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[
     return {f"{names[i]}.{key}": tensor for i, state in states.items() for key, tensor in state.items()}
 
 
+def _damaged(how: str) -> str:
+    return f"training.safetensors: damaged, {how}; start a new training from the weights (--from)"
+
+
 def load_named_state(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     """Put back what `named_state` returned.
 
@@ -56,13 +60,11 @@ def load_named_state(optimizer: torch.optim.Optimizer, names: Sequence[str], ten
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         if owner not in names:
-            raise CheckpointError(f"training.safetensors: the model has no parameter for {name}; the file is damaged")
+            raise CheckpointError(_damaged(f"the model has no parameter for {name}"))
         index = names.index(owner)
         if tensor.dim() > 0:
             if tensor.shape != parameters[index].shape:
-                raise CheckpointError(
-                    f"training.safetensors: {name} has another shape than its parameter; the file is damaged"
-                )
+                raise CheckpointError(_damaged(f"{name} has another shape than its parameter"))
             # The fused optimiser walks through both in memory order, which channels_last changes.
             tensor = torch.empty_like(parameters[index]).copy_(tensor)
         state.setdefault(index, {})[key] = tensor

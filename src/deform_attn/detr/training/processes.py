@@ -140,7 +140,7 @@ def _new_accelerator(model: DeformableDetr, precision: Precision, device: torch.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=spare)],
         )
     except ValueError as error:  # of another precision than an accelerator that is there, or unknown to the device
-        raise ConfigError(f"TrainConfig.precision: {precision!r} is refused by accelerate ({error})") from error
+        raise ConfigError(f"precision: {precision!r} is refused by accelerate ({error}); choose 'float32'") from error
 
 
 def _in_group() -> bool:
@@ -174,7 +174,7 @@ def _checked(accelerator: Any, model: DeformableDetr, precision: Precision, devi
     elif device is not None and (device.type != accelerator.device.type or device.index is not None):
         raise ConfigError(
             f"device: each of {accelerator.num_processes} processes has a device of its own, here "
-            f"{accelerator.device}, got {str(device)!r}; leave it out"
+            f"{accelerator.device}, got {str(device)!r}; leave out device (--device)"
         )
     else:
         here = accelerator.device
@@ -182,5 +182,5 @@ def _checked(accelerator: Any, model: DeformableDetr, precision: Precision, devi
         cure = "move the model" if device is None else "create the accelerator for that device"
         raise ConfigError(f"accelerator: is for {accelerator.device.type}, the model is on {here.type}; {cure}")
     if precision == "float16" and here.type != "cuda":
-        raise ConfigError(f"TrainConfig.precision: 'float16' needs a CUDA device, not {here.type}; choose 'bfloat16'")
+        raise ConfigError(f"precision: 'float16' needs a CUDA GPU, the device is {here.type}; choose 'bfloat16'")
     return Processes(accelerator, here)

@@ -71,7 +71,7 @@ def restore(path: str | os.PathLike[str], detector: Detector, learner: Learner, 
     if different := list(_differences("", then, now)):
         raise CheckpointError(
             f"{path}: this training began with {listed(different)}; resume it with these, or start a new training from "
-            "its weights in another directory"
+            "its weights (--from) in another folder (--out)"
         )
     detector.model.load_state_dict(saved.model.state_dict())
     learner.load_state(training.optimizer, training.scaler)

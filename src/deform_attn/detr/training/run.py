@@ -17,7 +17,7 @@ from deform_attn.detr.data.splits import Split
 from deform_attn.detr.device import choose_device
 from deform_attn.detr.errors import ConfigError
 from deform_attn.detr.model.detector import Detector
-from deform_attn.detr.training.engine import History, OnStep, fit
+from deform_attn.detr.training.engine import History, OnEpoch, OnStep, fit
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         on_step: OnStep | None = None,
+        on_epoch: OnEpoch | None = None,
         tensorboard: bool = False,
         device: str | torch.device | None = None,
     ) -> History:
@@ -53,6 +54,7 @@ class Run:
             resume=resume,
             overwrite=overwrite,
             on_step=on_step,
+            on_epoch=on_epoch,
             tensorboard=tensorboard,
             device=device,
         )
@@ -110,6 +112,7 @@ def train_folder(
     overwrite: bool = False,
     on_remark: OnRemark | None = None,
     on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
     device: str | torch.device | None = None,
 ) -> History:
     """Train on a folder of images as `deform-attn train` does: `prepare` a run and train it into `out`.
@@ -122,6 +125,7 @@ def train_folder(
         overwrite: begin even if there is a checkpoint in `out`, and replace it.
         on_remark: as in `prepare`.
         on_step: called after every step.
+        on_epoch: called after every epoch, see `fit`.
         device: where to train: "cpu", "cuda", "cuda:1" or "mps". Default: cuda if available, otherwise cpu.
 
     Returns:
@@ -136,4 +140,4 @@ def train_folder(
     """
     chosen = choose_device(device)
     run = prepare(settings, skip_bad=skip_bad, on_remark=on_remark)
-    return run.train(out, resume=resume, overwrite=overwrite, on_step=on_step, device=chosen)
+    return run.train(out, resume=resume, overwrite=overwrite, on_step=on_step, on_epoch=on_epoch, device=chosen)

@@ -18,7 +18,7 @@ def evaluate_model(
     Raises:
         DataError: the categories of `data` are not the detector's.
     """
-    check_categories(data, detector.categories, "evaluation data")
+    check_categories(data, detector.categories, "the evaluation data", "the detector")
     starts = range(0, len(data), batch_size)
     if processes is None:
         truth = data.ground_truth()
