@@ -134,7 +134,7 @@ wheel: .venv-package/installed ## make the sdist, and from it the wheel for this
 test-package: wheel ## try the sdist and the wheel, and compile the kernels for other systems
 	DEFORM_ATTN_PACKAGE=1 .venv-package/bin/python -m pytest --confcutdir tests/package tests/package
 
-versions: wheel ## try the oldest, the usual and the newest torch and transformers (.venv-versions/; gigabytes; ARGS="torch==2.10.*")
+versions: wheel ## try the oldest, the usual and the newest torch and transformers (.venv-versions/; gigabytes; PYTHON=... ARGS="torch==2.10.*")
 	$(PYTHON) tests/package/versions.py $(ARGS)
 
 browser: ## install Chromium, which tests of the page of `explore` need (as root)
