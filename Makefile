@@ -84,11 +84,18 @@ fuzz: .venv/installed-dev ## call the library in random ways and judge it (SECON
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/run.py --seconds $(or $(SECONDS),60) \
 		$(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(if $(FILES),--files)
 
-# The kernels take a minute and a half to compile, and the cases half a minute; a program for each kind of vectors.
-sanitize: ## run the CPU kernels under the address and undefined behaviour sanitizers (build/sanitize/)
+# The kernels take a minute and a half to compile, and the cases half a minute; a program for each kind of vectors. Then the
+# tests of the bindings run with a library that was built so (tests/sanitized.py). What Python keeps at its end is no leak,
+# and the memory of a process, which one test measures, is mostly the sanitizer's own.
+SANITIZED = tests/export/test_onnxruntime_operators.py tests/export/test_onnxruntime_faults.py \
+	tests/export/test_onnxruntime_registration.py tests/backends/native/test_native_check.py tests/core/test_semantics.py
+sanitize: .venv/installed-dev ## run the CPU kernels and their bindings under the address and undefined behaviour sanitizers (build/sanitize/)
 	cmake -S . -B build/sanitize -DDEFORM_ATTN_SANITIZE=ON
 	cmake --build build/sanitize --parallel 2
 	for program in build/sanitize/sanitized-*; do $$program || exit 1; done
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONMALLOC=malloc PYTHONPATH=tests $(BIN)/python -m pytest -p sanitized --capture=sys --each-value-once $(SANITIZED) \
+		--deselect tests/export/test_onnxruntime_operators.py::test_runs_keep_no_memory
 
 # The same cases with the library as it is built in place, on processors of an age each; QEMU knows none with AVX-512. Then
 # with one for aarch64. Each must choose the instruction set behind its name.
@@ -127,7 +134,7 @@ wheel: .venv-package/installed ## make the sdist, and from it the wheel for this
 test-package: wheel ## try the sdist and the wheel, and compile the kernels for other systems
 	DEFORM_ATTN_PACKAGE=1 .venv-package/bin/python -m pytest --confcutdir tests/package tests/package
 
-versions: wheel ## try the oldest, the usual and the newest torch and transformers (.venv-versions/; gigabytes; ARGS="torch==2.10.*")
+versions: wheel ## try the oldest, the usual and the newest torch and transformers (.venv-versions/; gigabytes; PYTHON=... ARGS="torch==2.10.*")
 	$(PYTHON) tests/package/versions.py $(ARGS)
 
 browser: ## install Chromium, which tests of the page of `explore` need (as root)

@@ -1,14 +1,17 @@
 """Small models of the real classes in transformers, one case a family and variant, with every parameter redrawn."""
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from transformers.models.d_fine.modeling_d_fine import DFineDecoder
 
 H, W = 96, 160  # of the image; the second of a batch is padded to it
 CHANNELS, HEADS = 32, 2
@@ -43,6 +46,10 @@ def resnet(stages: int = 3) -> transformers.ResNetConfig:
     )
 
 
+# In transformers 5.0 the defaults of two families name a backbone of timm, which is refused beside another one.
+NO_TIMM = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
+
+
 def redraw(model: nn.Module) -> nn.Module:
     """Draw every parameter anew, those of norms around 1."""
     generator = torch.Generator().manual_seed(0)
@@ -66,6 +73,7 @@ def padded_batch() -> dict[str, Any]:
 def deformable_detr(**options: Any) -> nn.Module:
     sizes = {
         "backbone_config": resnet(),
+        **NO_TIMM,
         "d_model": CHANNELS,
         "encoder_layers": 1,
         "decoder_layers": 2,
@@ -202,6 +210,7 @@ def omdet_turbo() -> nn.Module:
     config = transformers.OmDetTurboConfig(
         text_config=text,
         backbone_config=resnet(),
+        **NO_TIMM,
         apply_layernorm_after_vision_backbone=False,
         text_projection_in_dim=24,
         text_projection_out_dim=24,
@@ -285,12 +294,15 @@ DETECTIONS = ("logits", "pred_boxes")
 SEGMENTS = ("class_queries_logits", "masks_queries_logits")
 PROMPTED = ("decoder_coord_logits", "decoder_class_logits")
 GROUNDED = ("last_hidden_state", "pred_boxes")
+# In transformers 5.0 its decoder is, and does not tell its attentions; later these are captured.
+D_FINE_IS_TOLD = "output_attentions" in inspect.signature(DFineDecoder.forward).parameters
 POINTS, BOXES = frozenset({2}), frozenset({4})
 
 
 def rt_detr_case(family: str, **options: Any) -> Case:
     """Return a case of a family that grew out of RT-DETR, whose attentions see no padding."""
-    return Case(rt_detr_like, DETECTIONS, 2, BOXES, images, {"family": family, **options}, masked=False)
+    answers = family == "DFine" and D_FINE_IS_TOLD
+    return Case(rt_detr_like, DETECTIONS, 2, BOXES, images, {"family": family, **options}, False, answers=answers)
 
 
 def grounding_case(family: str) -> Case:
@@ -299,7 +311,7 @@ def grounding_case(family: str) -> Case:
     return Case(grounding_dino, GROUNDED, 3, references, grounded_batch, {"family": family}, answers=True)
 
 
-CASES = {
+EVERY_CASE = {
     "deformable_detr": Case(deformable_detr, DETECTIONS, 3, POINTS, padded_batch),
     "deformable_detr, boxes": Case(
         deformable_detr,
@@ -326,6 +338,8 @@ CASES = {
     "mask2former": Case(mask2former, SEGMENTS, 2, POINTS, padded_batch, masked=False),
     "oneformer": Case(oneformer, SEGMENTS, 2, POINTS, images_with_task, masked=False),
 }
+# Older versions of transformers have fewer families.
+CASES = {name: case for name, case in EVERY_CASE.items() if find_spec(f"transformers.models.{name.partition(',')[0]}")}
 
 
 def build(name: str, **options: Any) -> nn.Module:

@@ -16,17 +16,13 @@ from deform_attn.whole_numbers import MOST, MOST_NUMBERS
 
 
 class Maps(NamedTuple):
-    """The map that each of the T points of a head lies on; all are integers `[T]`."""
+    """The map that each of the T points of a head lies on; all are `[T]`, `empty` bool and the others integers."""
 
     H: Tensor
     W: Tensor
     P: Tensor  # how many points a head has there
     first: Tensor  # of its pixels, among those of all maps
-
-    @property
-    def empty(self) -> Tensor:
-        """Whether it has no pixels: nothing that belongs to its points reaches any arithmetic."""
-        return (self.H == 0) | (self.W == 0)
+    empty: Tensor  # whether it has no pixels: nothing that belongs to its points reaches any arithmetic
 
 
 def maps_of(spatial_shapes: Pairs | Tensor, num_points: Sequence[int], like: Tensor) -> Maps:
@@ -53,7 +49,7 @@ def maps_of(spatial_shapes: Pairs | Tensor, num_points: Sequence[int], like: Ten
         return torch.cat([n.expand(P) if isinstance(n, Tensor) else like.new_full((P,), n) for n, P in pairs])
 
     H, W, first = map(of_points, columns)
-    return Maps(H, W, of_points(num_points), first)
+    return Maps(H, W, of_points(num_points), first, (H == 0) | (W == 0))
 
 
 def in_pixels(coordinate: Tensor, size: Tensor, interpolation: str) -> Tensor:

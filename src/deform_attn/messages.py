@@ -4,6 +4,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,8 @@ class _Short(reprlib.Repr):
             return f"a {dtype_text(x)} tensor"
         if isinstance(x, int) and x.bit_length() > 64:
             return f"an int of {x.bit_length()} bits"
+        if torch.compiler.is_dynamo_compiling():
+            return repr(x)  # the compiler of torch 2.10 does not follow reprlib
         return " ".join(super().repr1(x, level).split())
 
 

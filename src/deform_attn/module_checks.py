@@ -10,7 +10,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but to
 from deform_attn import tracing
 from deform_attn.messages import dtype_text, fail, shape_text, shown
 from deform_attn.shape_checks import Pairs, sizes_of, spatial_shapes_of
-from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, same_device
+from deform_attn.tensor_checks import FLOAT_DTYPES, dense, float_tensor, is_under_autocast, same_device
 from deform_attn.whole_numbers import MOST, MOST_NUMBERS, is_int, is_list
 
 _MOST_LEVELS = 2**16  # far more than any model has; each has a count of points of its own
@@ -47,9 +47,7 @@ def flag(name: str, option: Any) -> None:
 def like_weight(name: str, tensor: Tensor, weight: Tensor) -> None:
     """Judge that a tensor has the device and, where autocast does not see to that, the dtype of a module's `weight`."""
     same_device("the module", weight, name, tensor)
-    device = tensor.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if tensor.dtype != weight.dtype and not autocast:
+    if tensor.dtype != weight.dtype and not is_under_autocast(tensor):
         fix = f"Use {name}.to(torch.{dtype_text(weight)}), convert the module, or run under torch.autocast."
         fail(name, f"the module's dtype {dtype_text(weight)}", dtype_text(tensor), fix, TypeError)
 

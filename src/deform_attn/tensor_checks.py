@@ -18,6 +18,18 @@ def is_fake(tensor: Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def is_under_autocast(tensor: Tensor) -> bool:
+    """Return whether torch.autocast is in force on the device of a tensor."""
+    device = tensor.device.type
+    if torch.compiler.is_dynamo_compiling():
+        from deform_attn import untraced
+
+        available = untraced.autocast_available(device)
+    else:
+        available = torch.amp.is_autocast_available(device)
+    return available and torch.is_autocast_enabled(device)
+
+
 def dense(name: str, tensor: Any) -> None:
     """Judge that something is a tensor, and that its numbers lie in a grid."""
     if not isinstance(tensor, Tensor):

@@ -16,6 +16,12 @@ def constant(function: Callable[[], Any]) -> Any:
     return function()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def autocast_available(device: str) -> bool:
+    """Return whether a kind of device has autocast, which the compiler of torch 2.10 cannot ask."""
+    return torch.amp.is_autocast_available(device)
+
+
 # What needs the numbers themselves gets them outside of a graph of torch.compile, and this reason where it may not.
 @torch.compiler.disable(
     reason="spatial_shapes: expected pairs of ints (H, W), got a tensor. With fullgraph=True and in torch.export "

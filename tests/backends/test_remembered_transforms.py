@@ -61,6 +61,9 @@ def test_a_warm_call_is_linearized_as_the_reference_is(form, warm):
 @FORMS
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_grad_and_jvp_inside_a_grad_mode_are_those_outside(form, mode, warm):
+    with mode():
+        if torch.func.grad(torch.sin)(torch.ones(())) == 0:
+            pytest.skip("this torch (2.10 is one) itself differentiates nothing in inference mode")
     kind = warm(kind_of(form))
     for name in ("grad", "jvp", "vjp"):
         expected = TRANSFORMS[name](kind.on("reference"), kind.tensors)

@@ -7,11 +7,13 @@ import io
 import pickle
 import re
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, DeformableDetrForObjectDetection
@@ -23,6 +25,8 @@ from interop_cases import CASES, attentions, run
 
 NAME = "deformable_detr"
 ATTENTION = "model.decoder.layers.1.encoder_attn"
+# Transformers 5.0 replaces forwards for a while instead.
+CAPTURES_BY_HOOKS = find_spec("transformers.utils.output_capturing") is not None
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +438,10 @@ def test_an_op_inside_that_another_tool_has_replaced_is_left_to_it(change, model
     ("change", "words"),
     [
         (lambda names: [*names, "sink"], "its forward takes sink, which that in transformers >= 5 does not"),
-        (lambda names: names[:-1], "its forward does not take level_start_index, as that"),
+        (
+            lambda names: [name for name in names if name != "level_start_index"],
+            "its forward does not take level_start_index, as that",
+        ),
         (lambda names: [names[0], names[2], names[1], *names[3:]], "takes its arguments in another order"),
     ],
     ids=["one more", "one less", "another order"],
@@ -520,7 +527,7 @@ def test_weights_are_not_computed_after_a_capture_has_ended(model, inputs, monke
         attention = model.get_submodule(ATTENTION)
         forward = attention.forward
         attention.forward = lambda **kwargs: returned.append(forward(**kwargs)) or returned[-1]
-        assert attention._forward_hooks  # the capturing ones stay
+        assert bool(attention._forward_hooks) == CAPTURES_BY_HOOKS  # which stay
         run(model, inputs)
         run(model, inputs, output_attentions=True)
     assert [weights is None for _, weights in returned] == [True, False]
@@ -681,8 +688,9 @@ def test_every_family_in_transformers_has_a_rule_and_a_case():
         for path in models.glob("*/modeling_*.py")
         for name in re.findall(r"^class (\w+MultiscaleDeformableAttention)\(", path.read_text(), re.MULTILINE)
     }
-    assert len(classes) >= 15
-    assert {(rule.family, rule.class_name) for rule in RULES} == classes
+    assert len(classes) >= (15 if Version(transformers.__version__) >= Version("5.23") else 10)
+    newer = [rule for rule in RULES if not (models / rule.family).exists()]
+    assert {(rule.family, rule.class_name) for rule in RULES if rule not in newer} == classes
     assert {name.split(",")[0] for name in CASES} == {family for family, _ in classes}
 
 

@@ -1,11 +1,13 @@
 """Which versions of torch and transformers pass: `make versions`, by hand, since each gets an environment of its own.
 
-python tests/package/versions.py torch==2.10.* transformers==5.0.*    # these alone
+python tests/package/versions.py torch==2.10.* transformers==5.0.*    # these alone, with this Python
 
 Of torch the suites of the core run, each value of each parameter once; of transformers those of the patched models. The
-rest is as in constraints.txt, and the package is the wheel in dist/.
+rest is as in constraints.txt, and the package is the wheel in dist/. An environment has gigabytes, and goes once its
+suites have passed; what they printed stays.
 """
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -13,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".venv-versions"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 # The oldest that pyproject.toml allows, those that are tested against, and the newest.
 WANTED = [
     "torch==2.10.*",
@@ -50,7 +53,7 @@ def try_version(wanted: str) -> tuple[str, bool]:
     """Install one version and run its suites; return what is to be said of it, and whether all passed."""
     package = wanted.partition("=")[0]
     (wheel,) = (ROOT / "dist").glob("*.whl")
-    folder = PLACE / wanted.replace("=", "").replace("*", "x")
+    folder = PLACE / f"python{PYTHON}-{wanted.replace('=', '').replace('*', 'x')}"
     venv.create(folder, clear=True, with_pip=True)
     python = folder / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", constraints(package)]
@@ -63,6 +66,8 @@ def try_version(wanted: str) -> tuple[str, bool]:
     tests = [python, "-m", "pytest", "-q", "-n", "2", "-m", "not slow", "--override-ini", "filterwarnings=default"]
     done = subprocess.run([*tests, *SUITES[package]], cwd=ROOT, capture_output=True, text=True, check=False)
     (PLACE / f"{folder.name}.log").write_text(done.stdout + done.stderr)
+    if done.returncode == 0:
+        shutil.rmtree(folder)
     lines = done.stdout.splitlines()
     return f"{shown}: {lines[-1] if lines else 'no test ran'}", done.returncode == 0
 
@@ -73,7 +78,7 @@ def main(wanted: list[str]) -> int:
     results = {}
     for each in wanted:
         said, results[each] = try_version(each)
-        print(f"{'passed' if results[each] else 'FAILED'}  {each:<22} {said}", flush=True)
+        print(f"{'passed' if results[each] else 'FAILED'}  {each:<22} Python {PYTHON}, {said}", flush=True)
     return 0 if all(results.values()) else 1
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deform_attn.tensor_checks import is_under_autocast
+
 
 def unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tensor, AbstractContextManager[Any]]:
     """Return value for a module that projects neither it nor the output, and the context in which to read it.
@@ -13,10 +15,9 @@ def unprojected(features: Tensor, logits: Tensor, discrete: bool) -> tuple[Tenso
     What such a module adds up is what others see. Under autocast its dtype is that of the stock computation, in which
     grid_sample gives float32, reads by index keep the dtype of value, and softmax has rules that differ by device.
     """
-    device = features.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not is_under_autocast(features):
         return features, nullcontext()
     dtype = torch.promote_types(features.dtype, logits.new_empty(0).softmax(0).dtype)
     if not discrete:
         dtype = torch.promote_types(dtype, torch.float32)
-    return features.to(dtype), torch.autocast(device, enabled=False)
+    return features.to(dtype), torch.autocast(features.device.type, enabled=False)

@@ -16,7 +16,7 @@ from deform_attn.backends import registry
 from deform_attn.functional import multi_scale_deformable_attention
 from deform_attn.messages import dtype_text, fail, shape_text
 from deform_attn.stand_ins.level_starts import judged_sizes
-from deform_attn.tensor_checks import dense
+from deform_attn.tensor_checks import dense, is_under_autocast
 from deform_attn.torch_ops import meant, schema
 
 
@@ -132,10 +132,8 @@ def ms_deform_attn_backward(
 
 def in_own_dtype(value: Any) -> AbstractContextManager[Any]:
     """Return the context in which `value` keeps its dtype: autocast does not reach into a compiled extension."""
-    if isinstance(value, Tensor):
-        device = value.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            return torch.autocast(device, enabled=False)
+    if isinstance(value, Tensor) and is_under_autocast(value):
+        return torch.autocast(value.device.type, enabled=False)
     return nullcontext()
 
 

@@ -14,12 +14,12 @@ _DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 # Looking a name up in torch takes as long as such a question does.
 _is_available, _is_enabled = torch.amp.is_autocast_available, torch.is_autocast_enabled
-_is_any_on = torch_names.is_any_autocast_on
+_is_any_on, _is_compiling = torch_names.is_any_autocast_on, torch.compiler.is_dynamo_compiling
 
 
 def cast(value: Any) -> Any:
     """Return `value` in the dtype that autocast asks for on its device; float64 stays, as in all of torch's ops."""
-    if not _is_any_on():
+    if not (_is_compiling() or _is_any_on()):
         return value
     if isinstance(value, Tensor) and value.dtype in _DTYPES:
         device = "cpu" if value.is_cpu else value.device.type  # a device that is asked for its type takes its time

@@ -159,13 +159,13 @@ def register_twin(op: Op, kernel: Callable[..., Any], key: str) -> None:
 
 def op_of(inputs: Inputs) -> Op:
     """Return the op of a judged call."""
-    ops = SAMPLES if isinstance(inputs, SamplingInputs) else ATTENDS
-    return ops[isinstance(inputs.spatial_shapes, Tensor)]
+    by_ints, by_tensor = SAMPLES if isinstance(inputs, SamplingInputs) else ATTENDS
+    return by_tensor if isinstance(inputs.spatial_shapes, Tensor) else by_ints
 
 
 def sample_of(sizes: Any) -> Op:
     """Return the classic op that takes sizes as these are."""
-    return SAMPLES[isinstance(sizes, Tensor)]
+    return SAMPLE_BY_TENSOR if isinstance(sizes, Tensor) else SAMPLE
 
 
 def arguments(inputs: Inputs) -> list[Any]:

@@ -34,7 +34,7 @@ def forward(module: Any, family: str, *args: Any, **kwargs: Any) -> tuple[Tensor
     call, layout = _read(form, args, kwargs), form.layout(module)
     offsets, logits = _offsets_and_logits(module, call.queries)
     weights = None
-    if weights_asked_for(module, call.output_attentions, told_elsewhere=bool(rule.tellers)):
+    if weights_asked_for(module, call.output_attentions, rule.tellers):
         weights = attention_weights(logits)
         if not form.flat_weights:
             weights = weights.unflatten(-1, (len(layout.num_points), -1))  # [N, Q, M, L, P]

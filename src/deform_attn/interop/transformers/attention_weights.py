@@ -1,7 +1,9 @@
 """Attention weights: whether somebody wants those that a module is about to return."""
 
 import inspect
+import sys
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,20 +17,28 @@ from deform_attn.recording import RecordingHook
 _told: ContextVar[bool | None] = ContextVar("deform_attn_told", default=None)
 
 
-def weights_asked_for(module: nn.Module, output_attentions: bool | None, *, told_elsewhere: bool) -> bool:
+def weights_asked_for(module: nn.Module, output_attentions: bool | None, tellers: tuple[str, ...]) -> bool:
     """Return whether somebody will look at the attention weights that `module` is about to return.
 
     That is a caller that says so, or a forward hook. The hooks by which transformers captures outputs stay on a model
-    for good once they were needed; these ask only while a capture of attentions is on. Where the module is
-    `told_elsewhere`, by a part of the model around it, only that part can say no. A compiler drops what nobody uses, so
-    that under torch.compile the answer is yes.
+    for good once they were needed; these ask only while a capture of attentions is on. Where one of the classes
+    `tellers` of the model around it is told instead of the module, only that can say no. A compiler drops what nobody
+    uses, so that under torch.compile the answer is yes.
     """
     if output_attentions or torch.compiler.is_compiling():
         return True
-    if told_elsewhere and _told.get() is not False:
+    kind: Any = type(module)
+    if tellers and _told.get() is not False and _is_any_told(kind, tellers):
         return True
     hooks = (*module._forward_hooks.values(), *torch_names.forward_hooks_on_all_modules())
     return any(_asks(hook) for hook in hooks)
+
+
+@cache
+def _is_any_told(kind: type[nn.Module], tellers: tuple[str, ...]) -> bool:
+    # The tellers are in the module of the stock class, which a class of a user's own may have among its bases.
+    parts = [getattr(sys.modules.get(cls.__module__), name, None) for cls in kind.__mro__ for name in tellers]
+    return any(OUTPUT_ATTENTIONS in inspect.signature(part.forward).parameters for part in parts if part is not None)
 
 
 def telling_forward(module: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ RULES: tuple[Rule, ...] = (
     Rule("deformable_detr", "DeformableDetrMultiscaleDeformableAttention", DEFORMABLE_DETR),
     Rule("rt_detr", "RTDetrMultiscaleDeformableAttention", DEFORMABLE_DETR),
     Rule("rt_detr_v2", "RTDetrV2MultiscaleDeformableAttention", RT_DETR_V2),
-    Rule("d_fine", "DFineMultiscaleDeformableAttention", D_FINE),
+    Rule("d_fine", "DFineMultiscaleDeformableAttention", D_FINE, tellers=("DFineDecoder",)),
     Rule("deimv2", "Deimv2MultiscaleDeformableAttention", D_FINE),
     Rule(
         "grounding_dino",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deform_attn.interop.scales import reason_against_scales
 from deform_attn.interop.structure import has_hooks, has_other_forward
-from deform_attn.interop.transformers.rules import Form, Layout
+from deform_attn.interop.transformers.rules import OUTPUT_ATTENTIONS, Form, Layout
 
 _OP = "MultiScaleDeformableAttention"  # what the module calls at its locations, without parameters
 _D_FINE_OP = "multi_scale_deformable_attention_v2"
@@ -40,7 +40,7 @@ DEFORMABLE_DETR: Form = Form(
         "spatial_shapes",
         "spatial_shapes_list",
         "level_start_index",
-        "output_attentions",
+        OUTPUT_ATTENTIONS,
     ),
     attributes=(
         "n_heads",
@@ -64,9 +64,11 @@ MASK2FORMER: Form = replace(
     _MASKED, arguments=tuple(name for name in DEFORMABLE_DETR.arguments if name != "spatial_shapes")
 )
 
-# The same arguments as Deformable DETR's, the last three in another order.
+# The same arguments as Deformable DETR's, the last three in another order; in transformers 5.0 without the last one.
 ONEFORMER: Form = replace(
-    _MASKED, arguments=(*DEFORMABLE_DETR.arguments[:7], "level_start_index", "output_attentions", "spatial_shapes_list")
+    _MASKED,
+    arguments=(*DEFORMABLE_DETR.arguments[:7], "level_start_index", OUTPUT_ATTENTIONS, "spatial_shapes_list"),
+    optional=(OUTPUT_ATTENTIONS, "spatial_shapes_list"),
 )
 
 

@@ -31,7 +31,8 @@ class Layout(NamedTuple):
 class Form:
     """One form of attention module, which several families may share.
 
-    `arguments` are those of the stock forward in their order, `attributes` those of the module that ours relies on.
+    `arguments` are those of the stock forward in their order, of which it may lack those in `optional`; `attributes`
+    are those of the module that ours relies on.
     `layout(module)` tells how the module looks. `padding_is_true` is whether true in its mask is padding, rather than
     what is valid; `flat_weights` whether its weights have one axis for the points of all levels.
     `reason_against(module)` may tell what else speaks against one module.
@@ -40,6 +41,7 @@ class Form:
     arguments: tuple[str, ...]
     attributes: tuple[str, ...]
     layout: Callable[[Any], Layout]
+    optional: tuple[str, ...] = (OUTPUT_ATTENTIONS,)
     padding_is_true: bool = False
     flat_weights: bool = False
     reason_against: Callable[[Any], str | None] = lambda module: None
@@ -50,7 +52,7 @@ class Rule:
     """The family's name, the class of its deformable attention, and that class's form.
 
     `tellers` are the classes of those parts of the model that are told whether attention weights are wanted, where the
-    attention itself is not.
+    attention itself is not. In versions of transformers in which they take no `output_attentions` they are not told.
     """
 
     family: str
@@ -73,5 +75,5 @@ class Rule:
         )
 
     def _reason_against_arguments(self, cls: type[nn.Module]) -> str | None:
-        # Some families of a form take this one by name, others among what else comes.
-        return reason_against_arguments(cls.forward, self.form.arguments, _SOURCE, (OUTPUT_ATTENTIONS,))
+        # Some families of a form take output_attentions by name, others among what else comes.
+        return reason_against_arguments(cls.forward, self.form.arguments, _SOURCE, self.form.optional)
