@@ -53,16 +53,17 @@ class Bands:
 
         untouched = torch.Tensor.new_empty
 
-        def new_empty(tensor, shape, dtype=None, **others):
+        def new_empty(tensor, *shape, dtype=None, **others):
             if others:  # Triton's own
-                return untouched(tensor, shape, dtype=dtype, **others)
-            shape = (shape,) if isinstance(shape, int) else shape
+                return untouched(tensor, *shape, dtype=dtype, **others)
+            shape = shape if all(isinstance(size, int) for size in shape) else shape[0]
             return self._buffer(shape, dtype or tensor.dtype)
 
+        def new_zeros(tensor, *shape, dtype=None):
+            return new_empty(tensor, *shape, dtype=dtype).zero_()
+
         monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-        monkeypatch.setattr(
-            torch.Tensor, "new_zeros", lambda tensor, shape, dtype=None: new_empty(tensor, shape, dtype).zero_()
-        )
+        monkeypatch.setattr(torch.Tensor, "new_zeros", new_zeros)
 
 
 @pytest.fixture
