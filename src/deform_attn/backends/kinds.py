@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from deform_attn.backends.kept import Kept
 from deform_attn.torch_names import (
@@ -51,11 +52,9 @@ class Kinds(Kept[tuple[Any, ...], list[tuple[int, Callable[..., bool], Result]]]
                     return result
         return None
 
-    def add(self, kind: Kind, result: Result) -> bool:
-        """Keep a result for such calls; return False where something else decides about this one."""
+    def add(self, kind: Kind, result: Result) -> None:
+        """Keep a result for such calls, of a kind that `is_plain`."""
         key, tensors = kind
-        if not is_alone() or not all(tensor.layout is _strided for tensor in tensors):
-            return False
         guards = TensorGuards(
             *tensors,
             dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
@@ -63,7 +62,6 @@ class Kinds(Kept[tuple[Any, ...], list[tuple[int, Callable[..., bool], Result]]]
         )
         others = self.get(key, [])[1 - MOST_OF_A_KEY :]
         self.keep(key, [*others, (len(tensors), guards.check, result)])
-        return True
 
 
 def kind_of(
@@ -73,8 +71,10 @@ def kind_of(
 
     `telling` is the place of a tensor whose shape differs between most kinds, so that few of them share a key.
     """
-    # The guards see a transform, and a mode but for those of fake tensors.
+    # The guards see transforms, and modes but for those of fake tensors. Sizes that torch.jit traces are no numbers.
     if REMEMBERED.missing or _is_compiling() or is_function_mode_on() or modes_of_dispatch() or is_forward_mode_on():
+        return None
+    if is_tracing():
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
     pairs, counts = _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points)
@@ -92,6 +92,11 @@ def kind_of(
             given.append(tensor)
     told = tensors[telling]
     return (backend, pairs, counts, None if told is None else told.shape, *options), given
+
+
+def is_plain(kind: Kind) -> bool:
+    """Return whether nothing but the kind of this call decides about it."""
+    return is_alone() and all(tensor.layout is _strided for tensor in kind[1])
 
 
 def is_alone() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, is_grad_enabled
 
 from deform_attn.backends.base import Backend, Tensors
-from deform_attn.backends.kinds import Kind, Kinds, is_alone
+from deform_attn.backends.kinds import Kind, Kinds, is_alone, is_plain
 from deform_attn.checks import Inputs
 from deform_attn.torch_names import DispatchKey, is_key_excluded
 from deform_attn.torch_ops import autograd, schema
@@ -103,5 +103,8 @@ def remember(kind: Kind, inputs: Inputs, tensors: Tensors, backend: Backend) -> 
 
     Or None, where the op has to see it.
     """
+    if not is_plain(kind):
+        return None
     call = _Call(inputs, tensors, backend)
-    return call.first(tensors) if _calls.add(kind, call) else None
+    _calls.add(kind, call)
+    return call.first(tensors)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from deform_attn.backends.kinds import Kinds, kind_of
+from deform_attn.backends.kinds import Kinds, is_plain, kind_of
 
 Result = TypeVar("Result")
 
@@ -25,6 +25,6 @@ def once(judge: Callable[[], Result], tensors: Sequence[Any], spatial_shapes: An
     result: Result | None = _judged.find(kind)
     if result is None:
         result = judge()
-        if len({tensor.dtype for tensor in given}) == 1:
+        if is_plain(kind) and len({tensor.dtype for tensor in given}) == 1:
             _judged.add(kind, result)
     return result
