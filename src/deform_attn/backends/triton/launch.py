@@ -70,7 +70,8 @@ class Launch:
         self._reference_levels = 0 if references is None else references.shape[2]
         rows = Q if self.interpreted else N * Q * M
         older = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) < (9, 0)
-        tiles = [tile_of(D, rows, strips, fused > 0, backward, self.interpreted, older) for backward in (False, True)]
+        crowded = fused > 0 and value.dtype.itemsize > 2  # in half precision all numbers find a register
+        tiles = [tile_of(D, rows, strips, crowded, backward, self.interpreted, older) for backward in (False, True)]
         self._tiles = tiles
         dtypes = value.dtype, points.dtype, weights.dtype, None if references is None else references.dtype
         table_dtype = sizes.dtype if isinstance(sizes, Tensor) else torch.int64
