@@ -18,6 +18,7 @@ from deform_attn.backends.kept import Kept
 from deform_attn.torch_names import (
     REMEMBERED,
     TensorGuards,
+    get_tracing_state,
     included_keys,
     is_forward_mode_on,
     is_function_mode_on,
@@ -35,6 +36,7 @@ _OPTION_TYPES = str, float, int
 # Looking a name up in torch takes as long as some of these questions do.
 _Parameter, _strided, _is_compiling = torch.nn.Parameter, torch.strided, torch.compiler.is_compiling
 _NOTHING_INCLUDED = nothing_included()
+_tracing_state = get_tracing_state or is_tracing
 
 
 class Kinds(Kept[tuple[Any, ...], list[tuple[int, Callable[..., bool], Result]]]):
@@ -74,7 +76,7 @@ def kind_of(
     # The guards see transforms, and modes but for those of fake tensors. Sizes that torch.jit traces are no numbers.
     if REMEMBERED.missing or _is_compiling() or is_function_mode_on() or modes_of_dispatch() or is_forward_mode_on():
         return None
-    if is_tracing():
+    if _tracing_state():
         return None
     # Types exactly, here and below, since to a dict 1, 1.0 and True are the same, but to the checks they are not.
     pairs, counts = _pairs(spatial_shapes), num_points if num_points is None else _counts(num_points)
