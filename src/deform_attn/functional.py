@@ -168,8 +168,9 @@ def use_backend(name: str) -> Iterator[None]:
     """Let the backend called `name` run every call inside the block; one that it cannot run raises.
 
     A call's own `backend` argument overrides it. The choice holds for the current thread or asynchronous task only, and
-    for what is called inside the block. Code compiled by torch.compile keeps the backend that it was traced with. Under
-    activation checkpointing the backward pass must run inside the block, too.
+    for what is called inside the block. In a free-threaded Python it also holds in threads that start inside the block
+    (`sys.flags.thread_inherit_context`). Code compiled by torch.compile keeps the backend that it was traced with.
+    Under activation checkpointing the backward pass must run inside the block, too.
 
     Args:
         name: a name that `explain()` lists.

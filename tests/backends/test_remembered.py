@@ -1,7 +1,5 @@
 """Calls that are remembered: which ones, which must not be, and that nobody can tell but by the clock."""
 
-import threading
-
 import pytest
 import torch
 
@@ -183,25 +181,6 @@ def test_of_calls_with_the_same_sizes_and_options_the_last_eight_layouts_are_rem
     for _ in range(2):
         call(form, change=lambda x: padded(x, 11))
     assert len(short_calls) == 2
-
-
-@FORMS
-def test_threads_share_a_plan(form):
-    expected = {factor: call(form, change=lambda tensor, factor=factor: tensor * factor) for factor in (1, 0.5, 0.25)}
-    wrong = []
-
-    def work(factor):
-        for _ in range(50):
-            output = call(form, change=lambda tensor: tensor * factor)
-            if not torch.equal(output, expected[factor]):
-                wrong.append(factor)
-
-    threads = [threading.Thread(target=work, args=(factor,)) for factor in expected]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
 
 
 @pytest.mark.parametrize("option", [{"padding_mode": "border"}, {"interpolation": "nearest"}])

@@ -7,20 +7,25 @@ rest is as in constraints.txt, and the package is the wheel in dist/. An environ
 suites have passed; what they printed stays.
 """
 
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".venv-versions"
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PYTHON = (
+    f"{sys.version_info.major}.{sys.version_info.minor}{'t' if sysconfig.get_config_var('Py_GIL_DISABLED') else ''}"
+)
 # The oldest that pyproject.toml allows, those that are tested against, and the newest.
 WANTED = [
     "torch==2.10.*",
     "torch==2.13.*",
-    "torch==2.14.1",
+    "torch==2.14.*",
+    "torch==2.15.*",
     "transformers==5.0.*",
     "transformers==5.23.*",
     "transformers",
@@ -45,7 +50,7 @@ def constraints(package: str) -> Path:
     brought = {package} | ({"triton", "sympy", "mpmath"} if package == "torch" else {"huggingface_hub", "tokenizers"})
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     file = PLACE / f"constraints-{package}.txt"
-    file.write_text("\n".join(line for line in lines if line.partition("==")[0] not in brought))
+    file.write_text("\n".join(line for line in lines if re.split("[<=]", line)[0] not in brought))
     return file
 
 
