@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import chain, islice, pairwise, repeat
 
 import pytest
@@ -204,7 +205,8 @@ def test_a_run_writes_machine_threads_versions_and_a_plot(tmp_path, monkeypatch)
     run.main([*arguments, "--only", "forward", "training"])
     result = json.loads((tmp_path / "here.json").read_text())
     assert result["threads"] == threads
-    assert result["machine"]["torch"] == result["versions"]["torch"] == torch.__version__
+    assert result["machine"]["torch"] == torch.__version__
+    assert result["versions"]["torch"] == version("torch")  # the builds of a package index leave +cu130 out here
     assert set(result["machine"]) >= {"processor", "cores", "instruction_sets", "our_instruction_set", "system"}
     assert result["forward"]["dec300"]["times"]["eager"]["ratio"] > 0
     assert result["forward"]["dec300"]["case"]["spatial_shapes"][0] == [9, 13]
