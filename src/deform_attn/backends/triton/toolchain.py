@@ -11,7 +11,7 @@ import torch
 from deform_attn import torch_names
 
 OLDEST = (3, 6)
-_NEWEST_LAUNCHER = (3, 8)  # by its source, `CompiledKernel.run` takes what compiled.py hands it, as in 3.6 and 3.7
+_NEWEST_LAUNCHER = (3, 9)  # by its source, `CompiledKernel.run` takes what compiled.py hands it, as in 3.6 to 3.8
 
 
 class KernelUnavailable(Exception):
