@@ -2,9 +2,10 @@
 
 python tests/package/versions.py torch==2.10.* transformers==5.0.*    # these alone, with this Python
 
-Of torch the suites of the core run, each value of each parameter once; of transformers those of the patched models. The
-rest is as in constraints.txt, and the package is the wheel in dist/. An environment has gigabytes, and goes once its
-suites have passed; what they printed stays.
+Without arguments: all that are wanted, then the newest torch with each other Python on the PATH. Of torch the suites of
+the core run, each value of each parameter once; of transformers those of the patched models. The rest is as in
+constraints.txt, and the package is the wheel in dist/. An environment has gigabytes, and goes once its suites have
+passed; what they printed stays.
 """
 
 import re
@@ -17,15 +18,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".venv-versions"
-PYTHON = (
-    f"{sys.version_info.major}.{sys.version_info.minor}{'t' if sysconfig.get_config_var('Py_GIL_DISABLED') else ''}"
-)
+_LETTER = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""  # as in the name of a free-threaded Python
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}{_LETTER}"
+OTHER_PYTHONS = [f"python3.{minor}" for minor in range(11, 16)]
 # The oldest that pyproject.toml allows, those that are tested against, and the newest.
 WANTED = [
     "torch==2.10.*",
     "torch==2.13.*",
     "torch==2.14.*",
-    "torch==2.15.*",
+    "torch",
     "transformers==5.0.*",
     "transformers==5.23.*",
     "transformers",
@@ -77,15 +78,26 @@ def try_version(wanted: str) -> tuple[str, bool]:
     return f"{shown}: {lines[-1] if lines else 'no test ran'}", done.returncode == 0
 
 
+def other_pythons() -> list[str]:
+    """Return the other Pythons of the PATH that run: a name there may be that of a switch that is set to none."""
+    names = [name for name in OTHER_PYTHONS if name != f"python{PYTHON}" and shutil.which(name)]
+    return [
+        name for name in names if subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0
+    ]
+
+
 def main(wanted: list[str]) -> int:
-    """Try versions one after the other, and print a line for each."""
+    """Try versions one after the other, print a line for each, and return 1 if any failed."""
     PLACE.mkdir(exist_ok=True)
-    results = {}
-    for each in wanted:
-        said, results[each] = try_version(each)
-        print(f"{'passed' if results[each] else 'FAILED'}  {each:<22} Python {PYTHON}, {said}", flush=True)
-    return 0 if all(results.values()) else 1
+    results = []
+    for each in wanted or WANTED:
+        said, passed = try_version(each)
+        results.append(passed)
+        print(f"{'passed' if passed else 'FAILED'}  {each:<22} Python {PYTHON}, {said}", flush=True)
+    for python in [] if wanted else other_pythons():
+        results.append(subprocess.run([python, __file__, "torch"], cwd=ROOT, check=False).returncode == 0)
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or WANTED))
+    sys.exit(main(sys.argv[1:]))
