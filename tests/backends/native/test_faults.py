@@ -136,13 +136,14 @@ signal.signal(signal.SIGALRM, hear)
 signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
 while heard < 50:
     assert all(torch.equal(data[i], expected[i]) for i in range(4))
-signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0)
 try:
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 1e-2)  # once: a second one would come while the first is dealt with
     while True:
         data[0]
 except KeyboardInterrupt:
     print("stopped")
-signal.setitimer(signal.ITIMER_REAL, 0)
 print(torch.equal(data[0], expected[0]))
 """
     assert printed(code) == ["stopped", "True"]
