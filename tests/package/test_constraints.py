@@ -19,19 +19,21 @@ def constraints():
     return {canonicalize_name(each.name): each.specifier for each in found}
 
 
-def wishes_of_torch(version):
+def wishes_of_torch(version, report):
     """Return what torch of this version from an index requires here; of the package only its metadata is fetched."""
     env = {name: value for name, value in os.environ.items() if name not in _LOCAL} | {"PIP_CONFIG_FILE": os.devnull}
     pip = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
-    only = ("--dry-run", "--no-deps", "--ignore-installed", "--report", "-")
-    (torch,) = json.loads(run(*pip, *only, f"torch{version}", env=env))["install"]
+    only = ("--dry-run", "--no-deps", "--ignore-installed", "--report", report)
+    run(*pip, *only, f"torch{version}", env=env)
+    (torch,) = json.loads(report.read_text())["install"]
     found = [Requirement(text) for text in torch["metadata"]["requires_dist"]]
     return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
-def test_what_the_torch_of_an_index_requires_is_allowed():
+def test_what_the_torch_of_an_index_requires_is_allowed(tmp_path):
     allowed = constraints()
-    wishes = [each for each in wishes_of_torch(allowed["torch"]) if canonicalize_name(each.name) in allowed]
+    found = wishes_of_torch(allowed["torch"], tmp_path / "report.json")
+    wishes = [each for each in found if canonicalize_name(each.name) in allowed]
     assert wishes
     for wish in wishes:
         # A wish for one version must be allowed; a pinned version must be one that is wished for.
